@@ -1,0 +1,187 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Line maps as FITS files in the layout of the MaNGA data analysis pipeline (MAPS), so that its readers work.
+
+Westfall et al. 2019 (AJ 158, 231); https://www.sdss4.org/dr17/manga/manga-data/data-model/ (MAPS).
+"""
+
+import astropy.units as u
+import numpy as np
+from astropy.constants import c
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from fiberifu.lines.maps import DAPMask, LineMaps
+from fiberifu.lines.table import line_table, resolve_line
+from fiberifu.output import atomic_path
+from fiberifu.provenance import Provenance, check_file_name, software_version
+
+__all__ = ["read_dap_maps", "write_dap_maps"]
+
+FLUX_BUNIT = "1E-17 erg/s/cm^2/spaxel"
+LAYOUT = {  # quantity -> (extension, BUNIT as the DAP writes it, has an error)
+    "flux": ("EMLINE_GFLUX", FLUX_BUNIT, True),
+    "ew": ("EMLINE_GEW", "ang", True),
+    "continuum": ("EMLINE_GEW_CNT", "1E-17 erg/s/cm^2/ang/spaxel", True),
+    "velocity": ("EMLINE_GVEL", "km/s", True),
+    "dispersion": ("EMLINE_GSIGMA", "km/s", True),
+    "instrumental_dispersion": ("EMLINE_INSTSIGMA", "km/s", False),
+}
+
+
+def write_dap_maps(maps, path, *, overwrite=False):
+    """Write `LineMaps` as EMLINE_GFLUX, _GEW, _GEW_CNT, _GVEL, _GSIGMA, _INSTSIGMA with _IVAR and _MASK.
+
+    Parameters
+    ----------
+    maps : `LineMaps`
+        Two-dimensional, with a celestial WCS.
+    path : str or path-like
+        With ``predicted`` or ``sim`` in the name, as the provenance asks.
+    overwrite : bool
+
+    Notes
+    -----
+    What has no value is 0 with inverse variance 0, masked NOVALUE and DONOTUSE, as the DAP does.  As in the
+    DAP GSIGMA is not corrected for INSTSIGMA.  Covariances are kept in F_COVARIANCE and F_SHARED, flags in
+    FLAGS.
+    """
+    if len(maps.shape) != 2 or maps.wcs is None:
+        raise ValueError(
+            f"maps has the shape {maps.shape} and wcs {maps.wcs!r}; this format holds 2-D maps with a "
+            "WCS; lists of positions: maps.to_table().write(...)"
+        )
+    if maps.provenance is not None:
+        check_file_name(path, maps.provenance.datatype)
+    primary = fits.PrimaryHDU()
+    primary.header["DAPFRMT"] = ("MAPS", "layout of the MaNGA DAP")
+    primary.header["MASKNAME"] = ("MANGA_DAPPIXMASK", "meaning of the mask bits")
+    hdus = fits.HDUList([primary])
+    for name, (extension, bunit, has_error) in LAYOUT.items():
+        value, sigma, _ = maps._data[name]
+        cards = {"BUNIT": bunit, "HDUCLASS": "SDSS", "HDUCLAS1": "CUBE", "HDUCLAS2": "DATA"}
+        if has_error:
+            cards |= {"ERRDATA": f"{extension}_IVAR", "QUALDATA": f"{extension}_MASK"}
+        hdus.append(_image(maps, np.nan_to_num(value, posinf=0, neginf=0), extension, cards))
+        if has_error:
+            with np.errstate(divide="ignore"):
+                ivar = np.where((sigma > 0) & np.isfinite(sigma), sigma**-2.0, 0)
+            cards = {
+                "BUNIT": f"({bunit})^{{-2}}",
+                "HDUCLASS": "SDSS",
+                "HDUCLAS1": "CUBE",
+                "HDUCLAS2": "ERROR",
+                "QUALDATA": f"{extension}_MASK",
+            }
+            hdus.append(_image(maps, ivar, f"{extension}_IVAR", cards))
+            cards = {
+                "HDUCLASS": "SDSS",
+                "HDUCLAS1": "CUBE",
+                "HDUCLAS2": "QUALITY",
+                "ERRDATA": f"{extension}_IVAR",
+            }
+            hdus.append(_image(maps, maps._mask[name], f"{extension}_MASK", cards, dtype=np.int32))
+    for name, array in (("F_COVARIANCE", maps._covariance), ("F_SHARED", maps.shared), ("FLAGS", maps.flags)):
+        if array is not None:
+            dtype = np.int32 if name == "FLAGS" else np.float32
+            hdus.append(fits.ImageHDU(np.asarray(array, dtype=dtype), name=name))
+    for hdu in hdus:
+        if maps.provenance is not None:
+            maps.provenance.to_header(hdu.header)
+        hdu.header["REDSHIFT"] = (maps.redshift, "frame of velocities and equivalent widths")
+        hdu.header["EXTCORR"] = (maps.extinction_corrected, "T: corrected for Galactic extinction")
+        if maps.ebv is not None and np.isfinite(maps.ebv):
+            hdu.header["EBVGAL"] = (float(maps.ebv), "[mag] Galactic E(B-V), SFD scale")
+        hdu.header["FIBIFUV"] = (software_version(), "fiberifu version")
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        hdus.writeto(temporary)
+
+
+def _image(maps, array, name, cards, dtype=np.float32):
+    """One extension with the celestial WCS, a third axis of channels, and the channels' names."""
+    header = maps.wcs.to_header()
+    header["WCSAXES"] = 3
+    for key, value in (("CRPIX3", 1.0), ("CRVAL3", 1.0), ("CDELT3", 1.0), ("CTYPE3", ""), ("CUNIT3", "")):
+        header[key] = value
+    known = line_table("all")
+    channels = dict(zip(known["key"], known["dap_name"], strict=True))
+    for i, line in enumerate(maps.lines, start=1):
+        header[f"C{i:02d}"] = (channels.get(line, line), f"Data in channel {i}")
+    header.update(cards)
+    return fits.ImageHDU(np.asarray(array, dtype=dtype), header=header, name=name)
+
+
+def read_dap_maps(path):
+    """Read a MAPS file: of the MaNGA DAP, any release, or as written by `write_dap_maps`.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    `LineMaps`
+        Lines are found by the names of their channels; a channel in no line table keeps its name.  Values
+        without coverage or without value are NaN.  Published DAP maps are corrected for Galactic extinction.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Not a FITS file, truncated, or without EMLINE_GFLUX; the message names the file.
+    """
+    try:
+        with fits.open(path, memmap=False) as hdus:
+            return _from_hdus(hdus)
+    except FileNotFoundError:
+        raise
+    except (OSError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a readable file of DAP maps: {error}") from error
+
+
+def _from_hdus(hdus):
+    primary, header = hdus[0].header, hdus["EMLINE_GFLUX"].header
+    channels = [header[f"C{i:02d}"].strip() for i in range(1, header["NAXIS3"] + 1)]
+    lines = [_line(channel) for channel in channels]
+    no_value = np.int32(DAPMask.NOCOV | DAPMask.NOVALUE)
+    values, masks = {}, {}
+    for name, (extension, _, has_error) in LAYOUT.items():
+        if extension not in hdus:
+            continue
+        value = np.array(hdus[extension].data, dtype=np.float64)
+        if f"{extension}_MASK" in hdus:
+            masks[name] = np.array(hdus[f"{extension}_MASK"].data, dtype=np.int32)
+            value[(masks[name] & no_value) != 0] = np.nan
+        if has_error and f"{extension}_IVAR" in hdus:
+            ivar = np.array(hdus[f"{extension}_IVAR"].data, dtype=np.float64)
+            with np.errstate(divide="ignore"):
+                values[f"{name}_sigma"] = np.where(ivar > 0, ivar**-0.5, np.nan)
+        if np.isfinite(value).any():
+            values[name] = value
+    values.setdefault("flux", np.full(hdus["EMLINE_GFLUX"].shape, np.nan))
+    extra = {
+        key: np.array(hdus[hdu].data)
+        for key, hdu in (("covariance", "F_COVARIANCE"), ("shared", "F_SHARED"), ("flags", "FLAGS"))
+        if hdu in hdus
+    }
+    # SCINPVEL, the DAP's input velocity, is c z.
+    redshift = primary.get("REDSHIFT", primary.get("SCINPVEL", np.nan) / c.to_value(u.km / u.s))
+    return LineMaps(
+        lines,
+        values.pop("flux"),
+        values.pop("flux_sigma", None),
+        **values,
+        **extra,
+        mask=masks,
+        wcs=WCS(header).celestial,
+        redshift=redshift,
+        ebv=primary.get("EBVGAL"),
+        provenance=Provenance.from_header(primary) if "DATATYPE" in primary else None,
+        extinction_corrected=primary.get("EXTCORR", "GEXTLAW" in primary),
+        meta={"header": primary},
+    )
+
+
+def _line(channel):
+    try:
+        return resolve_line(channel)
+    except ValueError:
+        return channel
