@@ -1,0 +1,35 @@
+"""The network: a masked autoencoder of images and fibre spectra in plain torch, without units or astropy.
+
+``image -> tokens -> encoder -> (query: local view + context) -> coefficients -> basis -> pixels, lines, bands``
+"""
+
+from .basis import RestBasis, desi_lsf, pixel_edges
+from .checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from .config import ModelConfig
+from .decoder import Decoded, anchor
+from .distribution import CoefficientGaussian, pixel_nll
+from .lines import AMPLITUDES, LINE_WAVELENGTH, LINES
+from .mae import Encoded, FiberMAE, Losses
+from .render import Node, Renderer
+
+__all__ = [
+    "AMPLITUDES",
+    "LINES",
+    "LINE_WAVELENGTH",
+    "CoefficientGaussian",
+    "Decoded",
+    "Encoded",
+    "FiberMAE",
+    "Losses",
+    "ModelConfig",
+    "Node",
+    "Renderer",
+    "RestBasis",
+    "anchor",
+    "desi_lsf",
+    "load_checkpoint",
+    "pixel_edges",
+    "pixel_nll",
+    "save_checkpoint",
+    "weights_sha256",
+]

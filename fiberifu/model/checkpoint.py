@@ -1,0 +1,86 @@
+"""Weights on disk: ``config.json`` + ``model.safetensors`` + ``README.md`` (the card), loaded strictly."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .config import ModelConfig
+from .mae import FiberMAE
+
+__all__ = ["load_checkpoint", "save_checkpoint", "weights_sha256"]
+
+
+def weights_sha256(folder):
+    """sha256 (hexadecimal) of a folder's weights."""
+    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()
+
+
+def save_checkpoint(folder, model, *, card, passport, dtype=torch.float16):
+    """Write a model folder; every file appears whole or not at all.
+
+    Parameters
+    ----------
+    folder : path-like
+    model : FiberMAE
+    card : str
+        Text of the model card.
+    passport : dict
+        What a user of the weights must know: bands, units, training data, seed, scores, licence (JSON).
+    dtype : torch.dtype
+        Of floating-point tensors in the file.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
+    config = json.dumps({"model": json.loads(model.config.to_json()), "passport": passport}, indent=2)
+    for name, write in (
+        ("model.safetensors", lambda path: save_file(state, path)),
+        ("config.json", lambda path: Path(path).write_text(config + "\n", encoding="utf-8")),
+        ("README.md", lambda path: Path(path).write_text(card, encoding="utf-8")),
+    ):
+        part = folder / (name + ".part")
+        write(part)
+        os.replace(part, folder / name)
+
+
+def load_checkpoint(folder):
+    """Read a model folder, strictly.
+
+    Returns
+    -------
+    model : FiberMAE
+        In float32, in evaluation mode.
+    passport : dict
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file is missing.
+    ValueError
+        When a tensor is missing, extra or of another shape, or the configuration has unknown names.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder}: no {name}; a model folder holds config.json and model.safetensors")
+    try:
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = ModelConfig.from_dict(stored["model"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}/config.json is not a model configuration: {error}") from error
+    try:
+        state = load_file(folder / "model.safetensors")
+    except Exception as error:  # safetensors raises its own type, which is not public in all versions
+        raise ValueError(f"{folder}/model.safetensors cannot be read as safetensors: {error}") from error
+    model = FiberMAE(config)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    wrong = sorted(k for k in set(expected) & set(state) if expected[k] != tuple(state[k].shape))
+    if missing or extra or wrong:
+        raise ValueError(f"{folder}/model.safetensors: missing tensors {missing}, extra {extra}, wrong shape {wrong}")
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return model.eval(), stored.get("passport", {})

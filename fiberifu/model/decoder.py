@@ -1,0 +1,144 @@
+"""From what is read at a query to a distribution over coefficients; and hidden image patches from their place.
+
+Shapes: F positions, K coefficients, R factors, C bands, D width.
+"""
+
+import torch
+from torch import nn
+
+from .basis import RestBasis
+from .distribution import CoefficientGaussian
+from .encoder import Block
+from .lines import AMPLITUDES
+
+__all__ = ["CoefficientHead", "Decoded", "PatchDecoder", "QueryDecoder", "anchor"]
+
+CALIBRATION_ERROR = 0.02  # relative error of the photometric zero points and of the aperture geometry
+# log of typical amplitudes [rest-frame angstrom], in the order of AMPLITUDES: where the network starts
+START = dict(O2_3726=1.0, O2_3729=1.2, Ne3_3869=-1.0, Hd=-0.3, Hg=0.3, Hb=1.0, O3_5007=1.0, He1_5876=-1.0,
+             O1_6300=-1.0, Ha=2.3, N2_6583=1.3, S2_6716=0.8, S2_6731=0.5)  # fmt: skip
+
+
+def anchor(shape_flux, flux, error):
+    """Grey scale of a shape from photometry in linear flux, and its error.
+
+    Parameters
+    ----------
+    shape_flux : Tensor (F, C)
+        Synthetic photometry of continuum + lines of the unit shape [nanomaggy].
+    flux, error : Tensor (F, C)
+        Measured aperture photometry [nanomaggy]; error inf where there is none.
+
+    Returns
+    -------
+    scale, scale_error : Tensor (F,)
+        Least squares over the bands; with no band at all the scale is 0 and its error inf.
+    """
+    variance = error**2 + (CALIBRATION_ERROR * flux) ** 2
+    weight = 1 / variance
+    norm = (weight * shape_flux**2).sum(-1)
+    measured = norm > 0
+    safe = norm.clamp(min=1e-30)
+    scale = torch.where(measured, (weight * flux * shape_flux).sum(-1) / safe, 0.0)
+    # bands share their zero points and the aperture's geometry, so the relative error does not average down
+    return scale, torch.where(measured, (1 / safe + (CALIBRATION_ERROR * scale) ** 2).sqrt(), torch.inf)
+
+
+class CoefficientHead(nn.Module):
+    """Linear read-out with physical scales: mean, diagonal and factors of the coefficients, gas dispersion."""
+
+    def __init__(self, config, basis: RestBasis):
+        super().__init__()
+        self.config, self.n = config, basis.n_coefficients
+        self.out = nn.Sequential(
+            nn.LayerNorm(config.width), nn.Linear(config.width, config.local_width), nn.GELU(),
+            nn.Linear(config.local_width, self.n * (2 + config.rank) + 1),
+        )  # fmt: skip
+        nn.init.normal_(self.out[-1].weight, std=0.01)
+        nn.init.zeros_(self.out[-1].bias)
+        self.register_buffer("start", torch.tensor([START[name] for name in AMPLITUDES]), persistent=False)
+
+    def forward(self, x, component_scale):
+        """Unit-shape coefficients (mean, diag, factors) and gas dispersion [km/s] of features (F, D)."""
+        k = self.config.n_continuum
+        raw = self.out(x)
+        mean, spread, mix = raw[:, : self.n], raw[:, self.n : 2 * self.n], raw[:, 2 * self.n : -1]
+        continuum = component_scale[1:] * mean[:, 1:k]
+        amplitude = (self.start + 6 * torch.tanh(mean[:, k:] / 6)).exp()
+        first = torch.ones_like(mean[:, :1])
+        scale = torch.cat([0.05 * first, component_scale[1:].expand(len(x), -1), amplitude + 0.1], 1)
+        diag = scale * (6 * torch.tanh(spread / 6) - 1.5).exp()
+        factors = scale[..., None] * 0.3 * mix.unflatten(1, (self.n, -1))
+        sigma_gas = 20 + 280 * torch.sigmoid(raw[:, -1] - 1.5)
+        return torch.cat([first, continuum, amplitude], 1), diag, factors, sigma_gas
+
+
+class Decoded:
+    """What the network says at F positions: a Gaussian of physical coefficients and what belongs to it.
+
+    Attributes
+    ----------
+    gaussian : CoefficientGaussian
+        In 1e-17 erg/s/cm2/A (continuum) and 1e-17 erg/s/cm2/A x rest angstrom (amplitudes).
+    sigma_gas : Tensor (F,)
+        Dispersion of the lines, km/s.
+    scale, scale_error : Tensor (F,)
+        The photometric anchor, 1e-17 erg/s/cm2/A.
+    flux, error, synthetic : Tensor (F, C)
+        Aperture photometry, its error and what the unscaled shape predicts for it [nanomaggy].
+    """
+
+    def __init__(self, shape, photometry, flux, error):
+        mean, diag, factors, self.sigma_gas = shape
+        self.flux, self.error = flux, error
+        self.synthetic = torch.einsum("fck,fk->fc", photometry, mean)
+        self.scale, self.scale_error = anchor(self.synthetic, flux, error)
+        s = self.scale[:, None]
+        # the anchor's error moves the whole spectrum together: one more factor, along the mean
+        grey = torch.where(torch.isfinite(self.scale_error), self.scale_error, 0.0)[:, None] * mean
+        self.gaussian = CoefficientGaussian(
+            s * mean, s.abs() * diag, torch.cat([s[..., None] * factors, grey[..., None]], -1)
+        )
+
+
+class QueryDecoder(nn.Module):
+    """Local view + gated context: coarse view and cross-attention to the encoded galaxy, started small."""
+
+    def __init__(self, config, basis):
+        super().__init__()
+        self.around_scale = nn.Parameter(torch.full((config.width,), 0.05))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, 0.05) for _ in range(config.query_blocks))
+        self.head = CoefficientHead(config, basis)
+
+    def forward(self, near, around, offset, encoded, galaxy, component_scale):
+        x = (near + self.around_scale * around)[:, None]
+        single = len(encoded.tokens) == 1
+        for block in self.blocks:
+            key, value = block.attention.source(encoded.tokens, encoded.offset)
+            if single:  # one galaxy: its F positions are F queries of one sequence, which never see each other
+                source, keep = (key, value), encoded.keep
+                x = block(x.transpose(0, 1), offset[None], keep, source).transpose(0, 1)
+            else:
+                x = block(x, offset[:, None], encoded.keep[galaxy], (key[galaxy], value[galaxy]))
+        return self.head(x[:, 0], component_scale)
+
+
+class PatchDecoder(nn.Module):
+    """Predict hidden image patches from their place alone: the image half of the masked autoencoder."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.side = config.patch // config.pool
+        self.query = nn.Parameter(torch.randn(config.width) * 0.05)
+        self.block = Block(config.width, config.heads)
+        self.out = nn.Linear(config.width, 2 * len(config.bands) * self.side**2)
+        self.n_bands = len(config.bands)
+
+    def forward(self, encoded, centres):
+        """Mean and log sigma of compressed pixels, each (B, T, C, side*side)."""
+        batch = len(encoded.tokens)
+        offset = centres.expand(batch, -1, -1)
+        source = self.block.attention.source(encoded.tokens, encoded.offset)
+        x = self.block(self.query.expand(batch, len(centres), -1), offset, encoded.keep, source)
+        mean, log_sigma = self.out(x).unflatten(-1, (2, self.n_bands, -1)).unbind(2)
+        return mean, log_sigma.clamp(-5, 3)

@@ -1,0 +1,206 @@
+"""The masked autoencoder: encode a galaxy once, query it anywhere, and the loss that trains it.
+
+Shapes: B galaxies, F fibres or positions, T tokens, D width, C bands, P pixels, K coefficients.
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from .basis import RestBasis, desi_lsf, pixel_edges
+from .decoder import Decoded, PatchDecoder, QueryDecoder
+from .distribution import functional_nll, pixel_nll
+from .encoder import Encoder
+from .local import LocalView
+from .masking import hide_image, show_spectrum
+from .tokens import ImageTokens, SpectrumTokens, patch_centres
+
+__all__ = ["Encoded", "FiberMAE", "Losses"]
+
+
+@dataclasses.dataclass
+class Encoded:
+    """A galaxy once encoded: tokens (B, T, D), their sky offsets (B, T, 2) and which may be read (B, T)."""
+
+    tokens: torch.Tensor
+    offset: torch.Tensor
+    keep: torch.Tensor
+    redshift_logits: torch.Tensor
+
+
+@dataclasses.dataclass
+class Losses:
+    """Mean losses of a batch; ``total`` is what is minimised."""
+
+    total: torch.Tensor
+    spectrum: torch.Tensor
+    lines: torch.Tensor
+    image: torch.Tensor
+    redshift: torch.Tensor
+
+
+class FiberMAE(nn.Module):
+    """Image and fibre-spectrum masked autoencoder that decodes to coefficients on a rest-frame basis."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.basis = RestBasis(config)
+        self.image_tokens = ImageTokens(config)
+        self.spectrum_tokens = SpectrumTokens(config)
+        self.encoder = Encoder(config)
+        self.local = LocalView(config)
+        self.query_decoder = QueryDecoder(config, self.basis)
+        self.patch_decoder = PatchDecoder(config)
+        self.redshift_head = nn.Linear(config.width, config.redshift_bins)
+        self.log_floor = nn.Parameter(torch.tensor(-4.5))  # log relative model error per pixel
+        self.register_buffer("centres", patch_centres(config), persistent=False)
+        wave = config.wave_start + config.wave_step * torch.arange(config.wave_size, dtype=torch.float64)
+        self.register_buffer("edges", pixel_edges(wave), persistent=False)
+
+    # --- use -----------------------------------------------------------------------------------------------------
+    def encode(self, image, sigma, psf_fwhm, visible=None, context=None):
+        """Encode galaxies, without knowing where they will be queried.
+
+        Parameters
+        ----------
+        image, sigma : Tensor (B, C, S, S)
+            Surface brightness and its noise [nanomaggy/arcsec2]; sigma inf where nothing was measured.
+        psf_fwhm : Tensor (B,)
+            arcsec.
+        visible : Tensor (B, T) of bool, optional
+            Image patches shown (all by default).
+        context : tuple, optional
+            ``(tokens (B, S, D), offset (B, S, 2), keep (B, S))`` of fibre spectra, see `context_tokens`.
+
+        Returns
+        -------
+        Encoded
+        """
+        tokens, keep = self.image_tokens(image, sigma, psf_fwhm)
+        if visible is not None:
+            keep = keep & visible
+        keep = keep | ~keep.any(-1, keepdim=True)  # nothing at all to read: read the 'missing' tokens
+        offset = self.centres.expand(len(image), -1, -1)
+        if context is not None:
+            tokens, offset, keep = (torch.cat(x, 1) for x in zip((tokens, offset, keep), context, strict=True))
+        encoded = self.encoder(tokens, offset, keep)
+        pooled = (encoded * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
+        return Encoded(encoded, offset, keep, self.redshift_head(pooled))
+
+    def context_tokens(self, image, sigma, galaxy, offset, flux, ivar, redshift, show=None):
+        """Tokens of fibre spectra as context: (F, S, D), offsets (F, S, 2), keep (F, S).
+
+        ``show`` (F, S) picks the patches shown, all by default. Spectra are measured in units of the mean flux
+        density that the image has in their aperture.
+        """
+        band_flux, error = self.local.photometry(image, sigma, galaxy, offset)
+        tokens, keep = self.spectrum_tokens(flux, ivar, self._reference(band_flux, error), redshift)
+        if show is not None:
+            tokens = tokens.gather(1, show[..., None].expand(-1, -1, tokens.shape[-1]))
+            keep = keep.gather(1, show)
+        return tokens, offset[:, None].expand(-1, tokens.shape[1], -1), keep
+
+    def query(self, encoded, image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z):
+        """Coefficients at F positions: ``galaxy`` (F,) index, ``offset`` (F, 2) arcsec, ``redshift``, ``sigma_z`` (F,).
+
+        Returns
+        -------
+        Decoded
+        """
+        near, around, flux, error = self.local(image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z)
+        shape = self.query_decoder(near, around, offset, encoded, galaxy, self.basis.component_scale)
+        return Decoded(shape, self.basis.photometry(redshift), flux, error)
+
+    @staticmethod
+    def _reference(flux, error):
+        """A flux density [1e-17 erg/s/cm2/A] of the order of the aperture's, from whatever bands there are."""
+        weight = torch.isfinite(error).to(flux.dtype)
+        mean = (flux * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+        return 0.28 * mean.clamp(min=0.02)  # 1 nanomaggy is 0.28e-17 erg/s/cm2/A at 6200 A
+
+    # --- training ------------------------------------------------------------------------------------------------
+    def forward(self, batch, generator, line_weight=0.1, image_weight=0.1, redshift_weight=0.02):
+        """Hide, encode, reconstruct.
+
+        Parameters
+        ----------
+        batch : dict
+            ``image, sigma, psf_fwhm, fiber_galaxy, fiber_offset, fiber_redshift, sigma_z, flux, ivar``.
+        generator : torch.Generator
+            Of the masks (on the CPU, so that they do not depend on the device).
+
+        Returns
+        -------
+        Losses
+        """
+        image, sigma, psf = batch["image"], batch["sigma"], batch["psf_fwhm"]
+        galaxy, offset = batch["fiber_galaxy"], batch["fiber_offset"]
+        flux, ivar, redshift = batch["flux"], batch["ivar"], batch["fiber_redshift"]
+        size = len(image)
+        first = torch.zeros(size, dtype=torch.int64, device=galaxy.device)
+        first[galaxy.flip(0)] = torch.arange(len(galaxy), device=galaxy.device).flip(0)  # first fibre of a galaxy
+        visible = hide_image(size, len(self.centres), self.centres, offset[first], generator)
+        n_patches = self.config.wave_size // self.config.spectrum_patch
+        show = show_spectrum(size, n_patches, generator, image.device)
+        context, hidden = None, ivar
+        if show.shape[1]:
+            index = torch.arange(size, device=galaxy.device)
+            context = self.context_tokens(image, sigma, index, offset[first], flux[first], ivar[first], redshift[first], show)
+            seen = torch.zeros(len(ivar), n_patches, dtype=torch.bool, device=ivar.device)
+            seen[first] = seen[first].scatter(1, show, True)
+            # what was shown is not scored: the noise of a pixel must not be learned as signal
+            hidden = torch.where(seen.repeat_interleave(self.config.spectrum_patch, 1), 0.0, ivar)
+        encoded = self.encode(image, sigma, psf, visible, context)
+        decoded = self.query(encoded, image, sigma, psf, galaxy, offset, redshift, batch["sigma_z"])
+        spectrum, lines = self.spectrum_nll(decoded, flux, hidden, redshift)
+        picture = self.image_nll(encoded, image, sigma, visible)
+        if context is None:
+            edges = torch.linspace(0, 1, self.config.redshift_bins + 1, device=image.device)[1:-1]
+            target = torch.bucketize(self.redshift_place(redshift[first]), edges)
+            guess = nn.functional.cross_entropy(encoded.redshift_logits, target)
+        else:
+            guess = encoded.redshift_logits.sum() * 0.0
+        total = spectrum + line_weight * lines + image_weight * picture + redshift_weight * guess
+        return Losses(total, spectrum.detach(), lines.detach(), picture.detach(), guess.detach())
+
+    def redshift_place(self, redshift):
+        """Where a redshift falls in the trained range, 0 to 1, in log(z)."""
+        low, high = self.config.redshift_min, self.config.redshift_max
+        return (torch.log(redshift / low) / torch.log(torch.tensor(high / low))).clamp(0, 1)
+
+    def spectrum_nll(self, decoded, flux, ivar, redshift):
+        """Mean negative log-likelihoods of the fibre spectra: per pixel, and per line amplitude."""
+        lsf = desi_lsf(self.basis.line_wave * (1 + redshift[:, None]))
+        basis = self.basis.render(self.edges, redshift, decoded.sigma_gas, lsf)
+        mean = torch.einsum("fpk,fk->fp", basis, decoded.gaussian.mean).detach()
+        floor = self.log_floor.exp() * mean.abs() + 1e-4
+        pixels = pixel_nll(decoded.gaussian, basis, flux, ivar, floor)
+        lines = functional_nll(decoded.gaussian, basis, flux, ivar, floor.detach(), self.config.n_continuum)
+        usable = (ivar > 0).any(-1) & torch.isfinite(decoded.scale_error)
+        return tuple(torch.where(usable, x, 0.0).sum() / usable.sum().clamp(min=1) for x in (pixels, lines))
+
+    def image_nll(self, encoded, image, sigma, visible):
+        """Mean negative log-likelihood of hidden image pixels, compressed, with their noise added in quadrature."""
+        mean, log_sigma = self.patch_decoder(encoded, self.centres)
+        value, fraction = self.image_tokens.pixels(image, sigma)
+        noise, _ = self.image_tokens.pixels(torch.where(torch.isfinite(sigma), sigma, 0.0), sigma)
+        # a compressed pixel's noise: sigma x d(scale_brightness)/d(brightness), taken at the pixel
+        noise = scale_brightness_error(value, noise) / self.config.pool
+        score = hidden_score(mean, log_sigma, value, noise)
+        weight = ((fraction > 0.5) & ~visible[:, :, None, None]).to(score.dtype)
+        return (score * weight).sum() / weight.sum().clamp(min=1)
+
+
+def scale_brightness_error(value, scaled_noise):
+    """Noise of a compressed pixel from the compressed noise: both were asinh(x / s) / 3."""
+    return torch.sinh(3 * scaled_noise) / torch.cosh(3 * value) / 3
+
+
+def hidden_score(mean, log_sigma, value, noise):
+    """Gaussian negative log-likelihood with the pixel's own noise added to the model's."""
+    variance = (2 * log_sigma).exp() + noise**2
+    return 0.5 * ((value - mean) ** 2 / variance + variance.log())
+
+

@@ -1,0 +1,49 @@
+"""Training: simulated batches or records in, weights out. Plain torch, one loop.
+
+``recipe.toml -> Recipe -> train -> save_checkpoint``
+"""
+
+from .basis import fill_basis, principal_components
+from .batches import augment, drop_bands, simulated_batches
+from .config import Recipe
+from .loop import train
+
+__all__ = ["Recipe", "augment", "drop_bands", "fill_basis", "main", "principal_components", "simulated_batches", "train"]
+
+
+def main(recipe, output, *, data=None, stop_after=None, device="cpu"):
+    """Train by a recipe and write a model folder; what ``fiberifu train`` calls.
+
+    Parameters
+    ----------
+    recipe : path-like
+        TOML file.
+    output : path-like
+        Run folder; the weights go to ``output/model``.
+    data : path-like, optional
+        Folder of the survey templates; by default `fiberifu.simulate.find_data_dir`.
+    stop_after : float, optional
+        Seconds; the run can be resumed by the same call.
+    device : str
+
+    Returns
+    -------
+    str
+        What was done.
+    """
+    from pathlib import Path
+
+    from ..model import save_checkpoint
+    from ..simulate import build_template_pack, find_data_dir
+
+    settings = Recipe.read(recipe)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    pack = output / "pack.npz"
+    if not pack.is_file():
+        build_template_pack(data or find_data_dir(), pack)
+    model, step = train(settings, pack, output, stop_after=stop_after, device=device)
+    passport = {"recipe_sha256": settings.sha256(), "seed": settings.seed, "steps": step, "training_data": "simulated"}
+    card = f"# {settings.model.name}\n\nTrained for {step} of {settings.steps} steps on simulated galaxies. Not scored.\n"
+    save_checkpoint(output / "model", model, card=card, passport=passport)
+    return f"{step} of {settings.steps} steps; weights in {output / 'model'}"

@@ -1,0 +1,82 @@
+"""Batches of simulated galaxies, made ahead by worker processes and always the same for a (seed, step)."""
+
+import collections
+import concurrent.futures
+import multiprocessing
+
+import torch
+
+__all__ = ["augment", "drop_bands", "simulated_batches"]
+
+_simulator = None
+
+
+def _start(pack_path, settings):
+    global _simulator
+    from ..simulate import SimConfig, Simulator, load_template_pack
+
+    torch.set_num_threads(1)
+    _simulator = Simulator(load_template_pack(pack_path), config=SimConfig(**settings))
+
+
+def _make(n, seed):
+    batch = _simulator.batch(n, seed)
+    keep = ("image", "sigma", "present", "psf_fwhm", "fiber_galaxy", "fiber_offset", "fiber_redshift", "sigma_z", "flux", "ivar")
+    return {k: batch[k].numpy() for k in keep}
+
+
+def simulated_batches(pack_path, settings, n, seed, first_step, workers=1):
+    """Iterate over ``(step, batch)`` from ``first_step``; galaxy seeds depend on (seed, step) alone.
+
+    Yields
+    ------
+    step : int
+    batch : dict of Tensor
+    """
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start, (str(pack_path), settings)) as pool:
+        ahead = collections.deque()
+        step = first_step
+        try:
+            while True:
+                while len(ahead) < 2 * workers + 1:
+                    next_step = step + len(ahead)
+                    ahead.append(pool.submit(_make, n, seed * 10_000_000 + next_step))
+                batch = ahead.popleft().result()
+                yield step, {k: torch.from_numpy(v) for k, v in batch.items()}
+                step += 1
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def augment(batch, generator):
+    """One of the eight rotations and flips of the square for the whole batch (sky parity is no physics here)."""
+    turns = int(torch.randint(4, (), generator=generator))
+    flip = bool(torch.rand((), generator=generator) < 0.5)
+    out = dict(batch)
+    east, north = batch["fiber_offset"].unbind(-1)
+    for name in ("image", "sigma"):
+        x = batch[name]
+        x = x.flip(-1) if flip else x
+        out[name] = torch.rot90(x, turns, (-2, -1)).contiguous()
+    east = -east if flip else east
+    for _ in range(turns):  # rot90 of [row, column] takes (column, row) = (x, y) to (y, -x)
+        east, north = north, -east
+    out["fiber_offset"] = torch.stack([east, north], -1)
+    return out
+
+
+def drop_bands(batch, share, generator):
+    """Hide whole bands at random, never the last one of a galaxy."""
+    present = batch["present"]
+    draw = torch.rand(present.shape, generator=generator)
+    keep = present & (draw > share)
+    best = torch.where(present, draw, -1.0).argmax(-1, keepdim=True)
+    keep = keep.scatter(1, best, present.gather(1, best))
+    out = dict(batch)
+    hidden = ~keep[:, :, None, None]
+    out["sigma"] = torch.where(hidden, torch.inf, batch["sigma"])
+    out["image"] = torch.where(hidden, 0.0, batch["image"])
+    out["present"] = keep
+    return out

@@ -1,0 +1,310 @@
+"""The network: shapes, leaks, likelihood, rendering, files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fiberifu.model import (
+    AMPLITUDES,
+    LINES,
+    CoefficientGaussian,
+    FiberMAE,
+    ModelConfig,
+    Node,
+    Renderer,
+    anchor,
+    desi_lsf,
+    load_checkpoint,
+    pixel_edges,
+    pixel_nll,
+    save_checkpoint,
+)
+from fiberifu.model.masking import hide_image, show_spectrum
+
+SMALL = dict(width=32, depth=2, heads=2, local_width=32, n_continuum=5, rank=2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(3)
+    config = ModelConfig(**SMALL)
+    model = FiberMAE(config)
+    x = torch.linspace(-1, 1, config.rest_size)
+    with torch.no_grad():
+        shapes = [1 + 0.3 * x] + [torch.sin(3 * k * x) for k in range(1, config.n_continuum)]
+        model.basis.continuum.copy_(torch.stack(shapes))
+        model.basis.component_scale.copy_(torch.tensor([1, 0.3, 0.1, 0.05, 0.02]))
+        wave = 3000 + 5 * torch.arange(1601.0)
+        bands = [torch.exp(-0.5 * ((wave - c) / 300) ** 2) for c in (4800, 6400, 7800, 9200)]
+        model.basis.passband.copy_(torch.stack(bands))
+        for p in model.parameters():  # wake up what starts at zero
+            p.add_(0.02 * torch.randn_like(p))
+    return model.eval()
+
+
+def make_batch(config, n=3, extra=1, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    fibers = n + extra
+    return {
+        "image": 5 * torch.rand(n, 4, config.stamp, config.stamp, generator=g),
+        "sigma": torch.full((n, 4, config.stamp, config.stamp), 0.1),
+        "present": torch.ones(n, 4, dtype=torch.bool),
+        "psf_fwhm": torch.full((n,), 1.2),
+        "fiber_galaxy": torch.cat([torch.arange(n), torch.arange(extra)]),
+        "fiber_offset": 2 * torch.randn(fibers, 2, generator=g),
+        "fiber_redshift": 0.02 + 0.3 * torch.rand(fibers, generator=g),
+        "sigma_z": torch.full((fibers,), 1e-4),
+        "flux": 1 + torch.rand(fibers, config.wave_size, generator=g),
+        "ivar": torch.full((fibers, config.wave_size), 25.0),
+    }
+
+
+def query(model, batch, rows, encoded=None):
+    args = batch["image"], batch["sigma"], batch["psf_fwhm"]
+    encoded = encoded or model.encode(*args)
+    return model.query(encoded, *args, batch["fiber_galaxy"][rows], batch["fiber_offset"][rows],
+                       batch["fiber_redshift"][rows], batch["sigma_z"][rows])  # fmt: skip
+
+
+def test_gradients_reach_every_parameter(model):
+    batch = make_batch(model.config)
+    batch["sigma"][0, 2] = torch.inf  # a missing band, so that its learned vector is used
+    model.zero_grad()
+    for seed in range(4):  # spectra are shown in some of the draws only
+        model(batch, torch.Generator().manual_seed(seed)).total.backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    # a missing vector is used by the band that is missing only; keys' biases do not change a softmax
+    assert [n for n in dead if "missing" not in n] == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@torch.no_grad()
+def test_positions_do_not_see_each_other(model):
+    batch = make_batch(model.config)
+    both = query(model, batch, slice(0, 4)).gaussian
+    for i in range(4):
+        alone = query(model, batch, slice(i, i + 1)).gaussian
+        for name in ("mean", "diag", "factors"):
+            torch.testing.assert_close(getattr(alone, name)[0], getattr(both, name)[i], rtol=2e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_one_galaxy_alone_or_in_a_batch(model):
+    batch = make_batch(model.config)
+    both = query(model, batch, slice(1, 2)).gaussian.mean
+    args = (batch[k][1:2] for k in ("image", "sigma", "psf_fwhm"))
+    image, sigma, psf = args
+    encoded = model.encode(image, sigma, psf)
+    alone = model.query(encoded, image, sigma, psf, torch.zeros(1, dtype=torch.int64), batch["fiber_offset"][1:2],
+                        batch["fiber_redshift"][1:2], batch["sigma_z"][1:2]).gaussian.mean  # fmt: skip
+    torch.testing.assert_close(alone, both, rtol=2e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_hidden_patches_cannot_leak(model):
+    batch = make_batch(model.config)
+    c = model.config
+    visible = torch.ones(3, (c.stamp // c.patch) ** 2, dtype=torch.bool)
+    visible[:, :8] = False  # the southernmost row of patches
+    changed = batch["image"].clone()
+    changed[:, :, : c.patch] += 100
+    a, b = (model.encode(x, batch["sigma"], batch["psf_fwhm"], visible) for x in (batch["image"], changed))
+    torch.testing.assert_close(a.tokens[:, 8:], b.tokens[:, 8:])
+    assert not torch.allclose(
+        model.encode(changed, batch["sigma"], batch["psf_fwhm"]).tokens[:, 8:],
+        model.encode(batch["image"], batch["sigma"], batch["psf_fwhm"]).tokens[:, 8:],
+    )
+
+
+@torch.no_grad()
+def test_hidden_spectrum_pixels_cannot_leak(model):
+    """With the spectrum shown in part, what is hidden changes nothing in the prediction."""
+    batch = make_batch(model.config)
+    galaxy = torch.arange(3)
+    show = torch.arange(20).expand(3, -1)  # the first 20 patches
+    args = batch["image"], batch["sigma"], galaxy, batch["fiber_offset"][:3]
+    rest = batch["ivar"][:3], batch["fiber_redshift"][:3]
+    changed = batch["flux"][:3].clone()
+    changed[:, 20 * model.config.spectrum_patch :] += 50
+    a = model.context_tokens(*args, batch["flux"][:3], *rest, show)
+    b = model.context_tokens(*args, changed, *rest, show)
+    torch.testing.assert_close(a[0], b[0])
+    c = model.context_tokens(*args, changed, *rest)
+    assert c[0].shape[1] == model.config.wave_size // model.config.spectrum_patch
+
+
+@torch.no_grad()
+def test_attention_sees_offsets_only(model):
+    """Moving every token and the query by the same amount changes nothing."""
+    batch = make_batch(model.config)
+    tokens, keep = model.image_tokens(batch["image"], batch["sigma"], batch["psf_fwhm"])
+    place = model.centres.expand(3, -1, -1)
+    shift = torch.tensor([3.3, -7.1])
+    a, b = model.encoder(tokens, place, keep), model.encoder(tokens, place + shift, keep)
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+
+
+@torch.no_grad()
+def test_missing_band_is_not_zero_flux(model):
+    batch = make_batch(model.config)
+    missing = batch["sigma"].clone()
+    missing[:, 2] = torch.inf
+    dark = batch["image"].clone()
+    dark[:, 2] = 0
+    args = batch["psf_fwhm"]
+    a, b = model.encode(batch["image"], missing, args), model.encode(dark, batch["sigma"], args)
+    assert not torch.allclose(a.tokens, b.tokens)
+    other = batch["image"].clone()
+    other[:, 2] = torch.nan  # whatever stands in missing pixels is not read
+    torch.testing.assert_close(model.encode(other, missing, args).tokens, a.tokens)
+
+
+@torch.no_grad()
+def test_all_missing_is_flagged_not_nan(model):
+    batch = make_batch(model.config)
+    batch["sigma"][:] = torch.inf
+    decoded = query(model, batch, slice(0, 3))
+    assert torch.isinf(decoded.scale_error).all()
+    assert torch.isfinite(decoded.gaussian.mean).all()
+
+
+def test_likelihood_is_the_dense_gaussian(model):
+    """Woodbury against the full covariance, with masked pixels."""
+    g = torch.Generator().manual_seed(1)
+    k, p = 6, 80
+    basis = torch.randn(2, p, k, generator=g)
+    gaussian = CoefficientGaussian(
+        torch.randn(2, k, generator=g), torch.rand(2, k, generator=g), torch.randn(2, k, 2, generator=g)
+    )
+    flux, ivar = torch.randn(2, p, generator=g), 0.5 + torch.rand(2, p, generator=g)
+    ivar[:, 10:20] = 0
+    flux[:, 10:20] = 1e6  # never read
+    floor = torch.full((2, p), 0.3)
+    got = pixel_nll(gaussian, basis, flux, ivar, floor)
+    good = ivar[0] > 0
+    for i in range(2):
+        covariance = torch.diag(gaussian.diag[i] ** 2) + gaussian.factors[i] @ gaussian.factors[i].T
+        full = basis[i] @ covariance @ basis[i].T + torch.diag(1 / ivar[i].clamp(min=1e-9) + floor[i] ** 2)
+        normal = torch.distributions.MultivariateNormal(
+            (basis[i] @ gaussian.mean[i])[good].double(), full[good][:, good].double()
+        )
+        expected = -normal.log_prob(flux[i, good].double()) / good.sum()
+        assert got[i].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_functionals_and_samples_agree():
+    g = torch.Generator().manual_seed(2)
+    gaussian = CoefficientGaussian(torch.ones(1, 4), torch.full((1, 4), 0.2), torch.randn(1, 4, 2, generator=g))
+    weights = torch.randn(3, 4, generator=g)
+    mean, variance = gaussian.project(weights)
+    draws = gaussian.sample(200_000, torch.Generator().manual_seed(5))[:, 0] @ weights.T
+    np.testing.assert_allclose(draws.mean(0), mean[0], atol=0.02)
+    np.testing.assert_allclose(draws.var(0), variance[0], rtol=0.02)
+
+
+@torch.no_grad()
+def test_renderer_equals_the_dense_basis(model):
+    batch = make_batch(model.config)
+    batch["fiber_redshift"][:] = 0.05
+    d = query(model, batch, slice(0, 3))
+    renderer = Renderer(model.basis, model.edges, floor=0.01)
+    mean, variance = renderer.moments(Node(0.05, 1.0, d.gaussian, d.sigma_gas))
+    z = torch.full((3,), 0.05)
+    lsf = desi_lsf(model.basis.line_wave * 1.05).expand(3, -1)
+    basis = model.basis.render(model.edges, z, d.sigma_gas, lsf)
+    expected = torch.einsum("fpk,fk->fp", basis, d.gaussian.mean)
+    torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-4)
+    g = d.gaussian
+    root = torch.cat([torch.diag_embed(g.diag), g.factors], -1)
+    total = (basis @ root).square().sum(-1) + (0.01 * expected) ** 2
+    torch.testing.assert_close(variance, total, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("step", [0.4, 0.8, 13.0])
+def test_flux_is_conserved_on_any_grid(model, step):
+    """The integral over wavelength does not depend on the pixels."""
+    z = torch.tensor([0.04])
+    coarse = torch.linspace(4000, 9200, 2, dtype=torch.float64)
+    fine = torch.arange(4000, 9200 + step / 2, step, dtype=torch.float64)
+    whole = model.basis.render_continuum(coarse, z)[0, 0] * 5200
+    parts = (model.basis.render_continuum(fine, z)[0] * fine.diff().float()[:, None]).sum(0)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-2)
+    _, profile = model.basis.render_lines(fine, z, torch.tensor([90.0]), torch.ones(len(LINES)))
+    area = profile.sum(-1)[0] * step
+    inside = (model.basis.line_wave * 1.04 > 4050) & (model.basis.line_wave * 1.04 < 9150)
+    torch.testing.assert_close(area[inside], torch.ones(int(inside.sum())), rtol=1e-5, atol=1e-5)
+
+
+def test_photometry_is_that_of_the_rendered_spectrum(model):
+    z = torch.tensor([0.07])
+    wave = torch.arange(3002.0, 10900, 1.0, dtype=torch.float64)
+    lsf = desi_lsf(model.basis.line_wave * 1.07)
+    spectrum = model.basis.render(pixel_edges(wave), z, torch.tensor([100.0]), lsf)[0].double()
+    grid = np.arange(3000, 11001, 5.0)
+    got = model.basis.photometry(z)[0]
+    for i in range(3):  # the basis ends inside the last band
+        response = np.interp(wave, grid, model.basis.passband[i])
+        top = (spectrum * torch.from_numpy(response)[:, None] * wave[:, None]).sum(0)
+        bottom = 1.0885448e7 * (response / wave.numpy()).sum()
+        np.testing.assert_allclose(got[i], top / bottom, rtol=2e-3, atol=2e-6)
+
+
+def test_anchor_recovers_scale_and_error():
+    shape = torch.tensor([[1.0, 2.0, 3.0, 2.5]])
+    error = torch.full((1, 4), 0.5)
+    error[0, 3] = torch.inf
+    scale, _ = anchor(shape, 7 * shape, error)
+    assert scale.item() == pytest.approx(7, rel=1e-6)
+    draws = 7 * shape + error.clamp(max=10) * torch.randn(4000, 4, generator=torch.Generator().manual_seed(0))
+    scales, errors = anchor(shape.expand(4000, -1), draws, error.expand(4000, -1))
+    spread = scales.std().item()
+    assert spread < errors.mean().item() < 2 * spread  # it holds the calibration error too
+    assert torch.isinf(anchor(shape, shape, torch.full((1, 4), torch.inf))[1]).all()
+
+
+def test_masks_reproduce_and_hide():
+    centres = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0)) * 4.2 - 14.7
+    draw = [hide_image(50, 64, centres, torch.zeros(50, 2), torch.Generator().manual_seed(7)) for _ in range(2)]
+    assert torch.equal(*draw)
+    assert draw[0].any(1).all() and not draw[0].all()
+    counts = {show_spectrum(4, 251, torch.Generator().manual_seed(s), "cpu").shape[1] for s in range(40)}
+    assert 0 in counts and max(counts) <= 0.6 * 251
+
+
+def test_checkpoint_round_trip_is_strict(model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    save_checkpoint(tmp_path, model, card="# card\n", passport={"seed": 1}, dtype=torch.float32)
+    loaded, passport = load_checkpoint(tmp_path)
+    assert passport == {"seed": 1}
+    for (name, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    state = load_file(tmp_path / "model.safetensors")
+    for change, message in (
+        ({k: v for k, v in state.items() if k != "log_floor"}, "missing tensors ..log_floor"),
+        (state | {"intruder": torch.zeros(1)}, "extra ..intruder"),
+        (state | {"log_floor": torch.zeros(2)}, "wrong shape ..log_floor"),
+    ):
+        save_file(change, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"]["wings"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="unknown names ..wings"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        load_checkpoint(tmp_path)
+
+
+def test_nano_size():
+    model = FiberMAE(ModelConfig())
+    assert sum(p.numel() for p in model.parameters()) <= 1_500_000
+    assert 2 * sum(v.numel() for v in model.state_dict().values()) < 16_000_000
+    assert model.basis.n_coefficients == 14 + len(AMPLITUDES) <= 32
