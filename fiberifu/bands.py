@@ -107,9 +107,7 @@ def split_bands(image, bands, planes=None):
         raise ValueError(f"image holds no band; {_HOW}")
     wrong = [str(name) for name in found if name not in bands]
     if wrong:
-        raise ValueError(
-            f"image has unknown bands {wrong}; the model knows {list(bands)}: rename or drop the others"
-        )
+        raise ValueError(f"image has unknown bands {wrong}; the model knows {list(bands)}: rename or drop the others")
     for name, ccd in found.items():
         if not isinstance(ccd, CCDData):
             raise ValueError(f"image[{name!r}] must be a CCDData, got {type(ccd).__name__}; {_HOW}")

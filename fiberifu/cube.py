@@ -165,8 +165,7 @@ def make_spectra(flux, ivar, mask, *, wavelength, positions, unit=FLUX_UNIT, met
     wave = u.Quantity(wavelength, u.AA)
     if np.shape(flux) != positions.shape + wave.shape:
         raise ValueError(
-            f"flux has the shape {np.shape(flux)}; positions and wavelength ask for "
-            f"{positions.shape + wave.shape}"
+            f"flux has the shape {np.shape(flux)}; positions and wavelength ask for {positions.shape + wave.shape}"
         )
     return Spectrum(
         **_arrays(flux, ivar, mask, unit),
@@ -250,6 +249,4 @@ def _cut_factors(factors, cuts):
         for name, array in factors.items()
         if name in axes
     }
-    return ErrorFactors(
-        arrays, axes={name: axes[name] for name in arrays}, cards=getattr(factors, "cards", {})
-    )
+    return ErrorFactors(arrays, axes={name: axes[name] for name in arrays}, cards=getattr(factors, "cards", {}))

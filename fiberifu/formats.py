@@ -104,9 +104,7 @@ def write_spectra(spectra, path, *, overwrite=False):
     """
     positions = spectra.meta.get("positions")
     if positions is None or positions.shape != spectra.shape[:-1]:
-        raise ValueError(
-            f"meta['positions'] is {positions!r}; it must be a SkyCoord of shape {spectra.shape[:-1]}"
-        )
+        raise ValueError(f"meta['positions'] is {positions!r}; it must be a SkyCoord of shape {spectra.shape[:-1]}")
     sky = positions.reshape(-1).icrs
     table = fits.table_to_hdu(QTable({"ra": sky.ra.to(u.deg), "dec": sky.dec.to(u.deg)}))
     table.name = "POSITIONS"
@@ -145,9 +143,7 @@ def _write(spectrum, path, kind, wcs_header, shape, tables, overwrite):
         ("IVAR", inverse_variance(spectrum), np.float32, (spectrum.unit**-2).to_string()),
         ("MASK", mask, np.uint8, None),
     ):
-        hdus.append(
-            fits.ImageHDU(np.asarray(array, dtype=dtype).reshape(shape), header=wcs_header, name=name)
-        )
+        hdus.append(fits.ImageHDU(np.asarray(array, dtype=dtype).reshape(shape), header=wcs_header, name=name))
         if bunit:
             hdus[-1].header["BUNIT"] = (bunit, FLUX_TYPES[kind])
     hdus["MASK"].header["COMMENT"] = "0 is good, 1 is bad"

@@ -36,6 +36,7 @@ def prepare_image(
     pixel_scale=0.262,
     stamp=128,
     ebv=None,
+    seeing=None,
 ):
     """Check an image and bring it to the form in which the network was trained.
 
@@ -61,6 +62,9 @@ def prepare_image(
         Side of a stamp in pixels.
     ebv : float, optional
         Galactic E(B-V) on the SFD scale; None takes ``meta["EBV"]``, else 0.
+    seeing : Quantity, optional
+        FWHM of the common PSF wanted; None is that of the broadest band, and so is, with the
+        flag PSF_ATTAINABLE, anything sharper.
 
     Returns
     -------
@@ -116,16 +120,23 @@ def prepare_image(
     _check_overlap(stacks, reference)
 
     broadest = max(fwhms, key=fwhms.get)
+    target, target_fwhm = psfs[broadest], fwhms[broadest]
+    if seeing is not None and (wanted := _resolve_seeing(seeing)) != target_fwhm:
+        if wanted > target_fwhm:
+            target, target_fwhm, broadest = moffat_psf(wanted, pixel_scale), wanted, None
+        else:
+            flags |= Flag.PSF_ATTAINABLE
+            notes.append(f"PSF {wanted:.2f} arcsec asked for, {target_fwhm:.2f} arcsec attainable")
     shape = (len(bands), *grid.shape)
     sb, sigma = np.zeros(shape, np.float32), np.full(shape, np.inf, np.float32)
     present = np.array([name in found for name in bands])
     covered, bad, saturated = (np.zeros(grid.shape, bool) for _ in range(3))
     for name, (plane, variance, plane_bad, plane_saturated, plane_covered) in stacks.items():
         i = bands.index(name)
-        kernel = None if name == broadest else matching_kernel(psfs[name], psfs[broadest], pixel_scale)
+        kernel = None if name == broadest else matching_kernel(psfs[name], target, pixel_scale)
         if kernel is not None:
             plane = convolve(plane, plane_bad, kernel)
-            notes.append(f"band {name} matched from {fwhms[name]:.2f} to {fwhms[broadest]:.2f} arcsec")
+            notes.append(f"band {name} matched from {fwhms[name]:.2f} to {target_fwhm:.2f} arcsec")
         clear = 10 ** (0.4 * BAND_EXTINCTION[name] * ebv)
         sb[i] = np.where(plane_bad, 0, plane * clear)
         sigma[i] = np.where(plane_bad, np.inf, np.sqrt(variance) * clear)
@@ -138,7 +149,7 @@ def prepare_image(
         sigma=sigma,
         present=present,
         bands=bands,
-        psf_fwhm=fwhms[broadest],
+        psf_fwhm=target_fwhm,
         wcs=grid.wcs,
         center=_grid_center(grid),
         pixel_scale=pixel_scale,
@@ -169,10 +180,7 @@ def _hash(planes):
 def _shared_meta(found):
     """REDSHIFT and EBV of any band: they belong to the galaxy, not to the band."""
     return {
-        key: band.meta[key]
-        for band in found.values()
-        for key in ("REDSHIFT", "EBV")
-        if band.meta.get(key) is not None
+        key: band.meta[key] for band in found.values() for key in ("REDSHIFT", "EBV") if band.meta.get(key) is not None
     }
 
 
@@ -213,6 +221,16 @@ def _resolve_psf(band, jacobian, scale):
     survey = survey if survey in SURVEY_FWHM else "DECaLS"
     fwhm = SURVEY_FWHM[survey][band.name]
     return moffat_psf(fwhm, scale), fwhm, survey
+
+
+def _resolve_seeing(seeing):
+    try:
+        fwhm = float(u.Quantity(seeing).to_value(u.arcsec))
+    except (TypeError, u.UnitConversionError):
+        raise ValueError(f"seeing={seeing!r}: give a FWHM as an angle, such as 1.3 * u.arcsec") from None
+    if not 0.3 <= fwhm <= 10:
+        raise ValueError(f"seeing={seeing}: must lie within 0.3 and 10 arcsec")
+    return fwhm
 
 
 def _check_overlap(stacks, reference):

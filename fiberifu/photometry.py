@@ -153,8 +153,6 @@ def header_fwhm(meta, band, label):
         except (TypeError, ValueError, u.UnitConversionError):
             fwhm = np.nan
         if not (np.isfinite(fwhm) and 0.05 < fwhm < 10):
-            raise ValueError(
-                f"{label}.meta[{key!r}] must be the FWHM of the PSF in arcsec (0.05 to 10), got {value!r}"
-            )
+            raise ValueError(f"{label}.meta[{key!r}] must be the FWHM of the PSF in arcsec (0.05 to 10), got {value!r}")
         return float(fwhm)
     return None

@@ -194,6 +194,5 @@ def check_file_name(path, datatype="PREDICTED"):
     stem = re.sub(r"[-_]?predicted", "", stem, flags=re.IGNORECASE)
     better = path.with_name(f"{stem}_{part}{dot}{suffix}".lstrip("_"))
     raise ValueError(
-        f"path is {str(path)!r}; {datatype.lower()} data need {part!r} in the file name, "
-        f"for example {str(better)!r}"
+        f"path is {str(path)!r}; {datatype.lower()} data need {part!r} in the file name, for example {str(better)!r}"
     )

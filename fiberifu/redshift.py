@@ -89,9 +89,7 @@ def resolve_redshift(redshift=None, image_meta=None):
     sigma = 0.0
     if isinstance(redshift, (tuple, list)):
         if len(redshift) != 2:
-            raise ValueError(
-                f"redshift must be a number, (mean, sigma) or a Distribution, got {len(redshift)} values"
-            )
+            raise ValueError(f"redshift must be a number, (mean, sigma) or a Distribution, got {len(redshift)} values")
         redshift, sigma = redshift
         sigma = _number(sigma, "redshift sigma")
         if not (np.isfinite(sigma) and sigma >= 0):
@@ -149,8 +147,7 @@ def _check_redshift(z, source):
     if z > MAX_REDSHIFT:
         low, high = TRAINED_REDSHIFTS
         raise ValueError(
-            f"{where} = {z} cannot be rendered (limit {MAX_REDSHIFT}); "
-            f"the models are trained for {low} to {high}"
+            f"{where} = {z} cannot be rendered (limit {MAX_REDSHIFT}); the models are trained for {low} to {high}"
         )
 
 

@@ -34,9 +34,7 @@ SHAPE = (40, 5, 7)
 
 @pytest.fixture
 def provenance():
-    return Provenance(
-        model_id="nano", weights_sha256="0" * 64, redshift=0.03, redshift_source="user", seed=1, ebv=0.02
-    )
+    return Provenance(model_id="nano", weights_sha256="0" * 64, redshift=0.03, redshift_source="user", seed=1, ebv=0.02)
 
 
 @pytest.fixture
@@ -299,9 +297,7 @@ def test_spectra_round_trip(provenance, tmp_path, shape):
 
 def test_spectra_need_matching_positions():
     with pytest.raises(ValueError, match=r"ask for \(2, 40\)"):
-        make_spectra(
-            np.ones((3, 40)), np.ones((3, 40)), None, wavelength=WAVE, positions=CENTER.reshape(1)[[0, 0]]
-        )
+        make_spectra(np.ones((3, 40)), np.ones((3, 40)), None, wavelength=WAVE, positions=CENTER.reshape(1)[[0, 0]])
 
 
 def test_subcube(cube):
@@ -329,9 +325,7 @@ def test_subcube(cube):
 def test_subcube_of_log_grid_writes(provenance, tmp_path):
     wave = np.exp(np.log(3600) + 1e-4 * np.arange(500))
     wcs = cube_wcs(CENTER, (2, 3), 0.5 * u.arcsec, wave)
-    cube = make_cube(
-        np.ones(wcs.array_shape), np.ones(wcs.array_shape), None, wcs=wcs, meta={"provenance": provenance}
-    )
+    cube = make_cube(np.ones(wcs.array_shape), np.ones(wcs.array_shape), None, wcs=wcs, meta={"provenance": provenance})
     part = subcube(cube, wave_range=(3700, 3750))
     write_cube(part, tmp_path / "predicted.fits")
     back = read_cube(tmp_path / "predicted.fits")

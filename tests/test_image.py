@@ -51,9 +51,7 @@ def ccd(data, wcs=None, unit=u.nmgy, band="r", noise=0.01, **kwargs):
     data = np.asarray(data)
     kwargs.setdefault("uncertainty", StdDevUncertainty(np.full(data.shape, noise)))
     meta = {"FILTER": f"DECam {band}", "PSF_FWHM": 1.3, **kwargs.pop("meta", {})}
-    return CCDData(
-        data, unit=unit, wcs=make_wcs(data.shape[-2:]) if wcs is None else wcs, meta=meta, **kwargs
-    )
+    return CCDData(data, unit=unit, wcs=make_wcs(data.shape[-2:]) if wcs is None else wcs, meta=meta, **kwargs)
 
 
 @pytest.fixture
@@ -238,9 +236,7 @@ def test_bad_pixels_stay_where_they_are_and_do_not_spread():
     for angle in (NORTH_UP, ROTATED):
         wcs = make_wcs(data.shape, angle=angle)
         images = {
-            band: ccd(
-                data, wcs, band=band, mask=mask, uncertainty=InverseVariance(ivar), meta={"PSF_FWHM": w}
-            )
+            band: ccd(data, wcs, band=band, mask=mask, uncertainty=InverseVariance(ivar), meta={"PSF_FWHM": w})
             for band, w in (("g", 1.4), ("r", 1.1))
         }
         prepared = prepare_image(images)
@@ -485,9 +481,7 @@ def test_legacy_cutout(data_dir):
     from fiberifu.surveys import read_legacysurvey
 
     folder = data_dir / "legacysurvey"
-    images = read_legacysurvey(
-        folder / "cutout_59.1067_-30.4848.fits", psf=folder / "copsf_59.1067_-30.4848.fits"
-    )
+    images = read_legacysurvey(folder / "cutout_59.1067_-30.4848.fits", psf=folder / "copsf_59.1067_-30.4848.fits")
     prepared = prepare_image(images, ebv=0.01)
     assert prepared.flags == 0 and 1.0 < prepared.psf_fwhm < 1.1
     # g is the broadest: it is a mirrored copy.

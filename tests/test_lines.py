@@ -152,9 +152,7 @@ def test_ratio_errors(arrays):
         (covariance, draws),
         (None, np.random.default_rng(0).normal(mean, sigma, (100_000, 3))),
     ):
-        maps = LineMaps(
-            lines, mean[:, None], sigma[:, None], redshift=0, covariance=None if cov is None else cov[None]
-        )
+        maps = LineMaps(lines, mean[:, None], sigma[:, None], redshift=0, covariance=None if cov is None else cov[None])
         ratio = maps.ratio("S2_6716+S2_6731", "Ha")
         assert_allclose(ratio.data, 0.75)
         assert_allclose(ratio.uncertainty.array, np.std((truth[:, 1] + truth[:, 2]) / truth[:, 0]), rtol=0.02)
@@ -241,10 +239,7 @@ def test_dap_maps_round_trip(maps, arrays, tmp_path):
             "SII-6718",
             "SII-6732",
         ]
-        assert (
-            hdus["EMLINE_GFLUX"].shape == (6, 6, 8)
-            and hdus["EMLINE_GFLUX_MASK"].data[2, 0, 0] & DAPMask.NOVALUE
-        )
+        assert hdus["EMLINE_GFLUX"].shape == (6, 6, 8) and hdus["EMLINE_GFLUX_MASK"].data[2, 0, 0] & DAPMask.NOVALUE
         assert hdus["EMLINE_GFLUX"].data[2, 0, 0] == 0 and hdus["EMLINE_GFLUX_IVAR"].data.dtype.kind == "f"
         for hdu in hdus:
             assert hdu.header["DATATYPE"] == "PREDICTED" and hdu.header["ORIGIN"] == "fiberifu"
@@ -261,9 +256,7 @@ def test_dap_maps_round_trip(maps, arrays, tmp_path):
         assert_array_equal(theirs.flags, ours.flags)
         assert theirs.unit == ours.unit
     good = np.isfinite(arrays["flux"][2])
-    assert_allclose(
-        back.flux["Ha"].uncertainty.array[good], maps.flux["Ha"].uncertainty.array[good], rtol=1e-6
-    )
+    assert_allclose(back.flux["Ha"].uncertainty.array[good], maps.flux["Ha"].uncertainty.array[good], rtol=1e-6)
     assert back.wcs.pixel_to_world(0, 0).separation(maps.wcs.pixel_to_world(0, 0)) < 1e-6 * u.arcsec
 
 

@@ -126,9 +126,7 @@ def test_provenance_round_trip():
     assert header["ORIGIN"] == "fiberifu" and header["DATATYPE"] == "PREDICTED" and header["EBVGAL"] == 0.05
     after = Provenance.from_header(fits.Header.fromstring(header.tostring()))
     assert after.extra == {"BEAM": 1.2, "NOTE": r"\u03b1 \u03b2"}
-    expected = before.replace(
-        redshift_sigma=None, extra=after.extra, training_data=before.training_data.strip()
-    )
+    expected = before.replace(redshift_sigma=None, extra=after.extra, training_data=before.training_data.strip())
     assert after == expected
 
 

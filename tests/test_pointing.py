@@ -29,9 +29,7 @@ def test_regions():
     circle = resolve_positions(regions.CircleSkyRegion(CENTER, 3 * u.arcsec), spaxel=0.5 * u.arcsec)
     np.testing.assert_allclose(len(circle), np.pi * 9 / 0.25, rtol=0.05)
     assert circle.sky.separation(CENTER).arcsec.max() <= 3.0
-    box = resolve_positions(
-        regions.RectangleSkyRegion(CENTER, 4 * u.arcsec, 2 * u.arcsec), spaxel=0.5 * u.arcsec
-    )
+    box = resolve_positions(regions.RectangleSkyRegion(CENTER, 4 * u.arcsec, 2 * u.arcsec), spaxel=0.5 * u.arcsec)
     east, north = CENTER.spherical_offsets_to(box.sky)
     assert np.ptp(east.arcsec) > 2.9 > 2.1 > np.ptp(north.arcsec)
     corners = CENTER.spherical_offsets_by([-2, 2, 0] * u.arcsec, [-2, -2, 2] * u.arcsec)

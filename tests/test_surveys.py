@@ -36,9 +36,7 @@ def viewer_hdus(cube, dec=-30.0):
     ivar = np.full_like(cube, 25)
     ivar[0, 1, 1] = 0
     return (
-        fits.PrimaryHDU(
-            cube, header(dec, BANDS="grz", SURVEY="LegacySurvey", VERSION="DR9", IMAGETYP="IMAGE")
-        ),
+        fits.PrimaryHDU(cube, header(dec, BANDS="grz", SURVEY="LegacySurvey", VERSION="DR9", IMAGETYP="IMAGE")),
         fits.ImageHDU(ivar, header(dec, BANDS="grz", IMAGETYP="INVVAR")),
         fits.ImageHDU(maskbits, header(dec, BANDS="grz", IMAGETYP="MASKBITS")),
     )
@@ -141,9 +139,7 @@ def test_bad_files(tmp_path, cube, read):
 
 def test_real_cutouts(data_dir):
     folder = data_dir / "legacysurvey"
-    images = read_legacysurvey(
-        folder / "cutout_59.1067_-30.4848.fits", psf=folder / "copsf_59.1067_-30.4848.fits"
-    )
+    images = read_legacysurvey(folder / "cutout_59.1067_-30.4848.fits", psf=folder / "copsf_59.1067_-30.4848.fits")
     assert list(images) == ["g", "r", "z"] and all(image.psf.shape == (63, 63) for image in images.values())
     assert all((image.uncertainty.array > 0).all() for image in images.values())
     assert images["g"].meta["BRICK"] == "0591m305"

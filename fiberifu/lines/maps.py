@@ -197,15 +197,12 @@ class LineMaps:
             mask=bits & DAPMask.DONOTUSE != 0,
             flags=bits,
             wcs=self.wcs,
+            meta={} if self.provenance is None else {"provenance": self.provenance},
         )
 
     flux = property(lambda self: self._map("flux"), doc="Line flux, 1e-17 erg/(s cm2).")
-    ew = property(
-        lambda self: self._map("ew"), doc="Rest-frame equivalent width, Angstrom, positive in emission."
-    )
-    continuum = property(
-        lambda self: self._map("continuum"), doc="Pseudo-continuum, 1e-17 erg/(s cm2 Angstrom)."
-    )
+    ew = property(lambda self: self._map("ew"), doc="Rest-frame equivalent width, Angstrom, positive in emission.")
+    continuum = property(lambda self: self._map("continuum"), doc="Pseudo-continuum, 1e-17 erg/(s cm2 Angstrom).")
     velocity = property(lambda self: self._map("velocity"), doc="Velocity relative to ``redshift``, km/s.")
     dispersion = property(lambda self: self._map("dispersion"), doc="Observed velocity dispersion, km/s.")
     instrumental_dispersion = property(
@@ -218,9 +215,7 @@ class LineMaps:
         value, sigma, _ = self._data["flux"]
         return _ByLine(
             self.lines,
-            lambda i: self._ccd(
-                _divide(value[i], sigma[i]), None, u.dimensionless_unscaled, self._mask["flux"][i]
-            ),
+            lambda i: self._ccd(_divide(value[i], sigma[i]), None, u.dimensionless_unscaled, self._mask["flux"][i]),
         )
 
     def ratio(self, numerator, denominator):

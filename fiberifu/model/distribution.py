@@ -12,7 +12,7 @@ import math
 
 import torch
 
-__all__ = ["CoefficientGaussian", "functional_nll", "pixel_nll"]
+__all__ = ["CoefficientGaussian", "amplitude_nll", "pixel_nll"]
 
 
 @dataclasses.dataclass
@@ -56,8 +56,10 @@ def pixel_nll(gaussian, basis, flux, ivar, floor):
 
     Returns
     -------
-    Tensor (F,)
+    nll : Tensor (F,)
         Mean over good pixels; 0 where there is none.
+    precision, shift : Tensor (F, K, K), (F, K)
+        ``B^T W B`` and ``B^T W (flux - B m)``: the normal equations of the residual.
     """
     good = ivar > 0
     weight = torch.where(good, 1 / (1 / ivar.clamp(min=1e-20) + floor**2), 0.0)
@@ -65,19 +67,21 @@ def pixel_nll(gaussian, basis, flux, ivar, floor):
     root = torch.cat([torch.diag_embed(gaussian.diag), gaussian.factors], dim=-1)  # (F, K, K+R)
     precision = (basis * weight[..., None]).transpose(1, 2) @ basis  # B^T W B
     shift = torch.einsum("fpk,fp->fk", basis, weight * residual)
-    inner = root.transpose(1, 2) @ precision @ root
-    inner = inner + torch.eye(inner.shape[-1], device=inner.device)
-    chol = torch.linalg.cholesky((inner + inner.transpose(1, 2)) / 2)
-    half = torch.linalg.solve_triangular(chol, (root.transpose(1, 2) @ shift[..., None]), upper=False)
+    inner = (root.transpose(1, 2) @ precision @ root).double()
+    # `precision` is a float32 sum over thousands of pixels: 1e-5 of the diagonal covers its rounding
+    inner = (inner + inner.transpose(1, 2)) / 2 + torch.diag_embed(1 + 1e-5 * inner.diagonal(dim1=-2, dim2=-1))
+    chol = torch.linalg.cholesky(inner)
+    half = torch.linalg.solve_triangular(chol, (root.transpose(1, 2) @ shift[..., None]).double(), upper=False).float()
     quadratic = (weight * residual**2).sum(-1) - half.square().sum((-1, -2))
-    logdet = 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1) - torch.where(
+    logdet = 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1).float() - torch.where(
         good, weight.clamp(min=1e-30).log(), 0.0
     ).sum(-1)
     n = good.sum(-1)
-    return 0.5 * torch.where(n > 0, (quadratic + logdet) / n.clamp(min=1) + math.log(2 * math.pi), 0.0)
+    nll = 0.5 * torch.where(n > 0, (quadratic + logdet) / n.clamp(min=1) + math.log(2 * math.pi), 0.0)
+    return nll, precision, shift
 
 
-def functional_nll(gaussian, basis, flux, ivar, floor, n_continuum):
+def amplitude_nll(gaussian, precision, shift, n_continuum):
     """Negative log-likelihood of the line amplitudes that the spectra themselves give.
 
     Amplitudes and errors come from weighted least squares of each spectrum on the basis (continuum marginalised); they
@@ -86,29 +90,29 @@ def functional_nll(gaussian, basis, flux, ivar, floor, n_continuum):
 
     Parameters
     ----------
-    gaussian, basis, flux, ivar, floor
-        As for `pixel_nll`.
+    gaussian : CoefficientGaussian
+    precision, shift : Tensor (F, K, K), (F, K)
+        Normal equations of the residual, as from `pixel_nll`.
     n_continuum : int
         Coefficients before the first amplitude.
 
     Returns
     -------
     Tensor (F,)
-        Mean over the lines on good pixels; 0 where there is none. Free of units: a constant scale is taken out.
+        Mean over the lines on good pixels; 0 where there is none. Amplitudes are in units of the anchor.
     """
-    with torch.no_grad():
-        weight = torch.where(ivar > 0, 1 / (1 / ivar.clamp(min=1e-20) + floor**2), 0.0)
-        normal = ((basis * weight[..., None]).transpose(1, 2) @ basis).double()
-        shift = torch.einsum("fpk,fp->fk", basis, weight * flux).double()
-        scale = normal.diagonal(dim1=-2, dim2=-1).clamp(min=1e-30).rsqrt()
-        normal = normal * scale[:, :, None] * scale[:, None] + 1e-6 * torch.eye(normal.shape[-1]).to(normal)
-        inverse = torch.linalg.inv(normal)
-        best = (scale * (inverse @ (scale * shift)[..., None])[..., 0])[:, n_continuum:].float()
-        error = (scale * inverse.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt())[:, n_continuum:].float()
-        seen = (weight[..., None] * (basis[..., n_continuum:] > 0)).sum(1) > 0
-        unit = gaussian.mean.abs()[:, :1].clamp(min=1e-3)  # the anchor
-        usable = seen & torch.isfinite(best) & (error < 100 * unit)
     mean, k = gaussian.mean[:, n_continuum:], n_continuum
+    with torch.no_grad():
+        normal = precision.double()
+        scale = normal.diagonal(dim1=-2, dim2=-1).clamp(min=1e-30).rsqrt()
+        ridge = 1e-6 * torch.eye(normal.shape[-1], device=normal.device, dtype=normal.dtype)
+        inverse = torch.linalg.inv(normal * scale[:, :, None] * scale[:, None] + ridge)
+        step = (scale * (inverse @ (scale * shift)[..., None])[..., 0])[:, k:].float()
+        error = (scale * inverse.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt())[:, k:].float()
+        best = mean + step
+        unit = gaussian.mean.abs()[:, :1].clamp(min=1e-3)
+        seen = normal.diagonal(dim1=-2, dim2=-1)[:, k:] > 1e-12
+        usable = seen & torch.isfinite(best) & (error < 100 * unit)
     variance = gaussian.diag[:, k:] ** 2 + gaussian.factors[:, k:].square().sum(-1)
     variance = (variance + torch.where(usable, error, 1.0) ** 2) / unit**2
     residual = torch.where(usable, best - mean, 0.0) / unit

@@ -113,12 +113,15 @@ class LocalView(nn.Module):
             -1,
         )
         near = self.near(torch.cat([fine.flatten(1), aperture, conditions], -1))
-        kernel = 2 * round(c.surround_step / c.pixel_scale / 2) + 1
-        blurred, cover = (
-            nn.functional.avg_pool2d(x, kernel, stride=1, padding=kernel // 2) for x in (clean, good)
-        )  # fmt: skip
+        blurred, cover = (self._blur(x) for x in (clean, good))
         coarse, seen = self._read(blurred, cover, galaxy, offset[:, None] + self.coarse)
         return near, self.around(torch.cat([coarse.flatten(1), seen.flatten(1)], -1)), flux, error
+
+    def _blur(self, x):
+        """Running mean over the step of the coarse grid, one axis after the other."""
+        size = 2 * round(self.config.surround_step / self.config.pixel_scale / 2) + 1
+        x = nn.functional.avg_pool2d(x, (size, 1), stride=1, padding=(size // 2, 0))
+        return nn.functional.avg_pool2d(x, (1, size), stride=1, padding=(0, size // 2))
 
     def _read(self, value, cover, galaxy, points):
         """Compressed brightness where it is covered, and the cover, each (F, C, G)."""

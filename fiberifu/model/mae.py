@@ -10,7 +10,7 @@ from torch import nn
 
 from .basis import RestBasis, desi_lsf, pixel_edges
 from .decoder import Decoded, PatchDecoder, QueryDecoder
-from .distribution import functional_nll, pixel_nll
+from .distribution import amplitude_nll, pixel_nll
 from .encoder import Encoder
 from .local import LocalView
 from .masking import hide_image, show_spectrum
@@ -147,7 +147,9 @@ class FiberMAE(nn.Module):
         context, hidden = None, ivar
         if show.shape[1]:
             index = torch.arange(size, device=galaxy.device)
-            context = self.context_tokens(image, sigma, index, offset[first], flux[first], ivar[first], redshift[first], show)
+            context = self.context_tokens(
+                image, sigma, index, offset[first], flux[first], ivar[first], redshift[first], show
+            )
             seen = torch.zeros(len(ivar), n_patches, dtype=torch.bool, device=ivar.device)
             seen[first] = seen[first].scatter(1, show, True)
             # what was shown is not scored: the noise of a pixel must not be learned as signal
@@ -176,8 +178,8 @@ class FiberMAE(nn.Module):
         basis = self.basis.render(self.edges, redshift, decoded.sigma_gas, lsf)
         mean = torch.einsum("fpk,fk->fp", basis, decoded.gaussian.mean).detach()
         floor = self.log_floor.exp() * mean.abs() + 1e-4
-        pixels = pixel_nll(decoded.gaussian, basis, flux, ivar, floor)
-        lines = functional_nll(decoded.gaussian, basis, flux, ivar, floor.detach(), self.config.n_continuum)
+        pixels, precision, shift = pixel_nll(decoded.gaussian, basis, flux, ivar, floor)
+        lines = amplitude_nll(decoded.gaussian, precision, shift, self.config.n_continuum)
         usable = (ivar > 0).any(-1) & torch.isfinite(decoded.scale_error)
         return tuple(torch.where(usable, x, 0.0).sum() / usable.sum().clamp(min=1) for x in (pixels, lines))
 
@@ -202,5 +204,3 @@ def hidden_score(mean, log_sigma, value, noise):
     """Gaussian negative log-likelihood with the pixel's own noise added to the model's."""
     variance = (2 * log_sigma).exp() + noise**2
     return 0.5 * ((value - mean) ** 2 / variance + variance.log())
-
-

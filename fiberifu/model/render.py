@@ -47,7 +47,7 @@ class Renderer:
         self._cache = {}
 
     def continuum(self, redshift):
-        """Continuum basis (P, K) at a redshift, at the resolution asked for where that is coarser than the templates'."""
+        """Continuum basis (P, K) at a redshift, broadened where the resolution asked for is coarser than its own."""
         if redshift not in self._cache:
             z = torch.tensor([redshift])
             wave = (self.edges[1:] + self.edges[:-1]).float() / 2
@@ -122,4 +122,3 @@ class Renderer:
                                              (first.expand(len(sigma), -1), size))  # fmt: skip
         on = (wave > self.edges[0]) & (wave < self.edges[-1])
         return first[0][:, None] + torch.arange(size), profile * on[:, None] * (1 + node.redshift)
-

@@ -69,9 +69,7 @@ def read_legacysurvey(path, *, psf=None):
         raise ValueError(f"{path}: no image with BANDS or BAND in its header; is it a viewer cutout?")
     psfs = _read_psf(psf)
     return {
-        name: _ccd(
-            name, *image, celestial_wcs(image[1], path), header, ivars.get(name), maskbits, psfs.get(name)
-        )
+        name: _ccd(name, *image, celestial_wcs(image[1], path), header, ivars.get(name), maskbits, psfs.get(name))
         for name, image in images.items()
     }
 
@@ -105,9 +103,7 @@ def _ccd(name, plane, header, wcs, primary, ivar, maskbits, psf):
         saturated = (maskbits & (1 << _SATURATED_BIT[name])) != 0
         mask |= (maskbits & (1 << _ALLMASK_BIT[name])) != 0
         flags = np.where(saturated, int(Flag.SATURATED), 0)
-    return CCDData(
-        data, unit=u.nmgy, wcs=wcs, uncertainty=uncertainty, mask=mask, flags=flags, psf=psf, meta=meta
-    )
+    return CCDData(data, unit=u.nmgy, wcs=wcs, uncertainty=uncertainty, mask=mask, flags=flags, psf=psf, meta=meta)
 
 
 def _native(array):

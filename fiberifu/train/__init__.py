@@ -8,7 +8,16 @@ from .batches import augment, drop_bands, simulated_batches
 from .config import Recipe
 from .loop import train
 
-__all__ = ["Recipe", "augment", "drop_bands", "fill_basis", "main", "principal_components", "simulated_batches", "train"]
+__all__ = [
+    "Recipe",
+    "augment",
+    "drop_bands",
+    "fill_basis",
+    "main",
+    "principal_components",
+    "simulated_batches",
+    "train",
+]
 
 
 def main(recipe, output, *, data=None, stop_after=None, device="cpu"):
@@ -44,6 +53,8 @@ def main(recipe, output, *, data=None, stop_after=None, device="cpu"):
         build_template_pack(data or find_data_dir(), pack)
     model, step = train(settings, pack, output, stop_after=stop_after, device=device)
     passport = {"recipe_sha256": settings.sha256(), "seed": settings.seed, "steps": step, "training_data": "simulated"}
-    card = f"# {settings.model.name}\n\nTrained for {step} of {settings.steps} steps on simulated galaxies. Not scored.\n"
+    card = (
+        f"# {settings.model.name}\n\nTrained for {step} of {settings.steps} steps on simulated galaxies. Not scored.\n"
+    )
     save_checkpoint(output / "model", model, card=card, passport=passport)
     return f"{step} of {settings.steps} steps; weights in {output / 'model'}"

@@ -21,7 +21,18 @@ def _start(pack_path, settings):
 
 def _make(n, seed):
     batch = _simulator.batch(n, seed)
-    keep = ("image", "sigma", "present", "psf_fwhm", "fiber_galaxy", "fiber_offset", "fiber_redshift", "sigma_z", "flux", "ivar")
+    keep = (
+        "image",
+        "sigma",
+        "present",
+        "psf_fwhm",
+        "fiber_galaxy",
+        "fiber_offset",
+        "fiber_redshift",
+        "sigma_z",
+        "flux",
+        "ivar",
+    )
     return {k: batch[k].numpy() for k in keep}
 
 

@@ -107,7 +107,9 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
                 bad = 0
             else:  # skip the step; a run that cannot recover stops rather than writing such weights
                 bad += 1
-                logger.warning("step %d: loss %s, gradient norm %s; skipped", step_now, losses.total.item(), norm.item())
+                logger.warning(
+                    "step %d: loss %s, gradient norm %s; skipped", step_now, losses.total.item(), norm.item()
+                )
                 if bad == 10:
                     raise FloatingPointError(f"step {step_now}: ten steps in a row were not finite")
             ema = min(recipe.ema, (step_now + 1) / (step_now + 10))
@@ -116,7 +118,10 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
                     average[name].lerp_(value, 1 - ema) if value.is_floating_point() else average[name].copy_(value)
             step = step_now + 1
             if step_now % 10 == 0:
-                row = (step_now, *(f"{x.item():.5f}" for x in (losses.spectrum, losses.lines, losses.image, losses.redshift, norm)))
+                row = (
+                    step_now,
+                    *(f"{x.item():.5f}" for x in (losses.spectrum, losses.lines, losses.image, losses.redshift, norm)),
+                )
                 log((*row, f"{time.monotonic() - start:.1f}"))
             if time.monotonic() - saved > recipe.checkpoint_seconds:
                 save()

@@ -1,0 +1,285 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The command line: ``fiberifu demo``, ``observe``, ``info`` and ``train``.
+
+Arguments become one call of the library each.  What is heavy is imported when needed: ``--help`` is quick.
+"""
+
+import argparse
+import logging
+import os
+import re
+import sys
+import warnings
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Predict what an integral field spectrograph would see, from an image of a galaxy.
+
+What fiberifu makes is predicted from an image, never observed; its files and figures say so."""
+
+EXAMPLES = """\
+start here:
+  fiberifu demo -o demo                                       all of it on an embedded galaxy, offline
+  fiberifu observe cutout.fits --redshift 0.03 -o results     a cube and line maps from your image
+  fiberifu info                                               the bundled model: what it can do and cannot
+
+'fiberifu COMMAND --help' tells more about each."""
+
+DEMO = """\
+Runs the main job on an embedded image of a simulated galaxy, with the bundled model and without a network:
+a cube, maps of emission lines and a one-page summary, in the folder DIR."""
+
+OBSERVE = """\
+Predicts a cube, or the spectra of fibres (--position), from an image, and writes to the folder DIR:
+  NAME_predicted_cube.fits      cube (wave, y, x) with its errors; or NAME_predicted_spectra.fits
+  NAME_predicted_maps.fits      emission lines, as MaNGA's MAPS;   or NAME_predicted_lines.ecsv
+  NAME_predicted_summary.png    all of it on one page"""
+
+OBSERVE_EXAMPLES = """\
+IMAGE is a cutout of the Legacy Surveys' viewer, or one file per band: BAND=FILE. Files of the Dark Energy
+Survey are known; others need a celestial WCS and BUNIT (such as nJy). Bands are g, r, i, z; any may lack.
+
+examples:
+  fiberifu observe cutout.fits --redshift 0.03 -o results
+  fiberifu observe cutout.fits --redshift 0.03 --size 40 --spaxel 1 -o results
+  fiberifu observe g=DES_g.fits r=DES_r.fits z=DES_z.fits --redshift 0.03 -o spiral
+  fiberifu observe cutout.fits --redshift 0.03 --position 59.1067 -30.4848 -o fibre
+
+A cutout with its errors: https://www.legacysurvey.org/viewer/cutout.fits?ra=RA&dec=DEC&layer=ls-dr9&invvar"""
+
+INFO = """\
+Shows a model's card (the bundled model by default), or where a FITS file of fiberifu comes from."""
+
+INFO_EXAMPLES = """\
+examples:
+  fiberifu info
+  fiberifu info results/cutout_predicted_cube.fits"""
+
+TRAIN = """\
+Trains a model by a recipe, on simulated galaxies; the weights go to DIR/model.
+The same command resumes a run."""
+
+
+def main(args=None):
+    """Run the command line.
+
+    Parameters
+    ----------
+    args : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 2 for errors of use (said in one line on stderr), 130 when interrupted.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    # argparse takes -30:29:05 for an option; behind a blank it is a value.
+    args = [f" {arg}" if re.match(r"-\d", arg) else arg for arg in args]
+    parser = _parser()
+    options = parser.parse_args(args)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    # Figures are drawn into files: no window, and no display needed.
+    os.environ.setdefault("MPLBACKEND", "agg")
+    logging.basicConfig(format="fiberifu: %(message)s")
+    import astropy  # noqa: F401  (its import takes over the display of warnings: before ours, not after)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            options.run(options)
+        except KeyboardInterrupt:
+            print("fiberifu: interrupted; --resume goes on where files are missing", file=sys.stderr)
+            return 130
+        except (ValueError, OSError) as error:
+            print(f"fiberifu: error: {_one_line(error)}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def _show_warning(message, *args, **keywords):
+    print(f"fiberifu: warning: {message}", file=sys.stderr)
+
+
+def _one_line(error):
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+# ---------------------------------------------------------------- arguments
+class _Version(argparse.Action):
+    def __call__(self, parser, *args, **keywords):
+        import fiberifu
+
+        print(f"fiberifu {fiberifu.__version__}")
+        parser.exit()
+
+
+def _parser():
+    def command(name, run, help, description, epilog=None):
+        sub = commands.add_parser(name, help=help, description=description, epilog=epilog, formatter_class=plain)
+        sub.set_defaults(run=run)
+        return sub
+
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="fiberifu", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=plain)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    demo = command("demo", _demo, "all of it on an embedded galaxy", DEMO)
+    observe = command("observe", _observe, "a cube, or spectra, from your image", OBSERVE, OBSERVE_EXAMPLES)
+    info = command("info", _info, "a model's card, or where a file comes from", INFO, INFO_EXAMPLES)
+    train = command("train", _train, "train a model", TRAIN)
+
+    observe.add_argument("image", nargs="+", metavar="IMAGE", help="a FITS file, or BAND=FILE for each band")
+    observe.add_argument(
+        "--redshift",
+        type=_redshift,
+        metavar="Z",
+        help="redshift, or Z,SIGMA; without it the image's header is asked, then the model guesses, with a warning",
+    )
+    places = observe.add_mutually_exclusive_group()
+    places.add_argument("--size", type=_positive, default=30, metavar="S", help="side of the cube in arcsec (30)")
+    places.add_argument(
+        "--position",
+        nargs=2,
+        action="append",
+        metavar=("RA", "DEC"),
+        help="a fibre, in degrees or as 1:51:48.5 -0:15:50; may be given again",
+    )
+    observe.add_argument("--spaxel", type=_positive, default=0.5, metavar="P", help="side of a spaxel in arcsec (0.5)")
+    observe.add_argument("--center", nargs=2, metavar=("RA", "DEC"), help="of the cube; the image's by default")
+    observe.add_argument(
+        "--aperture",
+        type=_positive,
+        default=1.5,
+        metavar="D",
+        help="diameter of the fibres in arcsec (1.5: DESI; 2: MaNGA; 3: SDSS)",
+    )
+    observe.add_argument("--psf", metavar="FILE", help="PSF file of the Legacy Surveys' viewer (coadd-psf)")
+    observe.add_argument("--ebv", type=float, metavar="E", help="Galactic E(B-V), SFD scale, in mag (0)")
+    observe.add_argument("--deredden", action="store_true", help="correct the output for Galactic extinction")
+    observe.add_argument("--name", help="first part of the files' names; the image's by default")
+    for sub in (demo, observe):
+        sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
+        sub.add_argument(
+            "--model", metavar="MODEL", help="a model folder, or hf://owner/name; the bundled one by default"
+        )
+        sub.add_argument("--seed", type=int, default=0, help="of random numbers (0); recorded in the files")
+        sub.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
+        again = sub.add_mutually_exclusive_group()
+        again.add_argument("--overwrite", action="store_true", help="replace files in DIR")
+        again.add_argument("--resume", action="store_true", help="keep the files that are there; same settings only")
+
+    info.add_argument("target", nargs="?", metavar="MODEL|FILE", help="a model folder or a FITS file of fiberifu")
+    train.add_argument("recipe", metavar="RECIPE", help="TOML file")
+    train.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the run")
+    train.add_argument("--data", metavar="FOLDER", help="of the survey templates")
+    train.add_argument("--stop-after", type=_positive, metavar="SECONDS")
+    train.add_argument("--device", default="cpu", help="cpu or cuda")
+    return parser
+
+
+def _positive(text):
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def _redshift(text):
+    """``Z`` or ``Z,SIGMA``; whether the values make sense is for the library to say."""
+    parts = [float(part) for part in text.split(",")]
+    if len(parts) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither Z nor Z,SIGMA")
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+# ---------------------------------------------------------------- commands
+def _demo(options):
+    from . import jobs
+
+    _report(options, *jobs.run_demo(options.output, **_common(options)))
+
+
+def _observe(options):
+    from . import jobs
+
+    image, files = jobs.read_image(options.image, psf=options.psf)
+    keywords = _common(options)
+    keywords |= {"redshift": options.redshift, "ebv": options.ebv, "deredden": options.deredden}
+    if options.position:
+        keywords |= {"positions": _sky(options.position), "aperture": _arcsec(options.aperture)}
+    else:
+        keywords |= {"size": _arcsec(options.size), "spaxel": _arcsec(options.spaxel)}
+        keywords["center"] = _sky([options.center])[0] if options.center else None
+    inputs = {str(file): jobs.sha256_of(file) for file in [*files, *([options.psf] if options.psf else [])]}
+    name = options.name or jobs.name_of(files)
+    _report(options, *jobs.observe_to_folder(image, options.output, name=name, inputs=inputs, **keywords))
+
+
+def _info(options):
+    from . import jobs
+
+    print(jobs.describe(options.target))
+
+
+def _train(options):
+    from .train import main as train
+
+    logging.getLogger("fiberifu").setLevel(logging.INFO)
+    done = train(
+        options.recipe,
+        options.output,
+        data=options.data,
+        stop_after=options.stop_after,
+        device=options.device,
+    )
+    print(done)
+
+
+def _common(options):
+    names = ("model", "seed", "overwrite", "resume")
+    return {name: getattr(options, name) for name in names} | {"progress": not options.quiet}
+
+
+def _report(options, prediction, paths):
+    """The files and their sizes, the self-check, the flags in words."""
+    from . import jobs
+    from .plot.summary import flags_in_words
+
+    if options.quiet:
+        return
+    for path in paths:
+        print(f"{path}  {jobs.size_of(path)}")
+    if prediction is None:
+        print("All of it was there already.")
+        return
+    residuals = [(row["band"], row["residual"].value) for row in prediction.self_check]
+    check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: no such band
+    print(f"Self-check, image against prediction in mag: {check or 'no position to compare'}")
+    print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
+    print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
+
+
+def _arcsec(value):
+    import astropy.units as u
+
+    return value * u.arcsec
+
+
+def _sky(pairs):
+    """RA and Dec, in degrees or sexagesimal (then RA in hours), as SkyCoord."""
+    from astropy.coordinates import SkyCoord
+
+    hours = any(":" in ra or "h" in ra for ra, _ in pairs)
+    try:
+        return SkyCoord(
+            [ra for ra, _ in pairs], [dec for _, dec in pairs], unit=("hourangle" if hours else "deg", "deg")
+        )
+    except ValueError as error:
+        raise ValueError(f"RA DEC is {pairs}: {error}; give degrees, or 1:51:48.5 -0:15:50") from error

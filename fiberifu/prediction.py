@@ -1,0 +1,406 @@
+"""What `~fiberifu.VirtualIFU` returns: coefficients now; pixels, lines, samples and files when asked."""
+
+import dataclasses
+import functools
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable
+
+from . import formats  # noqa: F401  (Spectrum.read then knows our files)
+from .extinction import mw_transmission
+from .flags import Flag
+
+__all__ = ["FLUX_DENSITY", "Prediction"]
+
+FLUX_DENSITY = u.Unit("1e-17 erg / (s cm2 AA)")
+C_KMS = 299792.458
+CHUNK = 512  # positions rendered together
+
+
+@dataclasses.dataclass(eq=False)
+class Prediction:
+    """Spectra predicted from an image, as a Gaussian of basis coefficients per position. **Not an observation.**
+
+    Made by `VirtualIFU.predict <fiberifu.VirtualIFU.predict>` and `predict_cube`; everything below is computed on
+    demand, in chunks, from the coefficients.
+
+    Attributes
+    ----------
+    positions : `~astropy.coordinates.SkyCoord`
+        Of any shape; for a cube (ny, nx).
+    wcs : `~astropy.wcs.WCS` or None
+        Celestial WCS of a cube (East left, North up); None for a list of positions.
+    wavelength : `~astropy.units.Quantity`, shape (n_wave,)
+        Vacuum.
+    redshift : float
+        Mean of the redshifts marginalised over.
+    flags : ndarray of int, same shape as ``positions``
+        `~fiberifu.Flag` bits.
+    card : str
+        Model card of the weights.
+    provenance : `~fiberifu.provenance.Provenance`
+    image : `~fiberifu.image.PreparedImage`
+    beam : `~astropy.units.Quantity`
+        Effective FWHM: image PSF and aperture together.
+    """
+
+    positions: object
+    wcs: object
+    wavelength: u.Quantity
+    redshift: float
+    flags: np.ndarray
+    card: str
+    provenance: object
+    image: object
+    beam: u.Quantity
+    aperture: object
+    nodes: list = dataclasses.field(repr=False)
+    renderer: object = dataclasses.field(repr=False)
+    photometry: dict = dataclasses.field(repr=False)
+    usable: np.ndarray = dataclasses.field(repr=False)
+    ebv_out: float = 0.0
+
+    @property
+    def shape(self):
+        """Shape of the positions."""
+        return self.positions.shape
+
+    # --- pixels ---------------------------------------------------------------------------------------------------
+    def _moments(self):
+        """Mean and variance (N, n_wave) float32, marginalised over redshift; NaN nowhere, see `_mask`."""
+        n, size = len(self.nodes[0].sigma_lines), len(self.wavelength)
+        mean, variance = np.empty((n, size), np.float32), np.empty((n, size), np.float32)
+        for start in range(0, n, CHUNK):
+            rows = slice(start, min(start + CHUNK, n))
+            first = second = 0.0
+            for node in self.nodes:
+                m, v = (x.numpy() for x in self.renderer.moments(node, rows))
+                first = first + node.weight * m
+                second = second + node.weight * (v if len(self.nodes) == 1 else v + m**2)
+            mean[rows] = first
+            variance[rows] = second if len(self.nodes) == 1 else second - first**2
+        return mean, variance
+
+    def _mask(self):
+        """True = bad: no coverage by the basis at any of the redshifts, or no prediction at the position."""
+        covered = np.all([self.renderer.covered(node.redshift).numpy() for node in self.nodes], axis=0)
+        return ~(self.usable[:, None] & covered)
+
+    @functools.cached_property
+    def _rendered(self):
+        mean, variance = self._moments()
+        mask = self._mask()
+        with np.errstate(divide="ignore"):
+            ivar = np.where(mask | ~(variance > 0), 0, 1 / variance).astype(np.float32)
+        return mean, ivar, mask
+
+    def spectrum(self):
+        """Spectra at the positions.
+
+        Returns
+        -------
+        `~specutils.Spectrum` (formerly ``Spectrum1D``)
+            Flux ``positions.shape + (n_wave,)`` in the aperture, 1e-17 erg/(s cm2 Angstrom), with `InverseVariance`
+            (of the noiseless spectrum: model and photometric error) and a mask; this prediction in
+            ``meta["prediction"]``.
+        """
+        from .cube import make_spectra
+
+        mean, ivar, mask = (x.reshape(*self.shape, -1) for x in self._rendered)
+        spectrum = make_spectra(
+            mean, ivar, mask, wavelength=self.wavelength, positions=self.positions, meta=self._meta()
+        )
+        spectrum.meta["prediction"] = self
+        return spectrum
+
+    def cube(self):
+        """The predicted cube.
+
+        Returns
+        -------
+        `~specutils.Spectrum`
+            Flux (wave, y, x) per spaxel, with a 3-D FITS WCS, `InverseVariance` and a mask.
+
+        Raises
+        ------
+        ValueError
+            When the prediction is a list of positions.
+        """
+        from .cube import cube_wcs, make_cube
+
+        if self.wcs is None:
+            raise ValueError("cube(): this prediction is a list of positions; use spectrum(), or predict_cube()")
+        mean, ivar, mask = (np.moveaxis(x.reshape(*self.shape, -1), -1, 0) for x in self._rendered)
+        center = self.wcs.pixel_to_world((self.shape[1] - 1) / 2, (self.shape[0] - 1) / 2)
+        spaxel = abs(self.wcs.wcs.cdelt[1]) * u.deg
+        wcs = cube_wcs(center, self.shape, spaxel, self.wavelength)
+        cube = make_cube(mean, ivar, mask, wcs=wcs, meta=self._meta())
+        cube.meta["prediction"] = self
+        return cube
+
+    def sample(self, n, *, seed=0):
+        """Draw noiseless spectra: coherent in wavelength, as the errors are; positions are drawn independently.
+
+        Parameters
+        ----------
+        n : int
+        seed : int
+
+        Returns
+        -------
+        `~astropy.units.Quantity`, shape (n,) + positions.shape + (n_wave,)
+        """
+        import torch
+
+        if n < 1:
+            raise ValueError(f"n={n}: draw at least one sample")
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.tensor([node.weight for node in self.nodes])
+        chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
+        out = np.empty((n, len(self.usable), len(self.wavelength)), np.float32)
+        for i, index in enumerate(chosen):
+            node = self.nodes[index]
+            mean = self.renderer.mean(node, node.gaussian.sample(1, generator)[0])
+            noise = torch.randn(mean.shape, generator=generator)
+            out[i] = (mean * (1 + self.renderer.floor * noise)).numpy()
+        return out.reshape(n, *self.shape, -1) * FLUX_DENSITY
+
+    # --- lines ----------------------------------------------------------------------------------------------------
+    def line_maps(self, lines="strong"):
+        """Emission-line fluxes, widths and their errors, by projection of the line amplitudes: no cube, no fit.
+
+        Fluxes are emergent gas-only fluxes (above the stellar absorption). Velocities are not predicted from an image.
+
+        Parameters
+        ----------
+        lines : str or sequence of str
+            A table name ("strong", "all") or line keys.
+
+        Returns
+        -------
+        `~fiberifu.lines.LineMaps`
+        """
+        from .lines import LineMaps
+        from .lines.maps import DAPMask
+
+        table = _select_lines(lines)
+        keys = [str(key) for key in table["key"]]
+        flux, cont, joint = self._line_moments(table)
+        shape = (len(keys), *self.shape)
+        sigma = np.sqrt(np.diagonal(joint["flux"], axis1=1, axis2=2)).T
+        width, width_sigma = joint["ew"]
+        bad = ~self.usable
+        mask = np.where(bad, np.int32(DAPMask.NOVALUE | DAPMask.DONOTUSE), 0) + np.zeros((len(keys), 1), np.int32)
+        off = ~np.array([self._on_grid(key) for key in keys])
+        mask[off] |= np.int32(DAPMask.NOCOV | DAPMask.DONOTUSE)
+        instrument = self._instrumental_dispersion(keys)
+        gas = np.mean([node.sigma_lines.numpy() for node in self.nodes], axis=0)
+        return LineMaps(
+            keys,
+            flux.reshape(shape),
+            sigma.reshape(shape),
+            width.reshape(shape),
+            width_sigma.reshape(shape),
+            cont[0].reshape(shape),
+            cont[1].reshape(shape),
+            redshift=self.redshift,
+            dispersion=np.hypot(gas, instrument[:, None]).reshape(shape),
+            instrumental_dispersion=np.broadcast_to(instrument[:, None], flux.shape).reshape(shape),
+            mask=mask.reshape(shape),
+            flags=self.flags,
+            wcs=self.wcs,
+            positions=None if self.wcs is not None else self.positions,
+            covariance=joint["flux"].reshape(*self.shape, len(keys), len(keys)),
+            provenance=self.provenance,
+        )
+
+    def _line_moments(self, table):
+        """Moments of fluxes, sideband continua and equivalent widths over the redshift nodes, each (L, N)."""
+        flux_mean, flux_second, cont_mean, cont_second, ew_mean, ew_second = 0, 0, 0, 0, 0, 0
+        for node in self.nodes:
+            lines, sides = self._functionals(node, table)
+            n = len(lines)
+            g = node.gaussian
+            both = np.concatenate([lines, sides])
+            mean = (g.mean.numpy() @ both.T).T  # (2L, N)
+            root = np.einsum("mk,nkr->nmr", both, g.factors.numpy())
+            cov = root @ root.transpose(0, 2, 1) + np.einsum(
+                "mk,nk,lk->nml", both, g.diag.numpy() ** 2, both, optimize=True
+            )
+            z1 = 1 + node.redshift
+            f, c = mean[:n], mean[n:]
+            safe = np.where(np.abs(c) > 0, c, np.nan)
+            ew = f / safe / z1
+            # first-order propagation of the ratio, with the covariance of line and continuum
+            i = np.arange(n)
+            vf, vc, vfc = cov[:, i, i].T, cov[:, n + i, n + i].T, cov[:, i, n + i].T
+            ew_var = (vf - 2 * ew * z1 * vfc + (ew * z1) ** 2 * vc) / (safe * z1) ** 2
+            w = node.weight
+            flux_mean, cont_mean, ew_mean = flux_mean + w * f, cont_mean + w * c, ew_mean + w * ew
+            flux_second = flux_second + w * (cov[:, :n, :n] + np.einsum("ln,mn->nlm", f, f))
+            cont_second = cont_second + w * (vc + c**2)
+            ew_second = ew_second + w * (ew_var + ew**2)
+        flux_cov = flux_second - np.einsum("ln,mn->nlm", flux_mean, flux_mean)
+        sd = lambda second, mean: np.sqrt(np.clip(second - mean**2, 0, None))  # noqa: E731
+        return (
+            flux_mean,
+            (cont_mean, sd(cont_second, cont_mean)),
+            {"flux": flux_cov, "ew": (ew_mean, sd(ew_second, ew_mean))},
+        )
+
+    def _functionals(self, node, table):
+        """Weights (L, K) that turn coefficients into line fluxes, and into sideband continua at the lines."""
+        from .model import LINES
+
+        basis, k = self.renderer.basis, self.renderer.basis.config.n_continuum
+        wave, shapes, tie = basis.rest_wave.numpy(), basis.continuum.numpy(), basis.tie.numpy()
+        z1 = 1 + node.redshift
+        lines, sides = np.zeros((2, len(table), basis.n_coefficients))
+        for i, row in enumerate(table):
+            index = LINES.index(str(row["key"]))
+            rest = float(basis.line_wave[index])
+            through = self._transmission(rest * z1)
+            lines[i, k:] = tie[index] * z1 * through
+            bands = [row[side].to_value(u.AA) for side in ("blue", "red")]
+            levels = [shapes[:, (wave > low) & (wave < high)].mean(1) for low, high in bands]
+            centres = [band.mean() for band in bands]
+            part = (rest - centres[0]) / (centres[1] - centres[0])
+            sides[i, :k] = (levels[0] * (1 - part) + levels[1] * part) * through
+        return lines, sides
+
+    def _transmission(self, observed):
+        return float(mw_transmission(observed, self.ebv_out)) if self.ebv_out else 1.0
+
+    def _observed(self, key):
+        from .model import LINE_WAVELENGTH
+
+        return LINE_WAVELENGTH[key] * (1 + self.redshift)
+
+    def _on_grid(self, key):
+        return self.wavelength[0].value < self._observed(key) < self.wavelength[-1].value
+
+    def _instrumental_dispersion(self, keys):
+        import torch
+
+        wave = np.array([self._observed(key) for key in keys])
+        return self.renderer.lsf(torch.as_tensor(wave)).numpy() / wave * C_KMS
+
+    # --- checks and files -----------------------------------------------------------------------------------------
+    @functools.cached_property
+    def self_check(self):
+        """Synthetic photometry of the prediction against the image, band by band, before any correction.
+
+        Tests colour and geometry, not lines.
+
+        Returns
+        -------
+        `~astropy.table.QTable`
+            ``band``; ``observed``, ``predicted``: summed aperture fluxes [nanomaggy] over the positions measured in the
+            band; ``residual``: -2.5 log10(observed / predicted) of the sums [mag]; ``scatter``: 68 % half-range of
+            the residuals of single positions with S/N > 10 [mag]; ``pull``: rms of (observed - predicted) / error
+            over positions; ``n``: positions.
+        """
+        flux, error, predicted = (self.photometry[name] for name in ("flux", "error", "predicted"))
+        rows = []
+        for i, band in enumerate(self.image.bands):
+            good = np.isfinite(error[:, i]) & self.usable
+            f, e, p = flux[good, i], error[good, i], predicted[good, i]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                residual = -2.5 * np.log10(f.sum() / p.sum()) if good.any() else np.nan
+                single = -2.5 * np.log10(f / p)[(f > 10 * e) & (p > 0)]
+            scatter = np.diff(np.percentile(single, [16, 84]))[0] / 2 if len(single) else np.nan
+            pull = np.sqrt(np.mean(((f - p) / e) ** 2)) if good.any() else np.nan
+            rows.append((band, f.sum(), p.sum(), residual, scatter, pull, int(good.sum())))
+        names = ("band", "observed", "predicted", "residual", "scatter", "pull", "n")
+        table = QTable(rows=rows, names=names)
+        for name, unit in (("observed", u.nmgy), ("predicted", u.nmgy), ("residual", u.mag), ("scatter", u.mag)):
+            table[name].unit = unit
+        return QTable(table)
+
+    def _meta(self):
+        """Metadata of every product: provenance, flags and the error factors that make later line fits honest."""
+        return {
+            "provenance": self.provenance,
+            "factors": self._factors(),
+            "flags": self.flags,
+            "card": self.card,
+            "redshift": self.redshift,
+            "header": {
+                "BEAM": (float(self.beam.to_value(u.arcsec)), "[arcsec] effective FWHM of PSF and aperture"),
+                "APERTURE": str(self.aperture),
+                "FRAME": ("barycentric, vacuum", "wavelengths"),
+            },
+        }
+
+    def _factors(self):
+        """The coefficients and their covariance as arrays; spatial axes last, as in the cube."""
+        from .cube import ErrorFactors
+
+        spatial, axes = (self.shape, "y x") if self.wcs is not None else ((len(self.usable),), "n")
+
+        def last(x):  # (N, ...) -> (..., *spatial)
+            x = np.moveaxis(x.numpy(), 0, -1)
+            return x.reshape(*x.shape[:-1], *spatial).astype(np.float32)
+
+        arrays = {
+            "basis": (self.renderer.basis.continuum.numpy(), "k rest"),
+            "nodes": (np.array([[node.redshift, node.weight] for node in self.nodes]), "node z_weight"),
+        }
+        for i, node in enumerate(self.nodes):
+            g = node.gaussian
+            arrays |= {
+                f"coeff{i}": (last(g.mean), f"k {axes}"),
+                f"diag{i}": (last(g.diag), f"k {axes}"),
+                f"factor{i}": (last(g.factors), f"k r {axes}"),
+                f"sigma{i}": (last(node.sigma_lines), axes),
+            }
+        config = self.renderer.basis.config
+        return ErrorFactors(
+            {name: array for name, (array, _) in arrays.items()},
+            axes={name: text for name, (_, text) in arrays.items()},
+            cards={"REST0": config.rest_start, "DLNLAM": config.rest_step, "NCONT": config.n_continuum,
+                   "FLOOR": float(self.renderer.floor)},
+        )  # fmt: skip
+
+    def write(self, path, *, overwrite=False):
+        """Write the cube, or the spectra, with the error factors and the provenance in every HDU.
+
+        Parameters
+        ----------
+        path : path-like
+            The file name must contain ``predicted``, so that nobody takes it for an observation.
+        overwrite : bool
+
+        Raises
+        ------
+        ValueError
+            When the name does not contain ``predicted``.
+        OSError
+            When the file exists, or cannot be written.
+        """
+        product = self.cube() if self.wcs is not None else self.spectrum()
+        product.write(path, format="fiberifu cube" if self.wcs is not None else "fiberifu spectra", overwrite=overwrite)
+
+    def describe_flags(self):
+        """Each flag that occurs, with the number of positions that carry it.
+
+        Returns
+        -------
+        dict of str to int
+        """
+        return {f.name: int(((self.flags & f.value) != 0).sum()) for f in Flag if ((self.flags & f.value) != 0).any()}
+
+
+def _select_lines(lines):
+    """Rows of the line table, of the lines the network knows."""
+    from .lines import line_table
+    from .model import LINES
+
+    if lines == "strong":
+        return line_table("strong")
+    table = line_table([lines] if isinstance(lines, str) and lines != "all" else lines)
+    known = np.array([str(key) in LINES for key in table["key"]])
+    if lines != "all" and not known.all():
+        raise ValueError(f"lines={list(table['key'][~known])}: the model predicts {', '.join(LINES)}")
+    return table[known]

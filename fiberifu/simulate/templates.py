@@ -1,0 +1,247 @@
+"""The template pack: everything the simulator knows about spectra, in one plain npz.
+
+`build_template_pack` reads the public files once and writes the pack; `load_template_pack` needs numpy only.
+`analytic_template_pack` has the same keys from a few formulae, for unit tests and examples that run offline;
+no network is ever trained on it.
+
+Keys of a pack
+--------------
+wave : (15309,) vacuum rest wavelength, Angstrom; d ln(wave) = 1e-4
+ssp : (n_age, n_met, 15309) luminosity per mass formed, Lsun / Angstrom / Msun
+log_age, log_z : (n_age,), (n_met,) log10 of age / yr and of Z / Zsun
+band_wave, band_g, band_r, band_i, band_z : DECam transmission with atmosphere, at wavelengths in Angstrom
+desi_wave, desi_throughput, sky_dark : (7781,) the DESI grid, throughput of spectrograph and dark sky
+    (1e-17 erg/s/cm2/A/arcsec2)
+gas_log_z, gas_log_u, gas_xi : axes of the photoionisation table; log10 Z/Zsun, log10 U, dust-to-metal ratio
+gas_line : (n_z, n_u, n_xi, 8) log10 of line luminosity, Lsun per Msun/yr, in the order of `GAS_LINES`
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+__all__ = [
+    "BANDS",
+    "DESI_WAVE",
+    "GAS_LINES",
+    "REST_WAVE",
+    "analytic_template_pack",
+    "build_template_pack",
+    "find_data_dir",
+    "load_template_pack",
+]
+
+BANDS = ("g", "r", "i", "z")
+REST_WAVE = np.exp(np.log(2250.0) + 1e-4 * np.arange(15309))
+DESI_WAVE = 3600.0 + 0.8 * np.arange(7781)
+GAS_LINES = ("O2", "Hb", "O3_5007", "Ha", "N2_6583", "S2_6716", "S2_6731", "O3_4959")
+
+_BAND_WAVE = np.arange(3800.0, 10200.0, 5.0)
+_SOLAR_Z = 0.01524  # Bressan+2012, the solar value of Gutkin+2016
+
+
+def find_data_dir():
+    """Folder with the public data files: ``$FIBERIFU_DATA``, else ``../shared/data`` beside the checkout.
+
+    Raises
+    ------
+    FileNotFoundError
+        When neither exists.
+    """
+    if os.environ.get("FIBERIFU_DATA"):
+        folder = Path(os.environ["FIBERIFU_DATA"])
+        if folder.is_dir():
+            return folder
+        raise FileNotFoundError(f"$FIBERIFU_DATA is {str(folder)!r}, which is not a folder; correct it or unset it")
+    for parent in Path(__file__).resolve().parents:
+        if (parent / "shared" / "data").is_dir():
+            return parent / "shared" / "data"
+    raise FileNotFoundError(
+        "no data folder: set the environment variable FIBERIFU_DATA to the folder that holds templates/, "
+        "instrument/ and lines/, or use analytic_template_pack() for tests and examples"
+    )
+
+
+def load_template_pack(path):
+    """Read a pack written by `build_template_pack`.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The npz file.
+
+    Returns
+    -------
+    dict of str to `numpy.ndarray`
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: no template pack at {str(path)!r}; write one with build_template_pack")
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def build_template_pack(data_dir=None, out=None):
+    """Assemble the template pack from the public files.
+
+    MaStar SSPs (Maraston+2020; Salpeter; R about 1800; vacuum, checked against CKC14z to 5 km/s) give the
+    shapes between 3622 and 10351 A. They are normalised to median one, so the luminosity per mass formed is
+    that of CKC14z (Kroupa, solar), matched over 4500-7000 A and interpolated in log age. The same luminosity
+    serves all metallicities: about 0.1 dex of stated uncertainty in mass, none in the spectra. Below 3622 A
+    the CKC14z spectrum of that age, smoothed to R 1600 and matched over 3650-3900 A, is spliced on: there the
+    metallicity is solar whatever the label (9, 19, 43 % of DECam g at z 0.15, 0.2, 0.3). Above 10351 A the
+    same, matched over 10000-10350 A.
+
+    Parameters
+    ----------
+    data_dir : path-like, optional
+        Default: `find_data_dir`.
+    out : path-like, optional
+        Where to write the npz; nothing is written when `None`.
+
+    Returns
+    -------
+    dict of str to `numpy.ndarray`
+    """
+    data = find_data_dir() if data_dir is None else Path(data_dir)
+    pack = {"wave": REST_WAVE}
+    pack["log_age"], pack["log_z"], pack["ssp"] = _read_ssps(data / "templates")
+    pack.update(_read_instrument(data / "instrument"))
+    pack.update(_read_gutkin(data / "lines" / "gutkin16"))
+    if out is not None:
+        np.savez(out, **pack)
+    return pack
+
+
+def _read_ssps(folder):
+    from astropy.io import fits
+
+    files = sorted((folder / "mastar_ssp_v1.0").glob("MaStar-SSP-A*.fits.gz"))
+    if not files:
+        raise FileNotFoundError(f"data_dir: no MaStar SSPs under {str(folder)!r}")
+    labels = [(float(f.name[12:18]), float(f.name[20:25])) for f in files]
+    ages, mets = (np.unique(axis) for axis in zip(*labels, strict=True))
+    log_age = np.log10(1e9 * ages)
+    log_age[:3] = [6.5, 7.0, 7.5]  # file names are rounded
+
+    with fits.open(folder / "fsps_ckc14z" / "SSP_Padova_CKC14z_Kroupa_Z0.0190.fits") as hdus:
+        ckc_wave = hdus["WAVE"].data.astype(float)
+        ckc_age = hdus["METADATA"].data["age"].astype(float)
+        # flux at 10 pc of one solar mass -> Lsun / A; agrees with `lbol` to 5 %
+        ckc = hdus["FLUX"].data.T.astype(float) * 4 * np.pi * (10 * 3.0857e18) ** 2 / 3.828e33
+    ckc = np.stack([np.interp(REST_WAVE, ckc_wave, spectrum) for spectrum in ckc])
+    smooth = np.exp(-0.5 * (np.arange(-12, 13) / 2.65) ** 2)  # sigma of R = 1600 in steps of 1e-4
+    padded = np.pad(ckc, ((0, 0), (12, 12)), mode="edge")
+    ckc = np.stack([np.convolve(s, smooth / smooth.sum(), mode="valid") for s in padded])
+    # log-log in age; younger than 5 Myr (older than 13.3 Gyr) takes the end value
+    log_ckc = np.log(ckc)
+    position = np.clip(np.interp(log_age, np.log10(ckc_age), np.arange(ckc_age.size)), 0, ckc_age.size - 1.001)
+    low, part = position.astype(int), (position % 1)[:, None]
+    ckc = np.exp(log_ckc[low] * (1 - part) + log_ckc[low + 1] * part)
+
+    def mean(spectrum, low, high):
+        inside = (REST_WAVE > low) & (REST_WAVE < high)
+        return spectrum[inside].mean()
+
+    ssp = np.zeros((len(ages), len(mets), REST_WAVE.size))
+    for name, (age, met) in zip(files, labels, strict=True):
+        with fits.open(name) as hdus:
+            shape = hdus[0].data.astype(float)
+            wave = 10 ** (hdus[0].header["CRVAL1"] + hdus[0].header["CDELT1"] * np.arange(shape.size))
+        i = int(np.searchsorted(ages, age))
+        one = np.interp(REST_WAVE, wave, shape)
+        one *= mean(ckc[i], 4500, 7000) / mean(one, 4500, 7000)
+        blue, red = REST_WAVE < wave[0], REST_WAVE > wave[-1]
+        one[blue] = ckc[i][blue] * mean(one, 3650, 3900) / mean(ckc[i], 3650, 3900)
+        one[red] = ckc[i][red] * mean(one, 10000, 10350) / mean(ckc[i], 10000, 10350)
+        ssp[i, int(np.searchsorted(mets, met))] = np.maximum(one, 0)
+    if not ssp.any(-1).all():
+        raise ValueError("data_dir: the MaStar grid has holes; all ages x metallicities are needed")
+    return log_age, mets, ssp.astype(np.float32)
+
+
+def _read_instrument(folder):
+    pack = {"band_wave": _BAND_WAVE, "desi_wave": DESI_WAVE}
+    for band in BANDS:
+        nm, curve = np.loadtxt(folder / "decam" / f"DECam.{band}.dat", unpack=True)
+        pack[f"band_{band}"] = np.interp(_BAND_WAVE, 10 * nm, curve, left=0, right=0)
+    throughput = np.zeros(DESI_WAVE.size)
+    for arm in "brz":
+        nm, curve = np.loadtxt(folder / "desi" / f"{arm}.dat", unpack=True)
+        throughput += np.interp(DESI_WAVE, 10 * nm, curve, left=0, right=0)
+    pack["desi_throughput"] = throughput
+    wave, sky = np.loadtxt(folder / "sky" / "spec-sky.dat", unpack=True)
+    cumulative = np.concatenate([[0], np.cumsum(sky * np.gradient(wave))])
+    edges = np.concatenate([DESI_WAVE - 0.4, [DESI_WAVE[-1] + 0.4]])
+    sky = np.diff(np.interp(edges, np.concatenate([wave - 0.05, [wave[-1] + 0.05]]), cumulative)) / 0.8
+    kernel = np.exp(-0.5 * (np.arange(-4, 5) / 0.85) ** 2)  # LSF sigma 0.68 A
+    pack["sky_dark"] = np.convolve(np.pad(sky, 4, mode="edge"), kernel / kernel.sum(), mode="valid")
+    return pack
+
+
+def _read_gutkin(folder):
+    """Gutkin+2016 at n_H = 100, solar C/O, upper mass 100 Msun; later entries (Z050 ...) are AGN tables."""
+    z = [0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.010, 0.014, 0.017, 0.020, 0.030, 0.040]
+    names = ["0005", "001", "002", "004", "006", "008", "010", "014", "017", "020", "030", "040"]
+    log_u, xi = np.arange(-4.0, -0.9, 0.5), np.array([0.1, 0.3, 0.5])
+    columns = [5, 6, 8, 10, 11, 12, 13, 7]  # the order of GAS_LINES
+    table = np.full((len(z), log_u.size, xi.size, len(columns)), np.nan)
+    for i, name in enumerate(names):
+        rows = np.loadtxt(folder / f"nebular_emission_Z{name}.txt")
+        rows = rows[(rows[:, 2] == 100) & (rows[:, 3] == 1) & (rows[:, 4] == 100)]
+        for row in rows:
+            j, k = np.argmin(np.abs(log_u - row[0])), np.argmin(np.abs(xi - row[1]))
+            table[i, j, k] = np.log10(row[columns])
+    if np.isnan(table).any():
+        raise ValueError(f"data_dir: the photoionisation tables under {str(folder)!r} are incomplete")
+    return {
+        "gas_log_z": np.log10(np.array(z) / _SOLAR_Z),
+        "gas_log_u": log_u,
+        "gas_xi": xi,
+        "gas_line": table,
+    }
+
+
+def analytic_template_pack():
+    """A pack from formulae: cooling black bodies with a Balmer break and absorption. Offline tests only.
+
+    Returns
+    -------
+    dict of str to `numpy.ndarray`
+        The keys of a built pack; smaller line grid.
+    """
+    log_age = np.log10([3.162e6, 1e7, 3.162e7, 1e8, 3e8, 1e9, 3e9, 9e9, 1.4e10])
+    log_z = np.array([-1.35, -1.0, -0.7, -0.33, 0.0, 0.35])
+    ssp = np.empty((log_age.size, log_z.size, REST_WAVE.size))
+    for i, age in enumerate(log_age):
+        for j, met in enumerate(log_z):
+            temperature = 10 ** (4.35 - 0.18 * (age - 6.5)) * 10 ** (-0.04 * met)
+            x = np.clip(1.438777e8 / (REST_WAVE * temperature), None, 80)
+            one = REST_WAVE**-5.0 / np.expm1(x)
+            one /= one[np.searchsorted(REST_WAVE, 5500)]
+            step = 1 / (1 + np.exp(-(REST_WAVE - 3850) / 60))
+            one *= 1 - (1 - step) * min(0.55, 0.12 + 0.1 * (age - 6.5))
+            for line in (4102.9, 4341.7, 4862.7, 6564.6):
+                one *= 1 - 0.25 * np.exp(-0.5 * ((age - 8.6) / 0.7) ** 2 - 0.5 * ((REST_WAVE - line) / 8) ** 2)
+            for line in (5177.0, 5270.0, 5893.0):
+                one *= 1 - 0.1 * 10 ** (0.3 * met) * (age > 9) * np.exp(-0.5 * ((REST_WAVE - line) / 8) ** 2)
+            ssp[i, j] = one * 10 ** (-1.9 - 0.75 * (age - 7))
+    pack = {"wave": REST_WAVE, "ssp": ssp.astype(np.float32), "log_age": log_age, "log_z": log_z}
+    pack |= {"band_wave": _BAND_WAVE, "desi_wave": DESI_WAVE}
+    for band, low, high in zip(BANDS, (3980, 5660, 7080, 8500), (5480, 7120, 8520, 10000), strict=True):
+        pack[f"band_{band}"] = 0.5 / (1 + np.exp(-(_BAND_WAVE - low) / 40)) / (1 + np.exp((_BAND_WAVE - high) / 40))
+    pack["desi_throughput"] = np.interp(DESI_WAVE, [3600, 4500, 6000, 8500, 9824], [0.12, 0.34, 0.4, 0.48, 0.3])
+    pack["sky_dark"] = 1.5 + 6 * np.exp(-0.5 * ((DESI_WAVE[:, None] - np.arange(7300, 9800, 90)) / 0.9) ** 2).sum(1)
+    z, u, xi = np.meshgrid([-2.0, -1.0, 0.0, 0.4], [-4.0, -3.0, -2.0], [0.1, 0.3, 0.5], indexing="ij")
+    ha = 7.9 - 0.15 * z - 0.1 * (u + 3) - 0.2 * xi
+    o3 = ha - 0.45 + 0.2 + 0.6 * (u + 3) - 0.5 * np.maximum(z, -0.7) - 0.55
+    n2, s2 = ha - 0.55 + 0.9 * z, ha - 0.85 + 0.4 * z - 0.35 * (u + 3)
+    lines = [ha - 0.1 - 0.2 * (u + 3), ha - 0.456, o3, ha, n2, s2, s2 - 0.12, o3 - 0.474]
+    pack |= {
+        "gas_log_z": z[:, 0, 0],
+        "gas_log_u": u[0, :, 0],
+        "gas_xi": xi[0, 0],
+        "gas_line": np.stack(lines, -1),
+    }
+    return pack

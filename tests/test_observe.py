@@ -1,0 +1,366 @@
+"""The main job on the bundled weights: images and positions in, spectra, cubes and line maps out."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.nddata import CCDData, InverseVariance, StdDevUncertainty
+from astropy.uncertainty import normal
+from astropy.utils.exceptions import AstropyUserWarning
+from astropy.wcs import WCS
+from regions import CircleSkyRegion, PointSkyRegion
+from specutils import Spectrum
+
+from fiberifu import Flag, Gaussian, Spaxel, VirtualIFU
+from fiberifu.datasets import example_image, example_truth
+
+CENTER = SkyCoord(150.0, 2.0, unit="deg")
+NEAR = CENTER.directional_offset_by([0, 90, 200] * u.deg, [0.5, 4, 7] * u.arcsec)
+
+
+@pytest.fixture(scope="module")
+def ifu():
+    return VirtualIFU.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def image():
+    return example_image()
+
+
+@pytest.fixture(scope="module")
+def cube_prediction(ifu, image):
+    return ifu.predict_cube(image, size=16 * u.arcsec, spaxel=1 * u.arcsec)
+
+
+def values(prediction):
+    return prediction.spectrum().flux.value
+
+
+# --- spectra ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3)])
+def test_output_shape_follows_positions(ifu, image, shape):
+    positions = SkyCoord(np.full(shape, 150.0), np.full(shape, 2.0), unit="deg")
+    spectrum = ifu.observe(image, positions)
+    assert isinstance(spectrum, Spectrum)
+    assert spectrum.flux.shape == (*shape, 7781)
+    assert spectrum.flux.unit == u.Unit("1e-17 erg / (s cm2 AA)")
+    assert isinstance(spectrum.uncertainty, InverseVariance)
+    assert spectrum.spectral_axis[0].to_value(u.AA) == pytest.approx(3600)
+    assert spectrum.spectral_axis[-1].to_value(u.AA) == pytest.approx(9824)
+    assert spectrum.meta["prediction"].shape == shape
+    assert not spectrum.mask.any() and (spectrum.uncertainty.array > 0).all()
+
+
+def test_company_and_order_do_not_matter(ifu, image):
+    together = values(ifu.predict(image, NEAR))
+    for i in range(3):
+        np.testing.assert_allclose(values(ifu.predict(image, NEAR[i])), together[i], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(values(ifu.predict(image, NEAR[::-1])), together[::-1], rtol=1e-4, atol=1e-5)
+
+
+def test_frames_and_regions_name_the_same_place(ifu, image):
+    expected = values(ifu.predict(image, NEAR[1]))
+    np.testing.assert_allclose(values(ifu.predict(image, NEAR[1].galactic)), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(values(ifu.predict(image, PointSkyRegion(NEAR[1]))).ravel(), expected, rtol=1e-4, atol=1e-5)
+    disc = ifu.predict(image, CircleSkyRegion(CENTER, 1.5 * u.arcsec))
+    assert len(disc.positions) == pytest.approx(np.pi * 9, rel=0.25)
+
+
+def test_the_spectrum_follows_the_light(ifu, image):
+    """More flux at the centre than 8 arcsec away; the photometric anchor holds in every band."""
+    away = CENTER.directional_offset_by(90 * u.deg, 9 * u.arcsec)
+    p = ifu.predict(image, SkyCoord([CENTER.ra, away.ra], [CENTER.dec, away.dec]))
+    flux = np.median(values(p), axis=1)
+    assert flux[0] > 3 * flux[1] > 0
+    check = p.self_check
+    assert list(check["band"]) == ["g", "r", "i", "z"] and check["n"][2] == 0
+    assert np.abs(check["residual"][[0, 1, 3]].to_value(u.mag)).max() < 0.1
+
+
+def test_units_in_do_not_matter(ifu, image):
+    other = {}
+    for band, ccd in image.items():
+        factor = 3.631  # microjansky per nanomaggy
+        other[band] = CCDData(ccd.data * factor, unit=u.uJy, wcs=ccd.wcs, meta=ccd.meta, mask=ccd.mask,
+                              uncertainty=StdDevUncertainty(ccd.uncertainty.array * factor))  # fmt: skip
+    np.testing.assert_allclose(values(ifu.predict(other, NEAR)), values(ifu.predict(image, NEAR)), rtol=1e-3, atol=1e-3)
+
+
+def test_flips_of_the_file_do_not_matter(ifu, image):
+    """The same sky in an image with East on the right gives the same spectra."""
+    flipped = {}
+    for band, ccd in image.items():
+        wcs = ccd.wcs.deepcopy()
+        wcs.wcs.cdelt[0] *= -1
+        wcs.wcs.crpix[0] = ccd.shape[1] + 1 - wcs.wcs.crpix[0]
+        flipped[band] = CCDData(ccd.data[:, ::-1], unit=ccd.unit, wcs=wcs, meta=ccd.meta, mask=ccd.mask[:, ::-1],
+                                uncertainty=StdDevUncertainty(ccd.uncertainty.array[:, ::-1]))  # fmt: skip
+    np.testing.assert_allclose(values(ifu.predict(flipped, NEAR)), values(ifu.predict(image, NEAR)), rtol=1e-3, atol=1e-3)
+
+
+def test_seams_between_stamps(ifu, image):
+    """Across the edge of the stamp lattice the prediction is as smooth as elsewhere."""
+    east = np.linspace(-1.5, 1.5, 31)
+    line = SkyCoord(CENTER.ra + (8.0 + east) / 3600 * u.deg / np.cos(CENTER.dec), CENTER.dec + np.zeros(31) * u.deg)
+    ha = ifu.predict(image, line).line_maps(["Ha"]).flux["Ha"].data
+    steps = np.abs(np.diff(ha)) / np.median(np.abs(ha))
+    assert steps.max() < 0.15
+
+
+# --- keywords ---------------------------------------------------------------------------------------------------------
+def test_apertures(ifu, image):
+    p = {d: values(ifu.predict(image, NEAR[0], aperture=d * u.arcsec)).mean() for d in (1.5, 2, 3)}
+    assert p[1.5] < p[2] < p[3] < 4 * p[1.5]  # light falls off from the centre
+    spaxel = values(ifu.predict(image, NEAR[0], aperture=Spaxel(0.5 * u.arcsec)))
+    np.testing.assert_allclose(spaxel, values(ifu.predict(image, NEAR[0])) * 0.25 / (np.pi * 0.5625), rtol=1e-5)
+    wide = ifu.predict(image, NEAR[0], aperture=Gaussian(3 * u.arcsec))
+    assert wide.beam > ifu.predict(image, NEAR[0]).beam
+    small = ifu.predict(image, NEAR[0], aperture=1 * u.arcsec)
+    assert small.flags & Flag.APERTURE_SMALLER
+    with pytest.raises(ValueError, match="aperture"):
+        ifu.predict(image, NEAR[0], aperture=1.5)
+
+
+def test_large_aperture_keeps_the_photometry(ifu, image):
+    """Flux in 3 arcsec against exact aperture photometry of the same image, through the same synthetic band."""
+    from photutils.aperture import CircularAperture, aperture_photometry
+
+    p = ifu.predict(image, CENTER, aperture=3 * u.arcsec)
+    sb = p.image.sb[1]
+    x, y = (float(v) for v in p.image.wcs.world_to_pixel(CENTER))
+    area = p.image.pixel_scale**2
+    exact = aperture_photometry(sb * area, CircularAperture((x, y), 1.5 / p.image.pixel_scale))["aperture_sum"][0]
+    ratio = 4.0  # of the areas
+    assert float(p.photometry["flux"][0, 1]) * ratio == pytest.approx(exact, rel=0.03)
+
+
+def test_wavelength_grids_conserve_flux(ifu, image):
+    fine = ifu.observe(image, NEAR[0])
+    grid = np.arange(3700, 9700, 40.0) * u.AA
+    coarse = ifu.observe(image, NEAR[0], wavelength=grid)
+    a = fine.flux.value[(fine.spectral_axis > 3680 * u.AA) & (fine.spectral_axis < 9680 * u.AA)].sum() * 0.8
+    b = coarse.flux.value.sum() * 40
+    assert a == pytest.approx(b, rel=2e-3)
+    for bad in (grid[::-1], grid.value, grid[:1], np.linspace(100, 200, 5) * u.AA):
+        with pytest.raises(ValueError, match="wavelength"):
+            ifu.observe(image, NEAR[0], wavelength=bad)
+
+
+def test_lsf_broadens_lines_not_flux(ifu, image):
+    sharp, broad = (ifu.observe(image, NEAR[0], lsf=r) for r in (4000, 600))
+    np.testing.assert_allclose(sharp.flux.value.sum(), broad.flux.value.sum(), rtol=2e-3)
+    assert broad.flux.value.max() < sharp.flux.value.max()
+    with pytest.raises(ValueError, match="lsf"):
+        ifu.observe(image, NEAR[0], lsf=-3.0)
+
+
+def test_extinction(ifu, image):
+    seen = ifu.predict(image, NEAR[0], ebv=0.2)
+    clear = ifu.predict(image, NEAR[0], ebv=0.2, deredden=True)
+    ratio = values(seen) / values(clear)
+    assert ratio[0] < ratio[-1] < 1  # reddened, as observed
+    assert clear.provenance.extinction_corrected and not seen.provenance.extinction_corrected
+    flux = [p.line_maps(["Ha"]).flux["Ha"].data for p in (seen, clear)]
+    assert flux[0] / flux[1] == pytest.approx(ratio[np.argmin(abs(seen.wavelength.value - 6564.6 * 1.0335))], rel=0.01)
+
+
+def test_seeing(ifu, image):
+    assert ifu.predict(image, NEAR[0], seeing=2 * u.arcsec).image.psf_fwhm == 2
+    sharp = ifu.predict(image, NEAR[0], seeing=0.6 * u.arcsec)
+    assert sharp.image.psf_fwhm > 1 and sharp.flags & Flag.PSF_ATTAINABLE
+    with pytest.raises(ValueError, match="seeing"):
+        ifu.predict(image, NEAR[0], seeing=1.3)
+
+
+# --- redshift ---------------------------------------------------------------------------------------------------------
+def test_redshift_sources(ifu, image):
+    given = ifu.predict(image, NEAR[0], redshift=0.05)
+    assert given.redshift == 0.05 and given.provenance.redshift_source == "argument"
+    assert ifu.predict(image, NEAR[0]).redshift == pytest.approx(image["r"].meta["REDSHIFT"])
+    spread = ifu.predict(image, NEAR[0], redshift=normal(0.05, std=0.01, n_samples=500))
+    assert len(spread.nodes) > 1 and np.abs(spread.redshift - 0.05) < 0.003
+    a, b = (p.spectrum().uncertainty.array for p in (given, spread))
+    assert np.median(a) > np.median(b)  # not knowing z costs precision
+    bare = {band: CCDData(c, meta={k: v for k, v in c.meta.items() if k != "REDSHIFT"}) for band, c in image.items()}
+    with pytest.warns(AstropyUserWarning, match="redshift: none given"):
+        inferred = ifu.predict(bare, NEAR[0])
+    assert inferred.flags & Flag.REDSHIFT_INFERRED
+    assert 0.003 <= inferred.redshift <= 0.6
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0, -0.1, 5, "near", (0.1, -1), [0.1, 0.2, 0.3]])
+def test_bad_redshift(ifu, image, bad):
+    with pytest.raises(ValueError, match="redshift"):
+        ifu.predict(image, NEAR[0], redshift=bad)
+
+
+def test_redshift_outside_the_training_is_flagged(ifu, image):
+    assert ifu.predict(image, NEAR[0], redshift=0.9).flags & Flag.REDSHIFT_RANGE
+
+
+# --- context ----------------------------------------------------------------------------------------------------------
+def test_context_changes_the_prediction(ifu, image):
+    spectrum = ifu.observe(image, NEAR[0])
+    strong = Spectrum(spectrum.flux * 1.5, spectral_axis=spectrum.spectral_axis, uncertainty=spectrum.uncertainty)
+    plain = ifu.predict(image, NEAR[1])
+    helped = ifu.predict(image, NEAR[1], context=[(strong, NEAR[0])])
+    assert not np.allclose(values(plain), values(helped), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"context\[0\]"):
+        ifu.predict(image, NEAR[1], context=[spectrum])
+    with pytest.raises(ValueError, match="outside"):
+        ifu.predict(image, NEAR[1], context=[(strong, SkyCoord(10, 10, unit="deg"))])
+
+
+# --- cubes and lines --------------------------------------------------------------------------------------------------
+def test_cube_geometry(cube_prediction):
+    cube = cube_prediction.cube()
+    assert cube.flux.shape == (7781, 16, 16)
+    sky = WCS(cube.wcs.to_header()).celestial
+    middle = sky.pixel_to_world(7.5, 7.5)
+    assert middle.separation(cube_prediction.image.center) < 0.01 * u.arcsec
+    right, up = sky.pixel_to_world(8.5, 7.5), sky.pixel_to_world(7.5, 8.5)
+    assert middle.position_angle(right).to_value(u.deg) == pytest.approx(270, abs=0.1)  # West on the right
+    assert abs(middle.position_angle(up).wrap_at("180d").to_value(u.deg)) < 0.1  # North up
+    np.testing.assert_allclose(cube.flux.value[:, 3, 12], values(cube_prediction)[3, 12])
+
+
+def test_cube_agrees_with_single_positions(ifu, image, cube_prediction):
+    where = cube_prediction.positions[5, 9]
+    alone = ifu.observe(image, where, aperture=Spaxel(1 * u.arcsec))
+    np.testing.assert_allclose(alone.flux.value, values(cube_prediction)[5, 9], rtol=1e-3, atol=1e-4)
+
+
+def test_line_maps_are_the_lines_in_the_spectra(cube_prediction):
+    """Projection against summing line pixels above the same spectra without lines, flux and error."""
+    maps = cube_prediction.line_maps("strong")
+    assert maps.flux["Ha"].unit == u.Unit("1e-17 erg / (s cm2)")
+    assert maps.flux["Ha"].wcs.wcs.cdelt[0] < 0
+    spectra, wave = values(cube_prediction), cube_prediction.wavelength.value
+    centre = 5008.24 * (1 + cube_prediction.redshift)  # [O III] 5007 stands alone
+    window = np.abs(wave - centre) < 16
+    sides = (np.abs(wave - centre) < 34) & ~(np.abs(wave - centre) < 17)
+    above = spectra[8, 8][window].sum() - np.median(spectra[8, 8][sides]) * window.sum()
+    assert above * 0.8 == pytest.approx(maps.flux["O3_5007"].data[8, 8], rel=0.3, abs=0.3)
+    draws = cube_prediction.sample(60, seed=2).value[:, 8, 8]
+    scatter = np.std(draws[:, window].sum(1) - np.median(draws[:, sides], axis=1) * window.sum()) * 0.8
+    assert scatter == pytest.approx(maps.flux["O3_5007"].uncertainty.array[8, 8], rel=0.5, abs=0.1)
+
+
+def test_line_ratios_are_tied(cube_prediction):
+    maps = cube_prediction.line_maps()
+    np.testing.assert_allclose(maps.flux["O3_5007"].data, 2.98 * maps.flux["O3_4959"].data, rtol=1e-5)
+    assert (maps.ew["Ha"].data[6:10, 6:10] > 0).all()
+    assert np.isnan(maps.velocity["Ha"].data).all()  # an image does not know the sign of rotation
+    with pytest.raises(ValueError, match="Lya"):
+        cube_prediction.line_maps(["Lya"])
+
+
+def test_samples_have_the_stated_spread(cube_prediction):
+    draws = cube_prediction.sample(200, seed=1)[:, 8, 8].value
+    sigma = cube_prediction.spectrum().uncertainty.array[8, 8] ** -0.5
+    ratio = np.median(draws.std(0) / sigma)
+    assert 0.85 < ratio < 1.15
+    np.testing.assert_array_equal(draws[:2], cube_prediction.sample(2, seed=1)[:, 8, 8].value * 0 + draws[:2])
+    a, b = (cube_prediction.sample(1, seed=s).value for s in (1, 1))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_predicted_map_resembles_the_truth(ifu, image):
+    """Not an accuracy claim (see the model card): the H-alpha map lies where the galaxy's H-alpha is."""
+    truth = example_truth()
+    y, x = np.mgrid[: truth.shape[0], : truth.shape[1]]
+    p = ifu.predict(image, truth.wcs.pixel_to_world(x, y), aperture=Spaxel(0.5 * u.arcsec))
+    predicted = p.line_maps(["Ha"]).flux["Ha"].data
+    assert np.corrcoef(predicted.ravel(), truth.data.ravel())[0, 1] > 0.6
+    assert abs(np.log10(predicted.sum() / truth.data.sum())) < 0.3
+
+
+def test_files_keep_the_error_factors(cube_prediction, tmp_path):
+    path = tmp_path / "galaxy_predicted.fits"
+    cube_prediction.write(path)
+    again = Spectrum.read(path)
+    cube = cube_prediction.cube()
+    np.testing.assert_array_equal(again.flux.value, cube.flux.value)
+    np.testing.assert_array_equal(again.uncertainty.array, cube.uncertainty.array)
+    assert again.meta["factors"]["coeff0"].shape == (27, 16, 16)
+    with fits.open(path) as hdus:
+        assert all(h.header["DATATYPE"] == "PREDICTED" and h.header["ORIGIN"] == "fiberifu" for h in hdus)
+        assert "MANGAID" not in hdus[0].header
+        assert hdus[0].header["WSHA256"] == VirtualIFU.from_pretrained().weights_sha256
+    with pytest.raises(ValueError, match="predicted"):
+        cube_prediction.write(tmp_path / "galaxy.fits")
+    with pytest.raises(OSError, match="exists"):
+        cube_prediction.write(path)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+def test_positions_outside_are_flagged_and_the_rest_goes_on(ifu, image):
+    far = CENTER.directional_offset_by(0 * u.deg, 100 * u.arcsec)
+    both = SkyCoord([CENTER.ra, far.ra], [CENTER.dec, far.dec])
+    p = ifu.predict(image, both)
+    spectrum = p.spectrum()
+    assert not spectrum.mask[0].any() and spectrum.mask[1].all()
+    assert p.flags[1] & Flag.OUTSIDE_IMAGE and p.flags[1] & Flag.BAD_SPAXEL and not p.flags[0] & Flag.BAD_SPAXEL
+    np.testing.assert_allclose(spectrum.flux.value[0], values(ifu.predict(image, CENTER)), rtol=1e-4, atol=1e-5)
+    assert np.isfinite(spectrum.flux.value).all()
+
+
+def test_one_bad_corner_is_masked_the_rest_goes_on(ifu, image):
+    broken = {band: ccd.copy() for band, ccd in image.items()}
+    for ccd in broken.values():
+        ccd.data[:20, :20] = np.nan
+    p = ifu.predict_cube(broken, size=30 * u.arcsec, spaxel=2 * u.arcsec)
+    bad = (p.flags & Flag.BAD_SPAXEL) != 0
+    assert 0 < bad.sum() < 20
+    maps = p.line_maps(["Ha"])
+    assert (maps.flux["Ha"].mask == bad).all()
+    assert p.spectrum().mask.all(-1)[bad].all()
+
+
+@pytest.mark.parametrize("bands", ["g", "r", "rz", "grz"])
+def test_any_subset_of_bands(ifu, image, bands):
+    p = ifu.predict({b: image[b] for b in bands}, NEAR)
+    assert np.isfinite(values(p)).all()
+
+
+def test_bad_arguments(ifu, image):
+    with pytest.raises(ValueError, match="positions"):
+        ifu.observe(image, SkyCoord([], [], unit="deg"))
+    with pytest.raises(ValueError, match="positions"):
+        ifu.observe(image, (150.0, 2.0))
+    with pytest.raises(ValueError, match="size"):
+        ifu.observe_cube(image, size=30)
+    with pytest.raises(ValueError, match="spaxels"):
+        ifu.observe_cube(image, size=1 * u.deg, spaxel=0.1 * u.arcsec)
+    with pytest.raises(ValueError, match="list of positions"):
+        ifu.predict(image, NEAR).cube()
+    with pytest.raises(ValueError, match="n=0"):
+        ifu.predict(image, NEAR).sample(0)
+
+
+def test_save_and_load(ifu, image, tmp_path):
+    ifu.save_pretrained(tmp_path / "mine")
+    again = VirtualIFU.from_pretrained(tmp_path / "mine")
+    assert again.config == ifu.config and again.card == ifu.card
+    np.testing.assert_allclose(values(again.predict(image, NEAR)), values(ifu.predict(image, NEAR)), rtol=1e-5)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        VirtualIFU.from_pretrained(tmp_path / "not" / "here")
+
+
+def test_real_spiral(ifu, data_dir):
+    """DES coadds with East on the right: the prediction follows the sky, not the array."""
+    from fiberifu.surveys import read_des
+
+    image = read_des({band: data_dir / "decam" / f"DES_{band}.fits" for band in "grz"})
+    cube = ifu.predict_cube(image, redshift=0.03, size=50 * u.arcsec, spaxel=2 * u.arcsec, ebv=0.03)
+    assert np.abs(cube.self_check["residual"][[0, 1, 3]].to_value(u.mag)).max() < 0.1
+    # the continuum map must correlate with the image on the sky and lose that when mirrored
+    r = cube.image.sb[1]
+    x, y = cube.image.wcs.world_to_pixel(cube.positions)
+    light = r[np.rint(y).astype(int), np.rint(x).astype(int)]
+    continuum = cube.line_maps(["Ha"]).continuum["Ha"].data
+    straight = np.corrcoef(np.log(light.clip(0.1)).ravel(), np.log(continuum.clip(1e-3)).ravel())[0, 1]
+    mirrored = np.corrcoef(np.log(light.clip(0.1)).ravel(), np.log(continuum[:, ::-1].clip(1e-3)).ravel())[0, 1]
+    assert straight > 0.97 and straight > mirrored + 0.02
