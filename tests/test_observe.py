@@ -63,7 +63,9 @@ def test_company_and_order_do_not_matter(ifu, image):
 def test_frames_and_regions_name_the_same_place(ifu, image):
     expected = values(ifu.predict(image, NEAR[1]))
     np.testing.assert_allclose(values(ifu.predict(image, NEAR[1].galactic)), expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(values(ifu.predict(image, PointSkyRegion(NEAR[1]))).ravel(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        values(ifu.predict(image, PointSkyRegion(NEAR[1]))).ravel(), expected, rtol=1e-4, atol=1e-5
+    )
     disc = ifu.predict(image, CircleSkyRegion(CENTER, 1.5 * u.arcsec))
     assert len(disc.positions) == pytest.approx(np.pi * 9, rel=0.25)
 
@@ -97,7 +99,9 @@ def test_flips_of_the_file_do_not_matter(ifu, image):
         wcs.wcs.crpix[0] = ccd.shape[1] + 1 - wcs.wcs.crpix[0]
         flipped[band] = CCDData(ccd.data[:, ::-1], unit=ccd.unit, wcs=wcs, meta=ccd.meta, mask=ccd.mask[:, ::-1],
                                 uncertainty=StdDevUncertainty(ccd.uncertainty.array[:, ::-1]))  # fmt: skip
-    np.testing.assert_allclose(values(ifu.predict(flipped, NEAR)), values(ifu.predict(image, NEAR)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        values(ifu.predict(flipped, NEAR)), values(ifu.predict(image, NEAR)), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_seams_between_stamps(ifu, image):

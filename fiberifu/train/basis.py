@@ -81,10 +81,10 @@ def principal_components(pack, n_components, *, n_mixtures=2000, seed=0):
     return np.vstack([mean, vectors]), np.concatenate([[1.0], coefficients.std(1)]), float(explained)
 
 
-def fill_basis(model, pack, seed=0):
+def fill_basis(model, pack, seed=0, n_mixtures=2000):
     """Put the components of ``pack`` and its passbands into a model's buffers; returns the explained variance."""
     config = model.config
-    basis, scale, explained = principal_components(pack, config.n_continuum, seed=seed)
+    basis, scale, explained = principal_components(pack, config.n_continuum, n_mixtures=n_mixtures, seed=seed)
     if basis.shape[1] != config.rest_size:
         raise ValueError(f"template pack: {basis.shape[1]} rest-frame samples, the model has {config.rest_size}")
     grid = 3000 + 5.0 * np.arange(1601)

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import itertools
 import multiprocessing
 
 import torch
@@ -15,8 +16,12 @@ def _start(pack_path, settings):
     global _simulator
     from ..simulate import SimConfig, Simulator, load_template_pack
 
-    torch.set_num_threads(1)
     _simulator = Simulator(load_template_pack(pack_path), config=SimConfig(**settings))
+
+
+def _start_worker(pack_path, settings):
+    torch.set_num_threads(1)
+    _start(pack_path, settings)
 
 
 def _make(n, seed):
@@ -36,6 +41,11 @@ def _make(n, seed):
     return {k: batch[k].numpy() for k in keep}
 
 
+def _batch_seed(seed, step):
+    """Every step has a universe of its own."""
+    return seed * 10_000_000 + step
+
+
 def simulated_batches(pack_path, settings, n, seed, first_step, workers=1):
     """Iterate over ``(step, batch)`` from ``first_step``; galaxy seeds depend on (seed, step) alone.
 
@@ -44,15 +54,20 @@ def simulated_batches(pack_path, settings, n, seed, first_step, workers=1):
     step : int
     batch : dict of Tensor
     """
+    if workers == 0:
+        _start(pack_path, settings)
+        for step in itertools.count(first_step):
+            batch = _make(n, _batch_seed(seed, step))
+            yield step, {k: torch.from_numpy(v) for k, v in batch.items()}
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start, (str(pack_path), settings)) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (str(pack_path), settings)) as pool:
         ahead = collections.deque()
         step = first_step
         try:
             while True:
                 while len(ahead) < 2 * workers + 1:
                     next_step = step + len(ahead)
-                    ahead.append(pool.submit(_make, n, seed * 10_000_000 + next_step))
+                    ahead.append(pool.submit(_make, n, _batch_seed(seed, next_step)))
                 batch = ahead.popleft().result()
                 yield step, {k: torch.from_numpy(v) for k, v in batch.items()}
                 step += 1

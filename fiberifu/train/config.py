@@ -30,7 +30,8 @@ class Recipe:
     image_weight: float = 0.1
     redshift_weight: float = 0.02
     band_dropout: float = 0.08  # share of bands hidden, beyond those that are missing
-    workers: int = 1  # simulating processes
+    mixtures: int = 2000  # of SSPs, for the principal components of the continuum
+    workers: int = 1  # simulating processes; 0 simulates in this one
     checkpoint_seconds: float = 120.0
 
     @classmethod

@@ -31,7 +31,7 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
     folder : path-like
         Holds ``state.pt`` (everything needed to resume) and ``log.csv``.
     stop_after : float, optional
-        Seconds after which to checkpoint and return.
+        Seconds after which to checkpoint and return; one step is always done.
     device : str
     resume : bool
         Go on from ``state.pt`` if there is one.
@@ -56,7 +56,7 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     model = FiberMAE(recipe.model)
-    explained = fill_basis(model, load_template_pack(pack_path), recipe.seed)
+    explained = fill_basis(model, load_template_pack(pack_path), recipe.seed, recipe.mixtures)
     model.to(device)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     decay = [p for p in model.parameters() if p.dim() >= 2]
@@ -91,7 +91,7 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
     batches = simulated_batches(pack_path, recipe.simulator, recipe.batch, recipe.seed, step, recipe.workers)
     with contextlib.closing(batches), _log(folder / "log.csv", step) as log:
         for step_now, batch in batches:
-            if step_now >= recipe.steps or stopping() or (stop_after and time.monotonic() - start > stop_after):
+            if step_now >= recipe.steps:
                 break
             generator = torch.Generator().manual_seed(recipe.seed * 10_000_000 + step_now)
             batch = augment(drop_bands(batch, recipe.band_dropout, generator), generator)
@@ -126,6 +126,8 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
             if time.monotonic() - saved > recipe.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
+            if stopping() or (stop_after is not None and time.monotonic() - start > stop_after):
+                break
     save()
     model.load_state_dict(average)
     return model.eval(), step
