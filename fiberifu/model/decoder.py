@@ -89,16 +89,22 @@ class Decoded:
     """
 
     def __init__(self, shape, photometry, flux, error):
-        mean, diag, factors, self.sigma_gas = shape
+        mean, diag, factors, self.sigma_gas = self._shape = shape
         self.flux, self.error = flux, error
         self.synthetic = torch.einsum("fck,fk->fc", photometry, mean)
         self.scale, self.scale_error = anchor(self.synthetic, flux, error)
-        s = self.scale[:, None]
+        self.gaussian = self._scaled(self.scale, self.scale_error)
+
+    def _scaled(self, scale, scale_error):
+        mean, diag, factors, _ = self._shape
+        s = scale[:, None]
         # the anchor's error moves the whole spectrum together: one more factor, along the mean
-        grey = torch.where(torch.isfinite(self.scale_error), self.scale_error, 0.0)[:, None] * mean
-        self.gaussian = CoefficientGaussian(
-            s * mean, s.abs() * diag, torch.cat([s[..., None] * factors, grey[..., None]], -1)
-        )
+        grey = torch.where(torch.isfinite(scale_error), scale_error, 0.0)[:, None] * mean
+        return CoefficientGaussian(s * mean, s.abs() * diag, torch.cat([s[..., None] * factors, grey[..., None]], -1))
+
+    def held(self):
+        """The same Gaussian, with the anchor as a constant to which no gradient flows."""
+        return self._scaled(self.scale.detach(), self.scale_error.detach())
 
 
 class QueryDecoder(nn.Module):

@@ -121,7 +121,7 @@ class FiberMAE(nn.Module):
         return 0.28 * mean.clamp(min=0.02)  # 1 nanomaggy is 0.28e-17 erg/s/cm2/A at 6200 A
 
     # --- training ------------------------------------------------------------------------------------------------
-    def forward(self, batch, generator, line_weight=0.1, image_weight=0.1, redshift_weight=0.02):
+    def forward(self, batch, generator, line_weight=0.1, image_weight=0.1, redshift_weight=0.05):
         """Hide, encode, reconstruct.
 
         Parameters
@@ -173,13 +173,16 @@ class FiberMAE(nn.Module):
         return (torch.log(redshift / low) / torch.log(torch.tensor(high / low))).clamp(0, 1)
 
     def spectrum_nll(self, decoded, flux, ivar, redshift):
-        """Mean negative log-likelihoods of the fibre spectra: per pixel, and per line amplitude."""
+        """Mean negative log-likelihoods of the fibre spectra: per coefficient, and per line amplitude."""
         lsf = desi_lsf(self.basis.line_wave * (1 + redshift[:, None]))
         basis = self.basis.render(self.edges, redshift, decoded.sigma_gas, lsf)
         mean = torch.einsum("fpk,fk->fp", basis, decoded.gaussian.mean).detach()
         floor = self.log_floor.exp() * mean.abs() + 1e-4
         pixels, precision, shift = pixel_nll(decoded.gaussian, basis, flux, ivar, floor)
-        lines = amplitude_nll(decoded.gaussian, precision, shift, self.config.n_continuum)
+        # nats per coefficient: thousands of noisy pixels would drown what a few dozen numbers can explain
+        pixels = pixels * (ivar > 0).sum(-1) / self.basis.n_coefficients
+        # the anchor is held: the colours of the continuum must not move to make a line flux right
+        lines = amplitude_nll(decoded.held(), precision.detach(), shift.detach(), self.config.n_continuum)
         usable = (ivar > 0).any(-1) & torch.isfinite(decoded.scale_error)
         return tuple(torch.where(usable, x, 0.0).sum() / usable.sum().clamp(min=1) for x in (pixels, lines))
 

@@ -24,11 +24,11 @@ class Recipe:
     final_rate: float = 0.02  # of the learning rate, at the end of the cosine
     warmup: int = 200  # steps
     weight_decay: float = 0.02
-    clip: float = 1.0  # gradient norm
+    clip: float = 20.0  # gradient norm
     ema: float = 0.998
     line_weight: float = 0.1
     image_weight: float = 0.1
-    redshift_weight: float = 0.02
+    redshift_weight: float = 0.05
     band_dropout: float = 0.08  # share of bands hidden, beyond those that are missing
     mixtures: int = 2000  # of SSPs, for the principal components of the continuum
     workers: int = 1  # simulating processes; 0 simulates in this one
