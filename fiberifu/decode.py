@@ -9,13 +9,17 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 
 from .flags import Flag
-from .redshift import RedshiftNodes
+from .redshift import quantile_nodes
 from .stamps import stamp_weights
+
+#: Redshift error that the network is told [/(1 + z)]: a fibre's 20 km/s, as in training. What is not known of the
+#: systemic redshift broadens the lines afterwards.
+SIGMA_Z = 7e-5
 
 __all__ = ["decode", "infer_redshift", "range_flags"]
 
 
-def decode(model, prepared, offsets, points, scale, z, sigma_z, spectra, progress):
+def decode(model, prepared, offsets, points, scale, z, spectra, progress):
     """Coefficients at offsets (N, 2), averaged over the aperture's points and blended over stamps."""
     import torch
     from tqdm import tqdm
@@ -51,7 +55,7 @@ def decode(model, prepared, offsets, points, scale, z, sigma_z, spectra, progres
                     torch.zeros(m, dtype=torch.int64),
                     local[part],
                     torch.full((m,), float(z)),
-                    torch.full((m,), max(float(sigma_z), 1e-5)),
+                    torch.full((m,), SIGMA_Z * (1 + float(z))),
                 )
                 w = weights[part][:, None]
                 mean[index] += w * d.gaussian.mean.numpy()
@@ -63,17 +67,19 @@ def decode(model, prepared, offsets, points, scale, z, sigma_z, spectra, progres
                     phot[name][index] += w * np.asarray(value)
                 scales[index] += w[:, 0] * d.scale.numpy()
 
-    def average(x):  # errors of neighbouring points are taken as fully correlated: never too small
+    def average(x):  # errors of neighbouring points, and of the stamps that see one, are taken as common to them
         return x.reshape(n, g, *x.shape[1:]).mean(1)
 
     arrays = [torch.from_numpy((scale * average(x)).astype(np.float32)) for x in (mean, diag, factors)]
-    photometry = {name: average(x) for name, x in phot.items()} | {"scale": average(scales)}
+    photometry = {name: average(x) for name, x in phot.items()} | {"scale": average(scales)[:, None]}
     return CoefficientGaussian(*arrays), average(sigma), photometry
 
 
 def _context(model, image, noise, spectra, centre):
     """Context tokens of one stamp, or None."""
     import torch
+
+    from .simulate.observe import band_weights, reanchor
 
     if not spectra:
         return None
@@ -83,7 +89,18 @@ def _context(model, image, noise, spectra, centre):
     if not inside.any():
         return None
     galaxy = torch.zeros(int(inside.sum()), dtype=torch.int64)
-    tokens = model.context_tokens(image, noise, galaxy, offset[inside], flux[inside], ivar[inside], z[inside])
+    where = offset[inside]
+    bands = model.local.photometry(image, noise, galaxy, where)
+    # real spectra are calibrated as point sources: brought to the image's flux, as those of the training set were
+    wave = model.config.wave_start + model.config.wave_step * np.arange(model.config.wave_size)
+    curves = band_weights(wave, 3000 + 5.0 * np.arange(1601), model.basis.passband.numpy())
+    curves = torch.as_tensor(curves, dtype=torch.float32)
+    grid = torch.as_tensor(wave, dtype=torch.float32)
+    flux, ivar, _ = reanchor(flux[inside], ivar[inside], grid, curves, *bands)
+    # three patches in five: in training there were never more
+    patches = torch.arange(model.config.wave_size // model.config.spectrum_patch)
+    show = patches[patches % 5 < 3].expand(len(where), -1)
+    tokens = model.context_tokens(image, noise, galaxy, where, flux, ivar, z[inside], show)
     return tuple(x.flatten(0, 1)[None] for x in tokens)
 
 
@@ -101,15 +118,17 @@ def infer_redshift(model, prepared):
         )
     probability = encoded.redshift_logits[0].double().softmax(0).numpy()
     c = model.config
-    edges = np.geomspace(c.redshift_min, c.redshift_max, len(probability) + 1)
-    z = np.exp(np.interp((np.arange(5) + 0.5) / 5, np.concatenate([[0], probability.cumsum()]), np.log(edges)))
+    edges = np.log(np.geomspace(c.redshift_min, c.redshift_max, len(probability) + 1))
+    quantiles = (np.arange(700) + 0.5) / 700
+    samples = np.exp(np.interp(quantiles, np.concatenate([[0], probability.cumsum()]), edges))
+    low, middle, high = np.quantile(samples, (0.16, 0.5, 0.84))
     warnings.warn(
-        f"redshift: none given; inferred z = {z[2]:.3f} (80 % within {z[0]:.3f} to {z[4]:.3f}) from the image and "
+        f"redshift: none given; inferred z = {middle:.3f} (68 % within {low:.3f} to {high:.3f}) from the image and "
         "marginalised. Lines are smeared; give redshift= for anything but a look",
         AstropyUserWarning,
         stacklevel=5,
     )
-    return RedshiftNodes(z, np.full(5, 0.2), 0.0, "inferred from image", Flag(0))
+    return quantile_nodes(samples, "inferred from image", (c.redshift_min, c.redshift_max))
 
 
 def range_flags(bands, limits, photometry):

@@ -13,11 +13,13 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.utils.exceptions import AstropyUserWarning
+from astropy.wcs import WCS
 
 from fiberifu.bands import read_bands, split_bands
 from fiberifu.extinction import BAND_EXTINCTION
 from fiberifu.flags import Flag
 from fiberifu.prepared import PreparedImage
+from fiberifu.provenance import is_predicted
 from fiberifu.psf import SURVEY_FWHM, convolve, matching_kernel, measure_fwhm, moffat_psf, psf_on_grid
 from fiberifu.resample import canonical_grid, pixel_map, resample, same_wcs
 
@@ -169,11 +171,16 @@ def prepare_image(
 
 # ---------------------------------------------------------------- parts of it
 def _hash(planes):
-    """sha256 of band names, shapes and native float64 pixel values."""
+    """sha256 of band names, shapes, units, celestial WCS, native float64 pixel values and masks."""
     digest = hashlib.sha256()
     for name, ccd in planes.items():
-        digest.update(f"{name}{ccd.shape}".encode())
+        if is_predicted(ccd.meta):
+            raise ValueError(f"image, band {name}: DATATYPE='PREDICTED', made by fiberifu; give an observed image")
+        wcs = ccd.wcs.to_header_string() if isinstance(ccd.wcs, WCS) else ""
+        digest.update(f"{name}{ccd.shape}{ccd.unit}{wcs}".encode())
         digest.update(np.ascontiguousarray(ccd.data, dtype="<f8").tobytes())
+        if ccd.mask is not None:
+            digest.update(np.packbits(np.asarray(ccd.mask, bool)).tobytes())
     return digest.hexdigest()
 
 

@@ -67,44 +67,47 @@ def aperture_points(aperture, trained):
     """Points [arcsec] at which the trained aperture is laid, the factor to its mean flux, and whether it is larger
     than the aperture asked for.
 
-    A spaxel is the mean surface brightness in the trained aperture x the spaxel's area. Other apertures are averages
-    over points within them, each seen through the trained aperture.
+    What is larger than the trained aperture is the average over points within it, each seen through the trained
+    aperture, spread so that the second moments add up to those of the aperture asked for. A smaller spaxel is the mean
+    surface brightness in the trained aperture x the spaxel's area.
     """
-    area = np.pi / 4 * trained**2
+    area, moment = np.pi / 4 * trained**2, trained**2 / 16  # variance of a disc per axis: diameter^2 / 16
     if isinstance(aperture, Spaxel):
         side = aperture.side.to_value(u.arcsec)
-        return np.zeros((1, 2)), side**2 / area, side < trained
-    if isinstance(aperture, Fiber):
+        wanted, factor, fill = side**2 / 12, side**2 / area, _square
+    elif isinstance(aperture, Fiber):
         diameter = aperture.diameter.to_value(u.arcsec)
-        factor = np.pi / 4 * diameter**2 / area
-        if abs(diameter - trained) < 1e-6 or diameter < trained:
-            return np.zeros((1, 2)), factor, diameter < trained - 1e-6
-        # discs of the trained size whose centres fill the rest: the second moments add up to the asked aperture's
-        reach = np.sqrt(diameter**2 - trained**2) / 2
-        return _disc(reach), factor, False
-    sigma = aperture.fwhm.to_value(u.arcsec) / GAUSS
-    excess = sigma**2 - trained**2 / 16  # a disc's variance per axis is diameter^2 / 16
-    factor = 2 * np.pi * sigma**2 / area
-    if excess <= 0:
-        return np.zeros((1, 2)), factor, True
-    return _disc(2 * np.sqrt(excess)), factor, False  # a disc of radius 2s has variance s^2 per axis
+        wanted, factor, fill = diameter**2 / 16, np.pi / 4 * diameter**2 / area, _disc
+    else:
+        sigma = aperture.fwhm.to_value(u.arcsec) / GAUSS
+        wanted, factor, fill = sigma**2, 2 * np.pi * sigma**2 / area, _disc
+    excess = wanted - moment
+    if excess < 1e-6:
+        return np.zeros((1, 2)), factor, excess < -1e-6
+    return fill(np.sqrt(excess), trained), factor, False
 
 
-def _disc(radius, rings=3):
-    """19 points of nearly equal area in a disc: the mean of squares is that of the disc."""
+def _disc(sigma, trained):
+    """Points of nearly equal area in a disc with variance ``sigma^2`` per axis, at most half an aperture apart."""
+    rings = max(3, int(np.ceil(2 * sigma / (trained / 2))) + 1)
     points = [np.zeros((1, 2))]
     for ring in range(1, rings):
         angle = 2 * np.pi * (np.arange(6 * ring) + 0.5 * (ring % 2)) / (6 * ring)
-        points.append(ring / rings * np.stack([np.cos(angle), np.sin(angle)], -1))
+        points.append(ring * np.stack([np.cos(angle), np.sin(angle)], -1))
     points = np.concatenate(points)
-    return points * radius * np.sqrt(0.5 / np.mean((points**2).sum(1)))
+    return points * sigma / np.sqrt(np.mean(points[:, 0] ** 2))
+
+
+def _square(sigma, trained):
+    """A grid of points in a square with variance ``sigma^2`` per axis, at most half an aperture apart."""
+    n = max(2, int(np.ceil(np.sqrt(12) * sigma / (trained / 2))))
+    axis = np.arange(n) - (n - 1) / 2
+    x, y = np.meshgrid(axis, axis)
+    points = np.stack([x.ravel(), y.ravel()], -1)
+    return points * sigma / np.sqrt(np.mean(points[:, 0] ** 2))
 
 
 def beam_fwhm(aperture, trained):
     """FWHM [arcsec] of a Gaussian with the second moment of the aperture that is really used."""
-    diameter = trained
-    if isinstance(aperture, Fiber):
-        diameter = max(aperture.diameter.to_value(u.arcsec), trained)
-    elif not isinstance(aperture, Spaxel):
-        return max(aperture.fwhm.to_value(u.arcsec), GAUSS * trained / 4)
-    return GAUSS * diameter / 4
+    points, _, _ = aperture_points(aperture, trained)
+    return GAUSS * np.sqrt(trained**2 / 16 + np.mean(points[:, 0] ** 2))

@@ -91,11 +91,21 @@ def observe_to_folder(
         For what is wrong with the image, the folder or a keyword.
     """
     settings = {"name": name, "inputs": inputs or {}, "model": str(model or "bundled"), "seed": seed}
-    settings |= {key: str(value) for key, value in (keywords | {"positions": positions}).items()}
+    settings |= {key: str(value) for key, value in keywords.items()}
+    weights = resolve_pretrained(model) / "model.safetensors"
+    settings["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+    settings["software"] = software_version()
+    if positions is not None:
+        settings["positions"] = [
+            list(map(float, axis)) for axis in (positions.icrs.ra.deg.ravel(), positions.icrs.dec.deg.ravel())
+        ]
     existed = Path(folder).is_dir()
     folder = prepare_output_folder(folder, overwrite=overwrite, resume=resume, settings=settings)
     ends = ("cube.fits", "maps.fits") if positions is None else ("spectra.fits", "lines.ecsv")
     paths = [folder / f"{name}_predicted_{end}" for end in (*ends, "summary.png")]
+    if overwrite:  # what is old must not be taken for a part of this run
+        for path in paths:
+            path.unlink(missing_ok=True)
     todo = [path for path in paths if not (resume and path.is_file())]
     if not todo:
         return None, paths

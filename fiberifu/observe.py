@@ -1,5 +1,6 @@
 """`VirtualIFU`: images and sky positions in, spectra and cubes out."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -181,7 +182,7 @@ class VirtualIFU:
         context : sequence of (`~specutils.Spectrum`, `~astropy.coordinates.SkyCoord`), optional
             Real spectra of the same galaxy and where they were taken.
         seed : int
-            Recorded; the default seed of samples.
+            Recorded, and the seed of `Prediction.sample <fiberifu.Prediction.sample>`.
         progress : bool
             Show a progress bar.
 
@@ -197,12 +198,11 @@ class VirtualIFU:
         places = resolve_positions(positions)
         shape = places.shape
         return self._predict(
-            image,
+            self._prepare(image, ebv, seeing),
             places.sky.reshape(shape) if shape else places.sky[0],
             None,
             aperture=aperture,
             redshift=redshift,
-            seeing=seeing,
             lsf=lsf,
             wavelength=wavelength,
             ebv=ebv,
@@ -266,7 +266,6 @@ class VirtualIFU:
             wcs,
             aperture=spaxel_shape,
             redshift=redshift,
-            seeing=seeing,
             lsf=lsf,
             wavelength=wavelength,
             ebv=ebv,
@@ -280,20 +279,26 @@ class VirtualIFU:
     def _prepare(self, image, ebv, seeing):
         from .image import PreparedImage
 
-        if isinstance(image, PreparedImage):
-            return image
         c = self.config
+        if isinstance(image, PreparedImage):
+            if ebv is not None or seeing is not None:
+                raise ValueError("image is a PreparedImage already: give ebv= and seeing= to prepare_image")
+            if (image.bands, image.pixel_scale, image.stamp_size) != (c.bands, c.pixel_scale, c.stamp):
+                raise ValueError(
+                    f"image was prepared for bands {image.bands} and stamps of {image.stamp_size} pixels "
+                    f"of {image.pixel_scale} arcsec; the model needs {c.bands}, {c.stamp}, {c.pixel_scale}"
+                )
+            return image
         return prepare_image(image, bands=c.bands, pixel_scale=c.pixel_scale, stamp=c.stamp, ebv=ebv, seeing=seeing)
 
     def _predict(
         self,
-        image,
+        prepared,
         positions,
         wcs,
         *,
         redshift,
         aperture,
-        seeing,
         lsf,
         wavelength,
         ebv,
@@ -306,7 +311,6 @@ class VirtualIFU:
 
         from .model import Node
 
-        prepared = self._prepare(image, ebv, seeing)
         aperture = resolve_aperture(aperture)
         offsets = prepared.offsets(positions.ravel() if positions.shape else positions)
         flags = (
@@ -314,35 +318,40 @@ class VirtualIFU:
             | int(prepared.flags)
             | int(Flag.CONTINUUM_RESOLUTION | Flag.VELOCITY_PRIOR)
         )
+        known_ebv = ebv is not None or "EBV" in prepared.meta
+        if deredden and not known_ebv:
+            raise ValueError("deredden=True needs the Galactic E(B-V): give ebv= or image.meta['EBV']")
         spectra = resolve_context(context, prepared)
-        if redshift is None and spectra:
-            redshift = context_redshift(spectra)
-        nodes = resolve_redshift(redshift, prepared.meta)
+        trained = self.config.redshift_min, self.config.redshift_max
+        from_context = context_redshift(spectra) if redshift is None else None
+        if from_context is not None:
+            nodes = dataclasses.replace(resolve_redshift(from_context, trained=trained), source="context")
+        else:
+            nodes = resolve_redshift(redshift, prepared.meta, trained=trained)
         if nodes is None:
             nodes = infer_redshift(self._model, prepared)
             flags |= int(Flag.REDSHIFT_INFERRED)
         flags |= int(nodes.flags)
         renderer = self._renderer(wavelength, lsf, prepared.ebv if not deredden else 0.0)
         points, scale, small = aperture_points(aperture, self.config.aperture)
-        if small and not isinstance(aperture, Spaxel):
+        if small and not isinstance(aperture, Spaxel):  # a cube's spaxels sample the beam, they do not cut it
             flags |= int(Flag.APERTURE_SMALLER)
         if spectra:
             spectra = [context_tensors(self.config, s, where, prepared, nodes.mean) for s, where in spectra]
         gas_prior = systemic_prior(prepared, offsets, nodes.mean)
 
-        made, photometry, heaviest = [], None, 0.0
-        for z, weight in zip(nodes.z, nodes.weights, strict=True):
-            gaussian, sigma_gas, phot = decode(
-                self._model, prepared, offsets, points, scale, z, nodes.sigma, spectra, progress
-            )
-            total = np.sqrt(sigma_gas**2 + gas_prior**2 + (C_KMS * nodes.sigma / (1 + z)) ** 2)
+        made, photometry = [], {}
+        for z, weight, sigma_z in zip(nodes.z, nodes.weights, nodes.sigma, strict=True):
+            gaussian, sigma_gas, seen = decode(self._model, prepared, offsets, points, scale, z, spectra, progress)
+            total = np.sqrt(sigma_gas**2 + gas_prior**2 + (C_KMS * sigma_z / (1 + z)) ** 2)
             made.append(Node(float(z), float(weight), gaussian, torch.from_numpy(total.astype(np.float32))))
-            if weight > heaviest:
-                photometry, heaviest = phot, weight
+            photometry = {name: photometry.get(name, 0.0) + weight * value for name, value in seen.items()}
         usable = np.isfinite(photometry["error"]).any(1) & ((flags & int(Flag.OUTSIDE_IMAGE)) == 0)
         flags |= np.where(usable, 0, int(Flag.BAD_SPAXEL))
-        flags |= np.where(photometry["scale"] < 0, int(Flag.NEGATIVE_FLUX), 0)
+        flags |= np.where(photometry["scale"][:, 0] < 0, int(Flag.NEGATIVE_FLUX), 0)
+        flags |= self._coverage_flags(renderer, nodes)
         flags |= range_flags(self.config.bands, self.passport.get("training_range", {}), photometry)
+        photometry = {name: scale * value for name, value in photometry.items()}  # in the aperture asked for
         beam = np.hypot(prepared.psf_fwhm, beam_fwhm(aperture, self.config.aperture)) * u.arcsec
         provenance = Provenance(
             model_id=self.config.name,
@@ -350,11 +359,12 @@ class VirtualIFU:
             training_data=str(self.passport.get("training_data", "unknown")),
             image_sha256=prepared.sha256,
             redshift=nodes.mean,
-            redshift_sigma=float(np.sqrt(np.sum(nodes.weights * (nodes.z - nodes.mean) ** 2) + nodes.sigma**2)),
+            redshift_sigma=nodes.spread,
             redshift_source=nodes.source,
             seed=seed,
-            ebv=prepared.ebv,
+            ebv=prepared.ebv if known_ebv else None,
             extinction_corrected=deredden,
+            extra={"NCONTEXT": len(spectra)},
         )
         edges = renderer.edges.numpy()
         grid = (edges[1:] + edges[:-1]) / 2 * u.AA if wavelength is None else u.Quantity(wavelength).to(u.AA)
@@ -375,6 +385,17 @@ class VirtualIFU:
             usable=usable,
             ebv_out=0.0 if deredden else prepared.ebv,
         )
+
+    def _coverage_flags(self, renderer, nodes):
+        """Pixels or strong lines that cannot be given at one of the redshifts."""
+        flags, edges = 0, renderer.edges
+        for z in nodes.z:
+            wave = renderer.basis.line_wave * (1 + float(z))
+            if not bool(renderer.covered(float(z)).all()):
+                flags |= int(Flag.WAVELENGTH_RANGE)
+            if not bool(((wave > edges[0]) & (wave < edges[-1])).all()):
+                flags |= int(Flag.LINE_OFF_ARM)
+        return flags
 
     def _renderer(self, wavelength, lsf, ebv):
         import torch

@@ -139,13 +139,18 @@ class Prediction:
         cube.meta["prediction"] = self
         return cube
 
-    def sample(self, n, *, seed=0):
-        """Draw noiseless spectra: coherent in wavelength, as the errors are; positions are drawn independently.
+    def sample(self, n, *, seed=None):
+        """Draw noiseless spectra, coherent in wavelength as the errors are.
+
+        The error of the photometric scale is common to all positions of a draw, the rest is drawn independently: how
+        far model errors reach from one position to the next is not modelled, so that sums over positions vary less
+        than they should.
 
         Parameters
         ----------
         n : int
-        seed : int
+        seed : int, optional
+            By default that of the prediction.
 
         Returns
         -------
@@ -155,7 +160,7 @@ class Prediction:
 
         if n < 1:
             raise ValueError(f"n={n}: draw at least one sample")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(self.provenance.seed if seed is None else seed)
         weights = torch.tensor([node.weight for node in self.nodes])
         chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
         out = np.empty((n, len(self.usable), len(self.wavelength)), np.float32)
@@ -194,8 +199,12 @@ class Prediction:
         mask = np.where(bad, np.int32(DAPMask.NOVALUE | DAPMask.DONOTUSE), 0) + np.zeros((len(keys), 1), np.int32)
         off = ~np.array([self._on_grid(key) for key in keys])
         mask[off] |= np.int32(DAPMask.NOCOV | DAPMask.DONOTUSE)
+        # a width over a continuum that may be zero is noise over noise
+        unsure = np.abs(cont[0]) < 3 * cont[1]
+        masks = {"flux": mask, "continuum": mask, "dispersion": mask, "instrumental_dispersion": mask, "velocity": mask}
+        masks["ew"] = np.where(unsure, mask | np.int32(DAPMask.UNRELIABLE | DAPMask.DONOTUSE), mask)
         instrument = self._instrumental_dispersion(keys)
-        gas = np.mean([node.sigma_lines.numpy() for node in self.nodes], axis=0)
+        gas = np.sqrt(sum(node.weight * node.sigma_lines.numpy() ** 2 for node in self.nodes))
         return LineMaps(
             keys,
             flux.reshape(shape),
@@ -207,7 +216,7 @@ class Prediction:
             redshift=self.redshift,
             dispersion=np.hypot(gas, instrument[:, None]).reshape(shape),
             instrumental_dispersion=np.broadcast_to(instrument[:, None], flux.shape).reshape(shape),
-            mask=mask.reshape(shape),
+            mask={name: bits.reshape(shape) for name, bits in masks.items()},
             flags=self.flags,
             wcs=self.wcs,
             positions=None if self.wcs is not None else self.positions,
@@ -296,10 +305,10 @@ class Prediction:
         Returns
         -------
         `~astropy.table.QTable`
-            ``band``; ``observed``, ``predicted``: summed aperture fluxes [nanomaggy] over the positions measured in the
-            band; ``residual``: -2.5 log10(observed / predicted) of the sums [mag]; ``scatter``: 68 % half-range of
-            the residuals of single positions with S/N > 10 [mag]; ``pull``: rms of (observed - predicted) / error
-            over positions; ``n``: positions.
+            ``band``; ``observed``, ``predicted``: fluxes in the aperture or spaxel [nanomaggy], summed over the n
+            positions measured in the band (a total for spaxels; fibres may overlap); ``residual``:
+            -2.5 log10(observed / predicted) of the sums [mag]; ``scatter``: half of the central 68 % of the residuals
+            of single positions with S/N > 10 [mag]; ``pull``: rms of (observed - predicted) / error; ``n``.
         """
         flux, error, predicted = (self.photometry[name] for name in ("flux", "error", "predicted"))
         rows = []

@@ -15,8 +15,8 @@ def resolve_pretrained(source=None, *, revision=None):
     Parameters
     ----------
     source : str or path-like, optional
-        None for the bundled model; a local folder; or ``"hf://owner/name"`` (also ``"owner/name"`` where no such folder
-        exists) on the Hugging Face hub, which needs the extra ``fiberifu[hub]``.
+        None or ``"nano"`` for the bundled model; a local folder; or ``"hf://owner/name"`` (also
+        ``"owner/name"`` where no such folder exists) on the Hugging Face hub, which needs the extra ``fiberifu[hub]``.
     revision : str, optional
         Commit, tag or branch on the hub.
 
@@ -31,7 +31,7 @@ def resolve_pretrained(source=None, *, revision=None):
     ValueError
         When the hub is asked for without its extra, or a name cannot be understood.
     """
-    if source is None:
+    if source is None or source == BUNDLED.name:
         return BUNDLED
     text = str(source)
     if not text.startswith("hf://"):

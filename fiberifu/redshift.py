@@ -7,10 +7,11 @@ import astropy.constants as const
 import astropy.units as u
 import numpy as np
 from astropy.uncertainty import Distribution
+from scipy.stats import norm
 
 from fiberifu.flags import Flag
 
-__all__ = ["RedshiftNodes", "resolve_redshift"]
+__all__ = ["RedshiftNodes", "quantile_nodes", "resolve_redshift"]
 
 #: Redshifts of the training set.
 TRAINED_REDSHIFTS = (0.003, 0.6)
@@ -31,20 +32,26 @@ class RedshiftNodes:
         Nodes, all positive.
     weights : ndarray, (K,)
         Sum to 1.
-    sigma : float
-        Redshift error *at each node*: the narrow error when there is one node, else 0
-        (the nodes carry the spread).
+    sigma : ndarray, (K,)
+        Redshift error *at each node*: the error itself when there is one node, else the spread
+        of the part of the distribution that the node stands for, so that lines become one
+        smooth bump and not a comb.
     source : str
         Where the redshift came from, for the headers.
     flags : Flag
-        REDSHIFT_RANGE if the mean is outside the training range.
+        REDSHIFT_RANGE if a node is outside the training range.
     """
 
     z: np.ndarray
     weights: np.ndarray
-    sigma: float = 0.0
+    sigma: np.ndarray
     source: str = "argument"
     flags: Flag = field(default=Flag(0))
+
+    @property
+    def spread(self):
+        """Standard deviation of the whole distribution."""
+        return float(np.sqrt(np.sum(self.weights * ((self.z - self.mean) ** 2 + self.sigma**2))))
 
     @property
     def mean(self):
@@ -55,17 +62,18 @@ class RedshiftNodes:
         return len(self.z)
 
 
-def resolve_redshift(redshift=None, image_meta=None):
+def resolve_redshift(redshift=None, image_meta=None, *, trained=TRAINED_REDSHIFTS):
     """Turn a redshift, with or without its error, into nodes.
 
     Parameters
     ----------
     redshift : float, (mean, sigma), `astropy.uncertainty.Distribution` or None
-        An error below 300 km/s stays with a single node; above, a normal error gives 5
-        Gauss-Hermite nodes and a distribution 7 equal-weight quantiles (nodes at or below
-        zero are dropped). None takes ``image_meta["REDSHIFT"]``.
+        An error below 300 km/s stays with a single node; above, 7 nodes of equal weight stand
+        for sevenths of the distribution (those at or below zero are dropped). None takes ``image_meta["REDSHIFT"]``.
     image_meta : mapping, optional
         Header of the image.
+    trained : (float, float)
+        Redshifts of the model's training set.
 
     Returns
     -------
@@ -85,7 +93,7 @@ def resolve_redshift(redshift=None, image_meta=None):
         if redshift is None:
             return None
     if isinstance(redshift, Distribution):
-        return _distribution_nodes(redshift, source)
+        return _distribution_nodes(redshift, source, trained)
     sigma = 0.0
     if isinstance(redshift, (tuple, list)):
         if len(redshift) != 2:
@@ -97,13 +105,11 @@ def resolve_redshift(redshift=None, image_meta=None):
     mean = _number(redshift, "redshift")
     _check_redshift(mean, source)
     if sigma * _C < _NARROW.value:
-        return RedshiftNodes(np.array([mean]), np.ones(1), sigma, source, _range_flag(mean))
-    # Probabilists' Hermite nodes integrate against exp(-x^2 / 2).
-    x, weights = np.polynomial.hermite_e.hermegauss(5)
-    return _nodes(mean + sigma * x, weights, source)
+        return _single(mean, sigma, source, trained)
+    return quantile_nodes(norm.ppf((np.arange(700) + 0.5) / 700, mean, sigma), source, trained)
 
 
-def _distribution_nodes(redshift, source):
+def _distribution_nodes(redshift, source, trained):
     samples = np.ravel(getattr(redshift.distribution, "value", redshift.distribution)).astype(float)
     if redshift.shape != ():
         raise ValueError(f"redshift: one Distribution is needed, got one of shape {redshift.shape}")
@@ -111,17 +117,25 @@ def _distribution_nodes(redshift, source):
         raise ValueError("redshift: the Distribution holds samples that are not finite")
     median, spread = np.median(samples), np.std(samples)
     _check_redshift(median, source)
-    if spread * _C < _NARROW.value:
-        return RedshiftNodes(np.array([median]), np.ones(1), float(spread), source, _range_flag(median))
-    return _nodes(np.quantile(samples, (np.arange(7) + 0.5) / 7), np.ones(7), source)
+    if spread * _C < _NARROW.value or len(samples) < 7:
+        return _single(median, spread, source, trained)
+    return quantile_nodes(samples, source, trained)
 
 
-def _nodes(z, weights, source):
-    keep = (z > 0) & (z <= MAX_REDSHIFT)
-    if not keep.any():
+def quantile_nodes(samples, source, trained=TRAINED_REDSHIFTS, n=7):
+    """Nodes of equal weight, each the mean and standard deviation of its share of the sorted samples."""
+    parts = np.array_split(np.sort(samples[(samples > 0) & (samples <= MAX_REDSHIFT)]), n)
+    if not len(parts[-1]) or not len(parts[0]):
         raise ValueError(f"redshift: no part of the distribution lies within 0 and {MAX_REDSHIFT}")
-    z, weights = z[keep], weights[keep] / weights[keep].sum()
-    return RedshiftNodes(z, weights, 0.0, source, _range_flag(float(np.sum(weights * z))))
+    z = np.array([part.mean() for part in parts])
+    weights = np.array([len(part) for part in parts], float)
+    # neighbouring bumps overlap when each is at least as wide as half the distance to its neighbours
+    sigma = np.maximum([part.std() for part in parts], np.gradient(z) / 2)
+    return RedshiftNodes(z, weights / weights.sum(), sigma, source, _range_flag(z, trained))
+
+
+def _single(z, sigma, source, trained):
+    return RedshiftNodes(np.array([z]), np.ones(1), np.array([float(sigma)]), source, _range_flag(z, trained))
 
 
 def _number(value, name):
@@ -151,6 +165,6 @@ def _check_redshift(z, source):
         )
 
 
-def _range_flag(z):
-    low, high = TRAINED_REDSHIFTS
-    return Flag(0) if low <= z <= high else Flag.REDSHIFT_RANGE
+def _range_flag(z, trained):
+    low, high = trained
+    return Flag(0) if np.all((np.asarray(z) >= low) & (np.asarray(z) <= high)) else Flag.REDSHIFT_RANGE

@@ -330,3 +330,21 @@ def test_amplitudes_are_scored_as_measured():
     variance = 0.7**2 + error[2:] ** 2
     assert score(0.7) == pytest.approx(np.mean(0.5 * ((best[2:] - 1) ** 2 / variance + np.log(variance))), rel=1e-3)
     assert score(1.2) < min(score(0.2), score(8.0))
+
+
+def test_photometric_shape_follows_the_colours(model):
+    """Noiseless colours give back their own continuum shape; no photometry gives the mean shape."""
+    from fiberifu.model import photometric_shape
+
+    scale = model.basis.component_scale
+    photometry = model.basis.photometry(torch.full((20,), 0.05))[..., : model.config.n_continuum]
+    shape = torch.randn(20, len(scale), generator=torch.Generator().manual_seed(4)) * scale
+    shape[:, 0] = 1
+    flux = 30 * torch.einsum("fck,fk->fc", photometry, shape)
+    found = photometric_shape(photometry, flux, torch.full((20, 4), 1e-3), scale)
+    synthetic = torch.einsum("fck,fk->fc", photometry, found)
+    colour = (synthetic[:, 0] / synthetic[:, 2]) / (flux[:, 0] / flux[:, 2])
+    torch.testing.assert_close(colour, torch.ones(20), atol=0.03, rtol=0)
+    blind = photometric_shape(photometry, flux, torch.full((20, 4), torch.inf), scale)
+    torch.testing.assert_close(blind[:, 1:], torch.zeros(20, len(scale) - 1))
+    assert (blind[:, 0] == 1).all()

@@ -136,8 +136,7 @@ def test_large_aperture_keeps_the_photometry(ifu, image):
     x, y = (float(v) for v in p.image.wcs.world_to_pixel(CENTER))
     area = p.image.pixel_scale**2
     exact = aperture_photometry(sb * area, CircularAperture((x, y), 1.5 / p.image.pixel_scale))["aperture_sum"][0]
-    ratio = 4.0  # of the areas
-    assert float(p.photometry["flux"][0, 1]) * ratio == pytest.approx(exact, rel=0.03)
+    assert float(p.photometry["flux"][0, 1]) == pytest.approx(exact, rel=0.03)
 
 
 def test_wavelength_grids_conserve_flux(ifu, image):
@@ -266,9 +265,9 @@ def test_samples_have_the_stated_spread(cube_prediction):
     sigma = cube_prediction.spectrum().uncertainty.array[8, 8] ** -0.5
     ratio = np.median(draws.std(0) / sigma)
     assert 0.85 < ratio < 1.15
-    np.testing.assert_array_equal(draws[:2], cube_prediction.sample(2, seed=1)[:, 8, 8].value * 0 + draws[:2])
-    a, b = (cube_prediction.sample(1, seed=s).value for s in (1, 1))
+    a, b, other = (cube_prediction.sample(2, seed=s).value for s in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
+    assert not np.allclose(a, other)
 
 
 def test_predicted_map_resembles_the_truth(ifu, image):

@@ -6,7 +6,7 @@
 from .basis import RestBasis, desi_lsf, pixel_edges
 from .checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from .config import ModelConfig
-from .decoder import Decoded, anchor
+from .decoder import Decoded, anchor, photometric_shape
 from .distribution import CoefficientGaussian, pixel_nll
 from .lines import AMPLITUDES, LINE_WAVELENGTH, LINES
 from .mae import Encoded, FiberMAE, Losses
@@ -28,6 +28,7 @@ __all__ = [
     "anchor",
     "desi_lsf",
     "load_checkpoint",
+    "photometric_shape",
     "pixel_edges",
     "pixel_nll",
     "save_checkpoint",

@@ -101,10 +101,10 @@ class RestBasis(nn.Module):
         integral = running[index] + step * (basis[index] + step / 2 * slope[index])
         return (integral.diff(dim=1) / rest.diff(dim=1)[..., None]).float()
 
-    def line_window(self, edges, redshift, sigma_max):
-        """First pixel (F, L) and width (int) of a window of 5 ``sigma_max`` [km/s] around every line."""
+    def line_window(self, edges, redshift, sigma_max, lsf_sigma):
+        """First pixel (F, L) and width (int) of windows of 5 sigma, gas [km/s] and instrument [A], at the lines."""
         centre = self.line_wave.double() * (1 + redshift.double()[:, None])
-        reach = centre * 5 * math.hypot(sigma_max, 70.0) / C_KMS
+        reach = 5 * torch.hypot(centre * sigma_max / C_KMS, lsf_sigma.double())
         edges = edges.double()
         first = torch.searchsorted(edges, centre - reach)
         last = torch.searchsorted(edges, centre + reach)
@@ -130,7 +130,7 @@ class RestBasis(nn.Module):
         profile : Tensor (F, L, W)
             Per angstrom; its sum over pixels x pixel width is 1 for a line on the grid.
         """
-        first, size = window or self.line_window(edges, redshift, float(sigma_kms.detach().max()))
+        first, size = window or self.line_window(edges, redshift, float(sigma_kms.detach().max()), lsf_sigma)
         index = first[..., None] + torch.arange(size + 1, device=first.device)
         edge = edges.double()[index]
         centre = self.line_wave.double() * (1 + redshift.double()[:, None])

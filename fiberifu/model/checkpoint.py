@@ -19,7 +19,7 @@ def weights_sha256(folder):
     return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()
 
 
-def save_checkpoint(folder, model, *, card, passport, dtype=torch.float16):
+def save_checkpoint(folder, model, *, card, passport, dtype=None):
     """Write a model folder; every file appears whole or not at all.
 
     Parameters
@@ -30,12 +30,17 @@ def save_checkpoint(folder, model, *, card, passport, dtype=torch.float16):
         Text of the model card.
     passport : dict
         What a user of the weights must know: bands, units, training data, seed, scores, licence (JSON).
-    dtype : torch.dtype
-        Of floating-point tensors in the file.
+    dtype : torch.dtype, optional
+        Of floating-point tensors in the file; by default half precision where that loses nothing, as for weights
+        that were loaded from such a file, else float32.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
+    tensors = model.state_dict()
+    if dtype is None:
+        exact = all(torch.equal(v.half().to(v.dtype), v) for v in tensors.values() if v.is_floating_point())
+        dtype = torch.float16 if exact else torch.float32
+    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
     config = json.dumps({"model": json.loads(model.config.to_json()), "passport": passport}, indent=2)
     for name, write in (
         ("model.safetensors", lambda path: save_file(state, path)),

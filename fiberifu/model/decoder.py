@@ -11,7 +11,7 @@ from .distribution import CoefficientGaussian
 from .encoder import Block
 from .lines import AMPLITUDES
 
-__all__ = ["CoefficientHead", "Decoded", "PatchDecoder", "QueryDecoder", "anchor"]
+__all__ = ["CoefficientHead", "Decoded", "PatchDecoder", "QueryDecoder", "anchor", "photometric_shape"]
 
 CALIBRATION_ERROR = 0.02  # relative error of the photometric zero points and of the aperture geometry
 # log of typical amplitudes [rest-frame angstrom], in the order of AMPLITUDES: where the network starts
@@ -44,6 +44,39 @@ def anchor(shape_flux, flux, error):
     return scale, torch.where(measured, (1 / safe + (CALIBRATION_ERROR * scale) ** 2).sqrt(), torch.inf)
 
 
+@torch.no_grad()
+def photometric_shape(photometry, flux, error, component_scale):
+    """Continuum shape that the aperture colours alone ask for: where the network starts.
+
+    Maximum a posteriori over the components with their population variance as the prior (a ridge fit in linear flux),
+    without lines. Noise shrinks it to the mean shape, and so does missing photometry.
+
+    Parameters
+    ----------
+    photometry : Tensor (F, C, K)
+        Band fluxes of the continuum components [nanomaggy].
+    flux, error : Tensor (F, C)
+        Measured aperture photometry [nanomaggy]; error inf where there is none.
+    component_scale : Tensor (K,)
+        Population rms of the coefficients.
+
+    Returns
+    -------
+    Tensor (F, K)
+        First coefficient 1.
+    """
+    scale, _ = anchor(photometry[..., 0], flux, error)
+    unit = scale.abs().clamp(min=1e-4)[:, None]
+    weight = 1 / (error**2 + (CALIBRATION_ERROR * flux) ** 2) * unit**2  # of a unit shape; 0 where not measured
+    design = photometry * component_scale
+    normal = torch.einsum("fck,fc,fcj->fkj", design, weight, design)
+    prior = torch.diag_embed(torch.where(torch.arange(len(component_scale)) > 0, 1.0, 0.01)).to(normal)
+    shift = torch.einsum("fck,fc->fk", design, weight * torch.where(weight > 0, flux, 0.0) / unit)
+    best = torch.linalg.solve((normal + prior).double(), shift.double()[..., None])[..., 0].float()
+    shape = (best[:, 1:] / best[:, :1].clamp(min=0.2)).clamp(-5, 5) * (scale > 0)[:, None]
+    return torch.cat([torch.ones_like(shape[:, :1]), shape * component_scale[1:]], 1)
+
+
 class CoefficientHead(nn.Module):
     """Linear read-out with physical scales: mean, diagonal and factors of the coefficients, gas dispersion."""
 
@@ -58,12 +91,15 @@ class CoefficientHead(nn.Module):
         nn.init.zeros_(self.out[-1].bias)
         self.register_buffer("start", torch.tensor([START[name] for name in AMPLITUDES]), persistent=False)
 
-    def forward(self, x, component_scale):
-        """Unit-shape coefficients (mean, diag, factors) and gas dispersion [km/s] of features (F, D)."""
+    def forward(self, x, start, component_scale):
+        """Unit-shape coefficients (mean, diag, factors) and gas dispersion [km/s] of features (F, D).
+
+        The continuum is a correction to the shape ``start`` (F, n_continuum).
+        """
         k = self.config.n_continuum
         raw = self.out(x)
         mean, spread, mix = raw[:, : self.n], raw[:, self.n : 2 * self.n], raw[:, 2 * self.n : -1]
-        continuum = component_scale[1:] * mean[:, 1:k]
+        continuum = start[:, 1:] + component_scale[1:] * mean[:, 1:k]
         amplitude = (self.start + 6 * torch.tanh(mean[:, k:] / 6)).exp()
         first = torch.ones_like(mean[:, :1])
         scale = torch.cat([0.05 * first, component_scale[1:].expand(len(x), -1), amplitude + 0.1], 1)
@@ -116,7 +152,7 @@ class QueryDecoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config.width, config.heads, 0.05) for _ in range(config.query_blocks))
         self.head = CoefficientHead(config, basis)
 
-    def forward(self, near, around, offset, encoded, galaxy, component_scale):
+    def forward(self, near, around, offset, encoded, galaxy, start, component_scale):
         x = (near + self.around_scale * around)[:, None]
         single = len(encoded.tokens) == 1
         for block in self.blocks:
@@ -126,7 +162,7 @@ class QueryDecoder(nn.Module):
                 x = block(x.transpose(0, 1), offset[None], keep, source).transpose(0, 1)
             else:
                 x = block(x, offset[:, None], encoded.keep[galaxy], (key[galaxy], value[galaxy]))
-        return self.head(x[:, 0], component_scale)
+        return self.head(x[:, 0], start, component_scale)
 
 
 class PatchDecoder(nn.Module):

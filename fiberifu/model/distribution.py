@@ -32,10 +32,11 @@ class CoefficientGaussian:
         return mean, variance + (weights @ self.factors).square().sum(-1)
 
     def sample(self, n, generator=None):
-        """Draw coefficients (n, F, K)."""
+        """Draw coefficients (n, F, K). The last factor, the photometric scale, is common to all positions of a draw."""
         shape = (n, *self.mean.shape)
         noise = torch.randn(shape, generator=generator).to(self.mean)
         common = torch.randn(n, *self.factors.shape[::2], generator=generator).to(self.mean)
+        common[..., -1] = common[:, :1, -1]
         return self.mean + self.diag * noise + torch.einsum("fkr,nfr->nfk", self.factors, common)
 
 

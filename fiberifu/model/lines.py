@@ -2,7 +2,7 @@
 
 Wavelengths in vacuum angstrom from the NIST Atomic Spectra Database, as tabulated by the MaNGA DAP
 (Belfiore et al. 2019, AJ 158, 160, table 1); the tied ratios 2.98 and 3.05 are those of Storey & Zeippen
-(2000, MNRAS 312, 813), and 3.0 for [O I] 6302/6366.
+(2000, MNRAS 312, 813).
 """
 
 __all__ = ["AMPLITUDES", "LINES", "LINE_COMPONENTS", "LINE_WAVELENGTH"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .basis import RestBasis, desi_lsf, pixel_edges
-from .decoder import Decoded, PatchDecoder, QueryDecoder
+from .decoder import Decoded, PatchDecoder, QueryDecoder, photometric_shape
 from .distribution import amplitude_nll, pixel_nll
 from .encoder import Encoder
 from .local import LocalView
@@ -110,8 +110,10 @@ class FiberMAE(nn.Module):
         Decoded
         """
         near, around, flux, error = self.local(image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z)
-        shape = self.query_decoder(near, around, offset, encoded, galaxy, self.basis.component_scale)
-        return Decoded(shape, self.basis.photometry(redshift), flux, error)
+        photometry, scale = self.basis.photometry(redshift), self.basis.component_scale
+        start = photometric_shape(photometry[..., : self.config.n_continuum], flux, error, scale)
+        shape = self.query_decoder(near, around, offset, encoded, galaxy, start, scale)
+        return Decoded(shape, photometry, flux, error)
 
     @staticmethod
     def _reference(flux, error):

@@ -117,7 +117,7 @@ class Renderer:
         sigma = node.sigma_lines[rows]
         z = torch.tensor([node.redshift])
         wave = self.basis.line_wave * (1 + node.redshift)
-        first, size = self.basis.line_window(self.edges, z, float(node.sigma_lines.max()))
+        first, size = self.basis.line_window(self.edges, z, float(node.sigma_lines.max()), self.lsf(wave))
         _, profile = self.basis.render_lines(self.edges, z.expand(len(sigma)), sigma, self.lsf(wave),
                                              (first.expand(len(sigma), -1), size))  # fmt: skip
         on = (wave > self.edges[0]) & (wave < self.edges[-1])

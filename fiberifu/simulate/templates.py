@@ -54,9 +54,9 @@ def find_data_dir():
         if folder.is_dir():
             return folder
         raise FileNotFoundError(f"$FIBERIFU_DATA is {str(folder)!r}, which is not a folder; correct it or unset it")
-    for parent in Path(__file__).resolve().parents:
-        if (parent / "shared" / "data").is_dir():
-            return parent / "shared" / "data"
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
+    if beside.is_dir():
+        return beside
     raise FileNotFoundError(
         "no data folder: set the environment variable FIBERIFU_DATA to the folder that holds templates/, "
         "instrument/ and lines/, or use analytic_template_pack() for tests and examples"

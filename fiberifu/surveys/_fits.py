@@ -10,6 +10,8 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
+from fiberifu.provenance import is_predicted
+
 __all__ = ["celestial_wcs", "read_hdus"]
 
 
@@ -46,6 +48,8 @@ def read_hdus(path):
     except (OSError, ValueError, TypeError, EOFError, zlib.error, AstropyWarning) as error:
         state = "truncated or damaged FITS" if _looks_like_fits(path) else "not a FITS file"
         raise ValueError(f"{path}: {state} ({error}); fetch it again") from error
+    if any(is_predicted(header) for header, _ in out):
+        raise ValueError(f"{path}: DATATYPE='PREDICTED', made by fiberifu; give an observed or simulated image")
     return out
 
 

@@ -3,10 +3,15 @@
 ``recipe.toml -> Recipe -> train -> save_checkpoint``
 """
 
+import itertools
+
+import torch
+
 from .basis import fill_basis, principal_components
 from .batches import augment, drop_bands, simulated_batches
 from .config import Recipe
 from .loop import train
+from .passport import make_passport, training_range
 
 __all__ = [
     "Recipe",
@@ -14,9 +19,11 @@ __all__ = [
     "drop_bands",
     "fill_basis",
     "main",
+    "make_passport",
     "principal_components",
     "simulated_batches",
     "train",
+    "training_range",
 ]
 
 
@@ -52,9 +59,11 @@ def main(recipe, output, *, data=None, stop_after=None, device="cpu"):
     if not pack.is_file():
         build_template_pack(data or find_data_dir(), pack)
     model, step = train(settings, pack, output, stop_after=stop_after, device=device)
-    passport = {"recipe_sha256": settings.sha256(), "seed": settings.seed, "steps": step, "training_data": "simulated"}
+    batches = simulated_batches(pack, settings.simulator, settings.batch, settings.seed, 0, workers=0)
+    ranges = training_range(model.cpu(), (batch for _, batch in itertools.islice(batches, 30)))
+    passport = make_passport(settings, step, ranges)
     card = (
         f"# {settings.model.name}\n\nTrained for {step} of {settings.steps} steps on simulated galaxies. Not scored.\n"
     )
-    save_checkpoint(output / "model", model, card=card, passport=passport)
+    save_checkpoint(output / "model", model, card=card, passport=passport, dtype=torch.float16)
     return f"{step} of {settings.steps} steps; weights in {output / 'model'}"

@@ -52,6 +52,7 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
     """
     from ..simulate import load_template_pack
 
+    _check_geometry(recipe)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
@@ -86,10 +87,9 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
         os.replace(part, state_path)
 
     start = saved = time.monotonic()
-    stopping = _stop_signal()
     bad = 0
     batches = simulated_batches(pack_path, recipe.simulator, recipe.batch, recipe.seed, step, recipe.workers)
-    with contextlib.closing(batches), _log(folder / "log.csv", step) as log:
+    with _stop_signal() as stopping, contextlib.closing(batches), _log(folder / "log.csv", step) as log:
         for step_now, batch in batches:
             if step_now >= recipe.steps:
                 break
@@ -133,6 +133,19 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
     return model.eval(), step
 
 
+def _check_geometry(recipe):
+    """The simulator must make what the model reads."""
+    from ..simulate import SimConfig
+
+    simulated = SimConfig(**recipe.simulator)
+    wanted = {name: getattr(recipe.model, name) for name in ("stamp", "pixel_scale", "aperture")}
+    made = {name: getattr(simulated, name) for name in wanted}
+    if made != wanted or recipe.model.bands != ("g", "r", "i", "z"):
+        raise ValueError(
+            f"recipe: the model reads {wanted}, bands {recipe.model.bands}; the simulator makes {made}, griz"
+        )
+
+
 def _schedule(step, recipe):
     """Linear warm-up, then a cosine to ``final_rate``."""
     if step < recipe.warmup:
@@ -141,13 +154,18 @@ def _schedule(step, recipe):
     return recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + math.cos(math.pi * part))
 
 
+@contextlib.contextmanager
 def _stop_signal():
     """A function that tells whether SIGTERM or SIGUSR1 came: the scheduler wants the machine back."""
-    seen = []
+    seen, before = [], {}
     for name in (signal.SIGTERM, signal.SIGUSR1):
         with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(name, lambda number, frame: seen.append(number))
-    return lambda: bool(seen)
+            before[name] = signal.signal(name, lambda number, frame: seen.append(number))
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 @contextlib.contextmanager
