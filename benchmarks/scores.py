@@ -2,7 +2,7 @@
 
     python benchmarks/scores.py PACK.npz MODEL_FOLDER -o scores.json --galaxies 500 --fibers 16000
 
-Baselines: r-band light x the median EW of the training fibres; gradient-boosted trees on the colours, surface
+Baselines: continuum light x the median EW of the training fibres; gradient-boosted trees on the colours, surface
 brightness and redshift at the position, trained on fibres of the very training set. Everything is in the training
 aperture (1.5 arcsec) at the image's PSF. Spaxels are chosen on truth only: EW > 1 A and H-alpha flux above 0.9e-17
 erg/s/cm2 in the aperture (about S/N 3 at MaNGA depth: 5e-18 erg/s/cm2/arcsec2, Belfiore et al. 2019, AJ 158, 160).
@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from fiberifu.model import AMPLITUDES, LINES, desi_lsf, load_checkpoint
+from fiberifu import VirtualIFU
+from fiberifu.datasets import simulated_image
+from fiberifu.model import AMPLITUDES, LINES, desi_lsf
 from fiberifu.simulate import Simulator, load_template_pack
 from fiberifu.train import Recipe
 
@@ -89,13 +91,11 @@ def train_trees(rows):
     )
 
 
-@torch.inference_mode()
-def score_galaxies(simulator, model, trees, constant, n, cache):
-    """One record per galaxy: truth, predictions and radius of its selected spaxels."""
-    galaxies = list(np.load(cache, allow_pickle=False).values()) if cache.is_file() else []
+def score_galaxies(simulator, ifu, trees, constant, n, cache):
+    """One array per galaxy: truth, radius and predictions of its selected spaxels, all by the public interface."""
+    galaxies = list(np.load(cache).values()) if cache.is_file() else []
     index = 0 if not galaxies else int(galaxies.pop()[0])
-    side, k = sideband(model), model.config.n_continuum
-    amplitude = k + AMPLITUDES.index("Ha")
+    scale = simulator.config.pixel_scale
     while len(galaxies) < n:
         scene = simulator.scene(HELD_OUT, [index])["g"]
         index += 1
@@ -103,35 +103,26 @@ def score_galaxies(simulator, model, trees, constant, n, cache):
         if not (0.01 < z < 0.15 and re > 2.0):  # galaxies that an IFU would resolve
             continue
         m = simulator.truth_maps(HELD_OUT, index - 1, spaxel=1.0, size=min(24.0, 3.2 * re + 3))
-        flat = {key: m[key].flatten(0, 1) for key in ("line_flux", "line_ew", "band", "radius", "east", "north")}
-        ew, ha = flat["line_ew"][:, HA].numpy(), flat["line_flux"][:, HA].numpy()
-        offset = torch.stack([flat["east"], flat["north"]], 1).float()
-        chosen = (ew > 1) & (ha > 0.9) & (flat["radius"].numpy() < 1.6) & (offset.abs().amax(1) < 14).numpy()
+        ew, ha = m["line_ew"][..., HA].numpy().ravel(), m["line_flux"][..., HA].numpy().ravel()
+        east, north, radius = (m[key].numpy().ravel() for key in ("east", "north", "radius"))
+        chosen = (ew > 1) & (ha > 0.9) & (radius < 1.6) & (np.maximum(abs(east), abs(north)) < 15.5)
         if chosen.sum() < 10:
             continue
-        image, sigma, psf = m["image"][None], m["sigma_image"][None], m["psf_fwhm"].reshape(1)
-        offset = offset[chosen]
-        f = len(offset)
-        encoded = model.encode(image, sigma, psf)
-        d = model.query(encoded, image, sigma, psf, torch.zeros(f, dtype=torch.int64), offset,
-                        torch.full((f,), z), torch.full((f,), 1e-4))  # fmt: skip
-        weights = torch.zeros(2, k + len(AMPLITUDES))
-        weights[0, amplitude], weights[1, :k] = 1, side
-        mean, variance = d.gaussian.project(weights)
-        flux_sigma = variance[:, 0].sqrt() * (1 + z)
-        both = torch.einsum("mk,fkr->fmr", weights, d.gaussian.factors)
-        covariance = (both[:, 0] * both[:, 1]).sum(-1)
-        net_ew = mean[:, 0] / mean[:, 1]
-        ew_sigma = (variance[:, 0] - 2 * net_ew * covariance + net_ew**2 * variance[:, 1]).sqrt() / mean[:, 1].abs()
-        x = features(d.flux.numpy(), d.error.numpy(), np.full(f, z), np.full(f, float(psf)))
+        image = simulated_image(m, scale, f"SIM {HELD_OUT}-{index - 1}")
+        first = next(iter(image.values()))
+        middle = (first.shape[0] - 1) / 2
+        where = first.wcs.pixel_to_world(middle - east[chosen] / scale, middle + north[chosen] / scale)
+        p = ifu.predict(image, where, redshift=z)
+        maps = p.line_maps(["Ha"])
+        got = [(getattr(maps, name)["Ha"].data, getattr(maps, name)["Ha"].uncertainty.array) for name in ("ew", "flux")]
+        f = len(where)
+        x = features(p.photometry["flux"], p.photometry["error"], np.full(f, z), np.full(f, p.image.psf_fwhm))
         tree_ew = np.sinh(trees.predict(x))
-        # continuum at H-alpha from the network's own photometric fit serves every method: they differ in EW alone
-        continuum = (mean[:, 1] * (1 + z)).numpy()
-        galaxies.append(np.column_stack([
-            ew[chosen], ha[chosen], flat["radius"].numpy()[chosen],
-            net_ew.numpy(), ew_sigma.numpy(), (mean[:, 0] * (1 + z)).numpy(), flux_sigma.numpy(),
-            tree_ew, tree_ew * continuum, np.full(f, constant), constant * continuum,
-        ]))  # fmt: skip
+        # line flux of a baseline = its EW x the network's continuum at the line: methods differ in EW alone
+        light = maps.continuum["Ha"].data * (1 + z)
+        columns = [ew[chosen], ha[chosen], radius[chosen], *got[0], *got[1], tree_ew, tree_ew * light,
+                   np.full(f, constant), constant * light]  # fmt: skip
+        galaxies.append(np.column_stack(columns))
         if len(galaxies) % 25 == 0:
             np.savez(cache, *galaxies, np.array([index]))
             print(f"{len(galaxies)} galaxies", file=sys.stderr, flush=True)
@@ -140,7 +131,7 @@ def score_galaxies(simulator, model, trees, constant, n, cache):
 
 def table(galaxies, rng, n_boot=200):
     """Scores of each method, whole galaxies and beyond 0.7 Re, with bootstrap intervals."""
-    columns = {"network": (3, 5), "trees": (7, 8), "r x constant EW": (9, 10)}
+    columns = {"network": (3, 5), "trees": (7, 8), "light x constant EW": (9, 10)}
     out = {}
     for region, low in (("whole", 0.0), ("off-centre (R > 0.7 Re)", 0.7)):
         cut = [g[g[:, 2] > low] for g in galaxies]
@@ -225,13 +216,14 @@ def main():
 
     pack = load_template_pack(arguments.pack)
     simulator = Simulator(pack, config=SimConfig(**recipe.simulator))
-    model, _ = load_checkpoint(arguments.model)
+    ifu = VirtualIFU.from_pretrained(arguments.model)
+    model = ifu._model
     folder = arguments.output.parent
     rows = fiber_sample(simulator, model, recipe, arguments.fibers, folder / "fibers.npz")
     if arguments.only_fibers:
         return
     trees, constant = train_trees(rows)
-    galaxies = score_galaxies(simulator, model, trees, constant, arguments.galaxies,
+    galaxies = score_galaxies(simulator, ifu, trees, constant, arguments.galaxies,
                               arguments.output.with_suffix(".npz"))  # fmt: skip
     scores = table(galaxies, np.random.default_rng(0))
     arguments.output.write_text(json.dumps(scores, indent=1))

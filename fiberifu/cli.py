@@ -274,12 +274,12 @@ def _arcsec(value):
 
 def _sky(pairs):
     """RA and Dec, in degrees or sexagesimal (then RA in hours), as SkyCoord."""
-    from astropy.coordinates import SkyCoord
+    from astropy.coordinates import Angle, SkyCoord
 
-    hours = any(":" in ra or "h" in ra for ra, _ in pairs)
+    def angle(ra):  # each by itself: degrees beside sexagesimal ones stay degrees
+        return Angle(ra, "hourangle" if ":" in ra or "h" in ra else "deg")
+
     try:
-        return SkyCoord(
-            [ra for ra, _ in pairs], [dec for _, dec in pairs], unit=("hourangle" if hours else "deg", "deg")
-        )
+        return SkyCoord([angle(ra).deg for ra, _ in pairs], [Angle(dec, "deg").deg for _, dec in pairs], unit="deg")
     except ValueError as error:
         raise ValueError(f"RA DEC is {pairs}: {error}; give degrees, or 1:51:48.5 -0:15:50") from error

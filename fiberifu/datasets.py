@@ -8,7 +8,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
-__all__ = ["EXAMPLE", "example_image", "example_truth", "simulated_galaxy", "write_example"]
+__all__ = ["EXAMPLE", "example_image", "example_truth", "simulated_galaxy", "simulated_image", "write_example"]
 
 #: The embedded example: a simulated galaxy (``DATATYPE='SIMULATED'``).
 EXAMPLE = Path(__file__).parent / "data" / "example_sim.fits"
@@ -83,23 +83,53 @@ def simulated_galaxy(seed, index=0, *, pack=None, spaxel=0.5 * u.arcsec, size=20
     simulator = Simulator(analytic_template_pack() if pack is None else pack)
     spaxel, size = spaxel.to_value(u.arcsec), size.to_value(u.arcsec)
     maps = simulator.truth_maps(seed, index, spaxel=spaxel, size=size)
-    scale = simulator.config.pixel_scale
-    image = {}
-    for i, band in enumerate("griz"):
-        if not bool(maps["present"][i]):
-            continue
-        # the simulator's columns grow to the East; astronomers' images have East on the left
-        flux, sigma = (maps[name][i].numpy()[:, ::-1] * scale**2 for name in ("image", "sigma_image"))
-        meta = {"FILTER": f"DECam {band}", "PSF_FWHM": float(maps["psf_fwhm"]), "REDSHIFT": float(maps["redshift"]),
-                "DATATYPE": "SIMULATED", "ORIGIN": "fiberifu", "OBJECT": f"SIM {seed}-{index}"}  # fmt: skip
-        wcs = _wcs(flux.shape, scale, (0.0, 0.0))
-        image[band] = CCDData(flux.astype(np.float32), unit=u.nmgy, uncertainty=StdDevUncertainty(sigma),
-                              mask=~np.isfinite(sigma), wcs=wcs, meta=meta)  # fmt: skip
+    image = simulated_image(maps, simulator.config.pixel_scale, f"SIM {seed}-{index}")
     true = maps["spaxel_line_flux"][..., LINES.index(LINE)].numpy()[:, ::-1].astype(np.float32)
     centre = float(maps["east"].mean()), float(maps["north"].mean())
     truth = CCDData(true, unit=u.Unit("1e-17 erg / (s cm2)"), wcs=_wcs(true.shape, spaxel, centre),
                     meta={"DATATYPE": "SIMULATED", "ORIGIN": "fiberifu", "OBJECT": f"SIM {seed}-{index}"})  # fmt: skip
     return image, truth
+
+
+def simulated_image(maps, pixel_scale, name):
+    """The observed bands of a simulated galaxy as an astronomer gets them: North up, East left, in nanomaggy.
+
+    Parameters
+    ----------
+    maps : dict
+        From `fiberifu.simulate.Simulator.truth_maps`.
+    pixel_scale : float
+        arcsec.
+    name : str
+        For ``meta["OBJECT"]``.
+
+    Returns
+    -------
+    dict of str to `~astropy.nddata.CCDData`
+    """
+    image = {}
+    for i, band in enumerate("griz"):
+        if not bool(maps["present"][i]):
+            continue
+        # the simulator's columns grow to the East; astronomers' images have East on the left
+        flux, sigma = (maps[key][i].numpy()[:, ::-1] * pixel_scale**2 for key in ("image", "sigma_image"))
+        meta = {
+            "FILTER": f"DECam {band}",
+            "PSF_FWHM": float(maps["psf_fwhm"]),
+            "REDSHIFT": float(maps["redshift"]),
+            "DATATYPE": "SIMULATED",
+            "ORIGIN": "fiberifu",
+            "OBJECT": name,
+        }
+        image[band] = CCDData(
+            flux.astype(np.float32),
+            unit=u.nmgy,
+            uncertainty=StdDevUncertainty(sigma),
+            mask=~np.isfinite(sigma),
+            wcs=_wcs(flux.shape, pixel_scale, (0.0, 0.0)),
+            meta=meta,
+        )
+    return image
 
 
 def _wcs(shape, step, centre):

@@ -171,15 +171,18 @@ def prepare_image(
 
 # ---------------------------------------------------------------- parts of it
 def _hash(planes):
-    """sha256 of band names, shapes, units, celestial WCS, native float64 pixel values and masks."""
+    """sha256 of band names, shapes, units, places on the sky, native float64 pixel values and masks."""
     digest = hashlib.sha256()
     for name, ccd in planes.items():
         if is_predicted(ccd.meta):
             raise ValueError(f"image, band {name}: DATATYPE='PREDICTED', made by fiberifu; give an observed image")
-        wcs = ccd.wcs.to_header_string() if isinstance(ccd.wcs, WCS) else ""
-        digest.update(f"{name}{ccd.shape}{ccd.unit}{wcs}".encode())
+        digest.update(f"{name}{ccd.shape}{ccd.unit}".encode())
+        if isinstance(ccd.wcs, WCS) and ccd.wcs.has_celestial:
+            ny, nx = ccd.shape
+            corners = ccd.wcs.celestial.pixel_to_world_values([0, nx, 0], [0, 0, ny])
+            digest.update(np.round(corners, 9).astype("<f8").tobytes())
         digest.update(np.ascontiguousarray(ccd.data, dtype="<f8").tobytes())
-        if ccd.mask is not None:
+        if ccd.mask is not None and np.any(ccd.mask):
             digest.update(np.packbits(np.asarray(ccd.mask, bool)).tobytes())
     return digest.hexdigest()
 

@@ -18,7 +18,6 @@ from specutils import Spectrum
 import fiberifu
 from fiberifu import cli, jobs
 from fiberifu.lines import LineMaps
-from fiberifu.pretrained import BUNDLED
 
 
 class FakeIFU:
@@ -307,7 +306,6 @@ def test_demo(tmp_path, ifu, monkeypatch, capsys):
     assert ifu.calls[0][1]["size"] == 24 * u.arcsec
 
 
-@pytest.mark.skipif(not BUNDLED.is_dir(), reason="this checkout holds no bundled weights")
 def test_demo_for_real(tmp_path):
     """The whole way on the bundled model, on a small field."""
     prediction, paths = jobs.run_demo(tmp_path / "out", size=6 * u.arcsec, spaxel=1.5 * u.arcsec)
@@ -315,6 +313,19 @@ def test_demo_for_real(tmp_path):
     flux = LineMaps.read(paths[1]).flux["Ha"]
     assert np.isfinite(flux.data).all() and flux.wcs.has_celestial
     assert fits.getheader(paths[0])["DATATYPE"] == "PREDICTED"
+
+
+def test_observe_for_real(tmp_path, data_dir, capsys):
+    """A real cutout at two positions, degrees and sexagesimal mixed, on the bundled model."""
+    cutout = data_dir / "legacysurvey" / "cutout_59.1067_-30.4848.fits"
+    where = ["--position", "59.1067", "-30.4848", "--position", "3:56:25.7", "-30:29:04"]
+    assert cli.main(["observe", str(cutout), "--redshift", "0.1", *where, "-o", str(tmp_path / "out")]) == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("*_predicted_*"))
+    assert [name.split("_predicted_")[1] for name in names] == ["lines.ecsv", "spectra.fits", "summary.png"]
+    with fits.open(tmp_path / "out" / names[1]) as hdus:
+        assert hdus["FLUX"].shape == (2, 7781) and (hdus["IVAR"].data > 0).all()
+        assert np.ptp(hdus["POSITIONS"].data["ra"]) < 0.01
+    assert "not an observation" in capsys.readouterr().out
 
 
 def test_info_of_a_file(tmp_path, cutout, capsys):

@@ -151,15 +151,29 @@ def test_wavelength_grids_conserve_flux(ifu, image):
             ifu.observe(image, NEAR[0], wavelength=bad)
 
 
-def test_lsf_broadens_lines_not_flux(ifu, image):
-    sharp, broad = (ifu.observe(image, NEAR[0], lsf=r) for r in (4000, 600))
-    np.testing.assert_allclose(sharp.flux.value.sum(), broad.flux.value.sum(), rtol=2e-3)
-    assert broad.flux.value.max() < sharp.flux.value.max()
+@pytest.mark.parametrize("power", [600, 100])
+def test_lsf_broadens_lines_not_flux(ifu, image, power):
+    """Flux of the lines alone: the spectra with and without them differ by their flux at any resolution."""
+    p = ifu.predict(image, NEAR, lsf=power)
+    sharp = ifu.predict(image, NEAR, lsf=4000)
+    node = p.nodes[0]
+    lines = node.gaussian.mean.clone()
+    lines[:, : p.renderer.basis.config.n_continuum] = 0
+    flux = [(x.renderer.mean(node, lines).numpy() * 0.8).sum(1) for x in (sharp, p)]
+    np.testing.assert_allclose(flux[1], flux[0], rtol=5e-3)
+    assert values(p).max() < values(sharp).max()
+    np.testing.assert_allclose(values(ifu.predict(image, NEAR[1], lsf=power)), values(p)[1], rtol=1e-3, atol=1e-4)
+
+
+def test_bad_lsf(ifu, image):
     with pytest.raises(ValueError, match="lsf"):
         ifu.observe(image, NEAR[0], lsf=-3.0)
 
 
 def test_extinction(ifu, image):
+    with pytest.raises(ValueError, match="deredden=True needs"):
+        ifu.predict(image, NEAR[0], deredden=True)
+    assert ifu.predict(image, NEAR[0]).provenance.ebv is None  # unknown is not zero
     seen = ifu.predict(image, NEAR[0], ebv=0.2)
     clear = ifu.predict(image, NEAR[0], ebv=0.2, deredden=True)
     ratio = values(seen) / values(clear)
@@ -193,27 +207,89 @@ def test_redshift_sources(ifu, image):
     assert 0.003 <= inferred.redshift <= 0.6
 
 
+def test_uncertain_redshift_gives_one_bump_not_a_comb(ifu, image):
+    broad = values(ifu.predict(image, NEAR[0], redshift=(0.05, 0.005)))
+    wave = 3600 + 0.8 * np.arange(7781)
+    near = (wave > 6564.6 * 1.04) & (wave < 6564.6 * 1.06)
+    bump = broad[near] - np.interp(wave[near], wave[near][[0, -1]], broad[near][[0, -1]])
+    smooth = np.convolve(bump, np.ones(25) / 25, mode="same")
+    peaks = (smooth[1:-1] > smooth[:-2]) & (smooth[1:-1] > smooth[2:]) & (smooth[1:-1] > 0.5 * smooth.max())
+    assert peaks.sum() <= 3
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0, -0.1, 5, "near", (0.1, -1), [0.1, 0.2, 0.3]])
 def test_bad_redshift(ifu, image, bad):
     with pytest.raises(ValueError, match="redshift"):
         ifu.predict(image, NEAR[0], redshift=bad)
 
 
-def test_redshift_outside_the_training_is_flagged(ifu, image):
-    assert ifu.predict(image, NEAR[0], redshift=0.9).flags & Flag.REDSHIFT_RANGE
+def test_what_the_model_cannot_know_is_flagged(ifu, image):
+    far = ifu.predict(image, NEAR[0], redshift=0.9).flags
+    assert far & Flag.REDSHIFT_RANGE and far & Flag.LINE_OFF_ARM
+    near = ifu.predict(image, NEAR[0]).flags
+    assert not near & (Flag.REDSHIFT_RANGE | Flag.LINE_OFF_ARM | Flag.WAVELENGTH_RANGE | Flag.BRIGHTNESS_RANGE)
+    red = ifu.predict(image, NEAR[0], wavelength=np.arange(9000, 12000, 5.0) * u.AA)
+    assert red.flags & Flag.WAVELENGTH_RANGE and red.spectrum().mask[-1]
+    bright = {b: c.multiply(300.0) for b, c in image.items()}
+    for b, c in bright.items():
+        c.meta, c.wcs = image[b].meta, image[b].wcs
+    assert ifu.predict(bright, NEAR[0]).flags & Flag.BRIGHTNESS_RANGE
+    odd = dict(image, g=bright["g"])
+    assert ifu.predict(odd, NEAR[0]).flags & Flag.FAR_FROM_TRAINING
 
 
 # --- context ----------------------------------------------------------------------------------------------------------
+def measured(spectrum, factor=1.0):
+    """A spectrum as if it came from a telescope: no trace of the prediction in its metadata."""
+    return Spectrum(
+        spectrum.flux * factor, spectral_axis=spectrum.spectral_axis, uncertainty=spectrum.uncertainty, meta={}
+    )
+
+
 def test_context_changes_the_prediction(ifu, image):
-    spectrum = ifu.observe(image, NEAR[0])
-    strong = Spectrum(spectrum.flux * 1.5, spectral_axis=spectrum.spectral_axis, uncertainty=spectrum.uncertainty)
+    spectrum = ifu.observe(image, NEAR[0], redshift=0.05)
     plain = ifu.predict(image, NEAR[1])
-    helped = ifu.predict(image, NEAR[1], context=[(strong, NEAR[0])])
+    helped = ifu.predict(image, NEAR[1], context=[(measured(spectrum), NEAR[0])])
     assert not np.allclose(values(plain), values(helped), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"context\[0\]"):
-        ifu.predict(image, NEAR[1], context=[spectrum])
+    assert helped.provenance.extra["NCONTEXT"] == 1 and plain.provenance.extra["NCONTEXT"] == 0
+    # real fibres are calibrated as point sources: a grey factor is taken out against the image
+    bright = ifu.predict(image, NEAR[1], context=[(measured(spectrum, 1.8), NEAR[0])])
+    np.testing.assert_allclose(values(bright), values(helped), rtol=0.05, atol=0.02)
+
+
+def test_context_mask_and_grid(ifu, image):
+    """Masked pixels carry nothing, on the network's grid or any other."""
+    spectrum = ifu.observe(image, NEAR[0])
+    wave = np.arange(3700.0, 9500, 1.5) * u.AA
+    for grid in (spectrum.spectral_axis, wave):
+        flux = np.interp(grid.to_value(u.AA), spectrum.spectral_axis.to_value(u.AA), spectrum.flux.value)
+        mask = np.zeros(len(flux), bool)
+        mask[1000:1200] = True
+        keywords = {"spectral_axis": grid, "uncertainty": InverseVariance(np.full(len(flux), 9.0)), "mask": mask}
+        spoilt = np.where(mask, 1e4, flux)
+        a, b = (
+            ifu.predict(image, NEAR[1], context=[(Spectrum(f * spectrum.flux.unit, **keywords), NEAR[0])])
+            for f in (flux, spoilt)
+        )
+        np.testing.assert_allclose(values(a), values(b), rtol=1e-4, atol=1e-4)
+
+
+def test_bad_context(ifu, image):
+    spectrum = ifu.observe(image, NEAR[0])
+    with pytest.raises(ValueError, match=r"context\[0\]=.*give .Spectrum, SkyCoord. pairs"):
+        ifu.predict(image, NEAR[1], context=[measured(spectrum)])
     with pytest.raises(ValueError, match="outside"):
-        ifu.predict(image, NEAR[1], context=[(strong, SkyCoord(10, 10, unit="deg"))])
+        ifu.predict(image, NEAR[1], context=[(measured(spectrum), SkyCoord(10, 10, unit="deg"))])
+    with pytest.raises(ValueError, match="is a prediction of fiberifu"):
+        ifu.predict(image, NEAR[1], context=[(spectrum, NEAR[0])])
+
+
+def test_context_brings_its_redshift(ifu, image):
+    spectrum = ifu.observe(image, NEAR[0])
+    parts = {"spectral_axis": spectrum.spectral_axis, "uncertainty": spectrum.uncertainty}
+    real = Spectrum(spectrum.flux, **parts, redshift=0.07)
+    p = ifu.predict(image, NEAR[1], context=[(real, NEAR[0])])
+    assert p.redshift == pytest.approx(0.07) and p.provenance.redshift_source == "context"
 
 
 # --- cubes and lines --------------------------------------------------------------------------------------------------
@@ -341,6 +417,41 @@ def test_bad_arguments(ifu, image):
         ifu.predict(image, NEAR).cube()
     with pytest.raises(ValueError, match="n=0"):
         ifu.predict(image, NEAR).sample(0)
+
+
+def test_broken_weights_are_refused(ifu, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    ifu.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    save_file({k: v for k, v in state.items() if k != "log_floor"}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="missing tensors"):
+        VirtualIFU.from_pretrained(tmp_path)
+
+
+def test_large_spaxels_are_integrated(ifu, image):
+    """A 4 arcsec spaxel holds the light of the 0.5 arcsec spaxels within it."""
+    one = values(ifu.predict(image, CENTER, aperture=Spaxel(4 * u.arcsec)))
+    fine = ifu.predict_cube(image, size=4 * u.arcsec, spaxel=0.5 * u.arcsec)
+    np.testing.assert_allclose(np.median(one), np.median(values(fine).sum((0, 1))), rtol=0.05)
+
+
+def test_many_positions_in_many_stamps(ifu, image):
+    """More positions than fit one pass, over several stamps: each as it would be alone."""
+    rng = np.random.default_rng(0)
+    offset = rng.uniform(-14, 14, (4200, 2)) / 3600
+    many = SkyCoord(150 + offset[:, 0], 2 + offset[:, 1], unit="deg")
+    p = ifu.predict(image, many)
+    for i in (0, 1234, 4199):
+        alone = ifu.predict(image, many[i]).nodes[0].gaussian.mean[0]
+        np.testing.assert_allclose(alone, p.nodes[0].gaussian.mean[i], rtol=1e-3, atol=1e-4)
+
+
+def test_predictions_are_no_input(ifu, image):
+    fake = {b: c.copy() for b, c in image.items()}
+    fake["r"].meta["DATATYPE"] = "PREDICTED"
+    with pytest.raises(ValueError, match="made by fiberifu"):
+        ifu.predict(fake, NEAR)
 
 
 def test_save_and_load(ifu, image, tmp_path):

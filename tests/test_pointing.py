@@ -77,8 +77,10 @@ def test_redshift_nodes():
     assert len(narrow) == 1 and narrow.sigma == 5e-4
     wide = resolve_redshift((0.1, 0.01))
     assert len(wide) == 7 and (wide.sigma > 0).all()
-    np.testing.assert_allclose(wide.mean, 0.1)
-    np.testing.assert_allclose(np.sqrt(np.sum(wide.weights * (wide.z - 0.1) ** 2)), 0.01)
+    assert wide.mean == pytest.approx(0.1, abs=1e-5)
+    assert wide.spread == pytest.approx(0.01, rel=0.15)
+    # one smooth bump, not a comb: neighbouring nodes overlap
+    assert (np.diff(wide.z) < 2.1 * (wide.sigma[1:] + wide.sigma[:-1]) / 2).all()
     near = resolve_redshift((0.01, 0.01))
     assert (near.z > 0).all() and near.weights.sum() == pytest.approx(1)
     samples = normal(0.2, std=0.02, n_samples=2000)
