@@ -103,9 +103,8 @@ def observe_to_folder(
     folder = prepare_output_folder(folder, overwrite=overwrite, resume=resume, settings=settings)
     ends = ("cube.fits", "maps.fits") if positions is None else ("spectra.fits", "lines.ecsv")
     paths = [folder / f"{name}_predicted_{end}" for end in (*ends, "summary.png")]
-    if overwrite:  # what is old must not be taken for a part of this run
-        for path in paths:
-            path.unlink(missing_ok=True)
+    if overwrite:  # until the old files are gone nothing may vouch for them: a run killed meanwhile cannot be resumed
+        (folder / MANIFEST).unlink()
     todo = [path for path in paths if not (resume and path.is_file())]
     if not todo:
         return None, paths
@@ -119,6 +118,10 @@ def observe_to_folder(
     except BaseException:
         _leave(folder, existed)
         raise
+    if overwrite:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        prepare_output_folder(folder, overwrite=True, settings=settings)
     for path, write in zip(paths, (_write_spectra, _write_lines, _write_summary), strict=True):
         if path in todo:
             write(prediction, path, title or name)

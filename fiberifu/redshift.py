@@ -129,8 +129,9 @@ def quantile_nodes(samples, source, trained=TRAINED_REDSHIFTS, n=7):
         raise ValueError(f"redshift: no part of the distribution lies within 0 and {MAX_REDSHIFT}")
     z = np.array([part.mean() for part in parts])
     weights = np.array([len(part) for part in parts], float)
-    # neighbouring bumps overlap when each is at least as wide as half the distance to its neighbours
-    sigma = np.maximum([part.std() for part in parts], np.gradient(z) / 2)
+    # neighbouring bumps overlap when each is at least half as wide as the wider gap beside it
+    gap = np.concatenate([[0.0], np.diff(z), [0.0]])
+    sigma = np.maximum([part.std() for part in parts], np.maximum(gap[1:], gap[:-1]) / 2)
     return RedshiftNodes(z, weights / weights.sum(), sigma, source, _range_flag(z, trained))
 
 

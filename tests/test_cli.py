@@ -222,7 +222,10 @@ def test_library_errors_become_one_line(observe, capsys):
     assert not observe.folder.exists()
     assert observe() == 0, "what was tried before is not in the way"
     assert observe("--overwrite", redshift="-0.1") == 2
-    assert len(list(observe.folder.iterdir())) == 4, "nor is anything lost"
+    assert "redshift must be positive" in errors(capsys)
+    assert len(list(observe.folder.glob("*_predicted_*"))) == 3, "nor is anything lost"
+    assert observe("--resume") == 2, "but what is left is not taken for the new run"
+    assert "manifest" in errors(capsys)
 
 
 def test_image_errors(observe, tmp_path, cutout, capsys):

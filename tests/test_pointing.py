@@ -78,9 +78,9 @@ def test_redshift_nodes():
     wide = resolve_redshift((0.1, 0.01))
     assert len(wide) == 7 and (wide.sigma > 0).all()
     assert wide.mean == pytest.approx(0.1, abs=1e-5)
-    assert wide.spread == pytest.approx(0.01, rel=0.15)
+    assert wide.spread == pytest.approx(0.01, rel=0.2)
     # one smooth bump, not a comb: neighbouring nodes overlap
-    assert (np.diff(wide.z) < 2.1 * (wide.sigma[1:] + wide.sigma[:-1]) / 2).all()
+    assert (np.diff(wide.z) <= 2.001 * np.minimum(wide.sigma[1:], wide.sigma[:-1])).all()
     near = resolve_redshift((0.01, 0.01))
     assert (near.z > 0).all() and near.weights.sum() == pytest.approx(1)
     samples = normal(0.2, std=0.02, n_samples=2000)
