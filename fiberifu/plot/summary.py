@@ -171,7 +171,9 @@ def _draw_maps(figure, place, p, maps, line, places):
     top, bottom = ("N2_6583", "Ha") if line == "Ha" else ("O3_5007", "Hb")
     ratio = maps.ratio(top, bottom)
     if ratio.uncertainty is not None:
-        ratio.mask = ~usable(ratio) | ~(ratio.uncertainty.array < RATIO_ERROR * np.abs(ratio.data))
+        # without light to speak of there is no ratio either, however well the model believes to know it
+        dark = ~usable(maps.ew[top]) | ~usable(maps.ew[bottom])
+        ratio.mask = dark | ~usable(ratio) | ~(ratio.uncertainty.array < RATIO_ERROR * np.abs(ratio.data))
     panels = (
         (maps.flux[line], "flux", f"{name} flux per spaxel"),
         (maps.ew[line], "ew", f"{name} equivalent width"),
