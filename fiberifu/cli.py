@@ -185,7 +185,10 @@ def _parser():
 
 
 def _positive(text):
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; units are fixed (arcsec)") from None
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
@@ -193,8 +196,11 @@ def _positive(text):
 
 def _redshift(text):
     """``Z`` or ``Z,SIGMA``; whether the values make sense is for the library to say."""
-    parts = [float(part) for part in text.split(",")]
-    if len(parts) > 2:
+    try:
+        parts = [float(part) for part in text.split(",")]
+    except ValueError:
+        parts = []
+    if len(parts) not in (1, 2):
         raise argparse.ArgumentTypeError(f"{text!r} is neither Z nor Z,SIGMA")
     return parts[0] if len(parts) == 1 else tuple(parts)
 
@@ -249,6 +255,8 @@ def _common(options):
 
 def _report(options, prediction, paths):
     """The files and their sizes, the self-check, the flags in words."""
+    import numpy as np
+
     from . import jobs
     from .plot.summary import flags_in_words
 
@@ -262,6 +270,11 @@ def _report(options, prediction, paths):
     residuals = [(row["band"], row["residual"].value) for row in prediction.self_check]
     check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: no such band
     print(f"Self-check, image against prediction in mag: {check or 'no position to compare'}")
+    snr = prediction.line_maps(["Ha"]).snr["Ha"]
+    if not snr.mask.all():
+        median = float(np.nanmedian(snr.data[~snr.mask]))
+        advice = "" if median > 2 else ": hardly more than what the model expects of any galaxy"
+        print(f"Predicted H-alpha flux over its error, median: {median:.1f}{advice}")
     print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
     print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
 

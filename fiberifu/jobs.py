@@ -5,15 +5,19 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import astropy.units as u
 import matplotlib.pyplot as plt
+import numpy as np
 from astropy.io import fits
 from astropy.nddata import CCDData
+from astropy.utils.exceptions import AstropyWarning
 
+from .flags import Flag
 from .observe import VirtualIFU
 from .output import MANIFEST, atomic_path, prepare_output_folder
 from .plot import plot_summary
@@ -118,6 +122,10 @@ def observe_to_folder(
     except BaseException:
         _leave(folder, existed)
         raise
+    if np.all(prediction.flags & int(Flag.BAD_SPAXEL)):
+        _leave(folder, existed)
+        here = prediction.image.center.to_string("decimal")
+        raise ValueError(f"no position lies on usable pixels of the image, which is centred on {here}")
     if overwrite:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -181,7 +189,9 @@ def read_image(items, *, psf=None):
     pairs = [re.fullmatch(r"([A-Za-z]\w?)=(.+)", item) for item in items]
     if not any(pairs):
         files = [Path(item) for item in items]
-        return (read_legacysurvey(files[0], psf=psf) if len(files) == 1 else read_des(files)), files
+        if len(files) == 1 and not _is_des(files[0]):
+            return read_legacysurvey(files[0], psf=psf), files
+        return read_des(files), files
     if not all(pairs):
         raise ValueError(f"image is {' '.join(items)}: give one file, or BAND=FILE for every band")
     if psf is not None:
@@ -190,6 +200,17 @@ def read_image(items, *, psf=None):
     if len(files) < len(pairs):
         raise ValueError(f"image is {' '.join(items)}: a band is named twice")
     return {band: _read_band(band, file) for band, file in files.items()}, list(files.values())
+
+
+def _is_des(path):
+    """Whether a file is laid out as the coadds of the Dark Energy Survey: science and weight planes."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)  # truncated files are for the reader to refuse
+            with open(path, "rb") as file, fits.open(file) as hdus:
+                return "SCI" in hdus
+    except (OSError, ValueError):
+        return False  # its reader says what is wrong
 
 
 def _read_band(band, path):

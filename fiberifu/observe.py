@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
+import warnings
 from pathlib import Path
 
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.utils.exceptions import AstropyUserWarning
 
 from .context import context_redshift, context_tensors, resolve_context
 from .decode import decode, infer_redshift, range_flags
@@ -348,6 +350,13 @@ class VirtualIFU:
             photometry = {name: photometry.get(name, 0.0) + weight * value for name, value in seen.items()}
         usable = np.isfinite(photometry["error"]).any(1) & ((flags & int(Flag.OUTSIDE_IMAGE)) == 0)
         flags |= np.where(usable, 0, int(Flag.BAD_SPAXEL))
+        if not usable.any():
+            centre = prepared.center.to_string("decimal")
+            warnings.warn(
+                f"positions: none lies on usable pixels of the image, which is centred on {centre}",
+                AstropyUserWarning,
+                stacklevel=3,
+            )
         flags |= np.where(photometry["scale"][:, 0] < 0, int(Flag.NEGATIVE_FLUX), 0)
         flags |= self._coverage_flags(renderer, nodes)
         flags |= range_flags(self.config.bands, self.passport.get("training_range", {}), photometry)

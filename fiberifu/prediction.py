@@ -18,7 +18,7 @@ C_KMS = 299792.458
 CHUNK = 512  # positions rendered together
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Prediction:
     """Spectra predicted from an image, as a Gaussian of basis coefficients per position. **Not an observation.**
 
@@ -60,6 +60,11 @@ class Prediction:
     photometry: dict = dataclasses.field(repr=False)
     usable: np.ndarray = dataclasses.field(repr=False)
     ebv_out: float = 0.0
+
+    def __repr__(self):
+        wave, kind = self.wavelength, "cube" if self.wcs is not None else "spectra"
+        return (f"<Prediction of a {kind} {self.shape}, {wave[0].value:.0f}-{wave[-1].value:.0f} {wave.unit}, "
+                f"z = {self.redshift:.4f}, model {self.provenance.model_id!r}; not an observation>")  # fmt: skip
 
     @property
     def shape(self):

@@ -142,6 +142,8 @@ def _single(z, sigma, source, trained):
 def _number(value, name):
     if isinstance(value, u.Quantity):
         # Both u.one and astropy.cosmology.units.redshift are pure numbers.
+        if value.unit.physical_type != "dimensionless" and value.unit.to_string() != "redshift":
+            raise ValueError(f"{name} must be a pure number, got {value}; z is v / c only for small velocities")
         value = value.value
     if isinstance(value, (bool, np.bool_)) or np.ndim(value) != 0:
         raise ValueError(

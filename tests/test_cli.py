@@ -18,6 +18,7 @@ from specutils import Spectrum
 import fiberifu
 from fiberifu import cli, jobs
 from fiberifu.lines import LineMaps
+from fiberifu.surveys import read_legacysurvey
 
 
 class FakeIFU:
@@ -329,6 +330,16 @@ def test_observe_for_real(tmp_path, data_dir, capsys):
         assert hdus["FLUX"].shape == (2, 7781) and (hdus["IVAR"].data > 0).all()
         assert np.ptp(hdus["POSITIONS"].data["ra"]) < 0.01
     assert "not an observation" in capsys.readouterr().out
+
+
+def test_one_des_coadd_is_not_read_as_a_cutout(data_dir):
+    """Its weight plane is not the image."""
+    path = data_dir / "decam" / "DES_g.fits"
+    image, _ = jobs.read_image([str(path)])
+    same, _ = jobs.read_image([f"g={path}"])
+    np.testing.assert_array_equal(image["g"].data, same["g"].data)
+    with pytest.raises(ValueError, match="use read_des"):
+        read_legacysurvey(path)
 
 
 def test_info_of_a_file(tmp_path, cutout, capsys):

@@ -481,3 +481,12 @@ def test_real_spiral(ifu, data_dir):
     straight = np.corrcoef(np.log(light.clip(0.1)).ravel(), np.log(continuum.clip(1e-3)).ravel())[0, 1]
     mirrored = np.corrcoef(np.log(light.clip(0.1)).ravel(), np.log(continuum[:, ::-1].clip(1e-3)).ravel())[0, 1]
     assert straight > 0.9 and straight > mirrored + 0.02
+
+
+def test_nothing_usable_is_said_aloud(ifu, image):
+    with pytest.warns(AstropyUserWarning, match="none lies on usable pixels"):
+        p = ifu.predict(image, SkyCoord(10, 10, unit="deg"))
+    assert p.spectrum().mask.all()
+    assert len(repr(p)) < 200 and "not an observation" in repr(p)
+    with pytest.raises(ValueError, match="pure number"):
+        ifu.predict(image, NEAR[0], redshift=3000 * u.km / u.s)

@@ -51,7 +51,8 @@ def read_legacysurvey(path, *, psf=None):
         If it is not FITS, is truncated, or holds no image with named bands.
     """
     header, images, ivars, maskbits = {}, {}, {}, None
-    for hdu_header, data in read_hdus(path):
+    hdus = read_hdus(path)
+    for hdu_header, data in hdus:
         header = header or hdu_header
         if data is None or data.ndim not in (2, 3):
             continue
@@ -65,6 +66,8 @@ def read_legacysurvey(path, *, psf=None):
             planes = data if data.ndim == 3 else data[np.newaxis]
             for name, plane in zip(bands, planes, strict=False):  # without names: not used
                 store[name] = (plane, hdu_header)
+    if any(header.get("EXTNAME") == "SCI" for header, _ in hdus):  # else the weight plane would pass for an image
+        raise ValueError(f"{path}: planes SCI and WGT, a coadd of the Dark Energy Survey; use read_des")
     if not images:
         raise ValueError(f"{path}: no image with BANDS or BAND in its header; is it a viewer cutout?")
     psfs = _read_psf(psf)
