@@ -39,7 +39,9 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
     fwhm = torch.tensor([prepared.psf_fwhm], dtype=torch.float32)
     lattice = stamp_weights(samples)
     with torch.inference_mode():
-        for (east, north), (rows, weights) in tqdm(lattice.items(), "stamps", disable=not progress, leave=False):
+        for (east, north), (rows, weights) in tqdm(
+            lattice.items(), "stamps", disable=None if progress else True, leave=False
+        ):
             sb, noise, centre = prepared.stamp(east, north)
             image, noise = torch.from_numpy(sb)[None], torch.from_numpy(noise)[None]
             context = _context(model, image, noise, spectra, centre)
