@@ -149,13 +149,11 @@ def _shared_tangent(wcs, shape, scale):
     angle = here.position_angle(up).wrap_at("180d").deg
     if abs(angle) > 0.25:
         return None
+    # East has to grow with the column, North with the row: an axis that runs the other way is mirrored.
     crpix = [
         n + 1 - crpix if step < 0 else crpix
         for crpix, step, n in zip(wcs.wcs.crpix, np.diag(matrix), shape[::-1], strict=True)
     ]
-    # East has to grow with the column: the mirror image of the usual orientation.
-    if matrix[0, 0] > 0:
-        crpix[0] = wcs.wcs.crpix[0]
     out = _tan_wcs(wcs.wcs.crval, crpix, sides / 3600)
     if frame.name == "fk5":
         out.wcs.radesys = "FK5"
