@@ -8,6 +8,7 @@ brightness in nanomaggy / arcsec2 on the input's own pixels.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 from astropy.nddata import CCDData
@@ -99,6 +100,10 @@ def split_bands(image, bands, planes=None):
         found = _split_stack(image, planes) if image.ndim == 3 else {_band_of(image, bands): image}
     elif isinstance(image, Mapping):
         found = dict(image)
+    elif isinstance(image, str | PathLike):
+        raise ValueError(
+            f"image is {str(image)!r}, a file name; read it first, for example with fiberifu.surveys.read_legacysurvey"
+        )
     else:
         raise ValueError(
             f"image must be a CCDData or a mapping from band to CCDData, got {type(image).__name__}; {_HOW}"

@@ -142,21 +142,19 @@ def _parser():
         metavar="Z",
         help="redshift, or Z,SIGMA; without it the image's header is asked, then the model guesses, with a warning",
     )
-    places = observe.add_mutually_exclusive_group()
-    places.add_argument("--size", type=_positive, default=30, metavar="S", help="side of the cube in arcsec (30)")
-    places.add_argument(
+    observe.add_argument("--size", type=_positive, metavar="S", help="side of the cube in arcsec (30)")
+    observe.add_argument(
         "--position",
         nargs=2,
         action="append",
         metavar=("RA", "DEC"),
         help="a fibre, in degrees or as 1:51:48.5 -0:15:50; may be given again",
     )
-    observe.add_argument("--spaxel", type=_positive, default=0.5, metavar="P", help="side of a spaxel in arcsec (0.5)")
+    observe.add_argument("--spaxel", type=_positive, metavar="P", help="side of a spaxel in arcsec (0.5)")
     observe.add_argument("--center", nargs=2, metavar=("RA", "DEC"), help="of the cube; the image's by default")
     observe.add_argument(
         "--aperture",
         type=_positive,
-        default=1.5,
         metavar="D",
         help="diameter of the fibres in arcsec (1.5: DESI; 2: MaNGA; 3: SDSS)",
     )
@@ -215,17 +213,26 @@ def _demo(options):
 def _observe(options):
     from . import jobs
 
+    _check_places(options)
     image, files = jobs.read_image(options.image, psf=options.psf)
     keywords = _common(options)
     keywords |= {"redshift": options.redshift, "ebv": options.ebv, "deredden": options.deredden}
     if options.position:
-        keywords |= {"positions": _sky(options.position), "aperture": _arcsec(options.aperture)}
+        keywords |= {"positions": _sky(options.position), "aperture": _arcsec(options.aperture or 1.5)}
     else:
-        keywords |= {"size": _arcsec(options.size), "spaxel": _arcsec(options.spaxel)}
+        keywords |= {"size": _arcsec(options.size or 30), "spaxel": _arcsec(options.spaxel or 0.5)}
         keywords["center"] = _sky([options.center])[0] if options.center else None
     inputs = {str(file): jobs.sha256_of(file) for file in [*files, *([options.psf] if options.psf else [])]}
     name = options.name or jobs.name_of(files)
     _report(options, *jobs.observe_to_folder(image, options.output, name=name, inputs=inputs, **keywords))
+
+
+def _check_places(options):
+    """Options of cubes and of fibres do not mix; one that would be ignored is refused."""
+    wrong = ("size", "spaxel", "center") if options.position else ("aperture",)
+    if named := [f"--{name}" for name in wrong if getattr(options, name) is not None]:
+        what = "fibres (--position)" if options.position else "a cube; fibres need --position"
+        raise ValueError(f"{', '.join(named)}: has no meaning for {what}")
 
 
 def _info(options):

@@ -69,7 +69,9 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
                     phot[name][index] += w * np.asarray(value)
                 scales[index] += w[:, 0] * d.scale.numpy()
 
-    def average(x):  # errors of neighbouring points, and of the stamps that see one, are taken as common to them
+    # Errors of neighbouring points, and of the stamps that see one, are taken as common to them: their factors point the
+    # same way (blending loses less than 0.001 of sigma; stamps disagree by 0.02 sigma, 95 % of positions of the example).
+    def average(x):
         return x.reshape(n, g, *x.shape[1:]).mean(1)
 
     arrays = [torch.from_numpy((scale * average(x)).astype(np.float32)) for x in (mean, diag, factors)]

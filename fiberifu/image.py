@@ -171,7 +171,7 @@ def prepare_image(
 
 # ---------------------------------------------------------------- parts of it
 def _hash(planes):
-    """sha256 of band names, shapes, units, places on the sky, native float64 pixel values and masks."""
+    """sha256 of band names, shapes, units, places on the sky, native float64 pixel values, masks, errors and PSFs."""
     digest = hashlib.sha256()
     for name, ccd in planes.items():
         if is_predicted(ccd.meta):
@@ -184,6 +184,11 @@ def _hash(planes):
         digest.update(np.ascontiguousarray(ccd.data, dtype="<f8").tobytes())
         if ccd.mask is not None and np.any(ccd.mask):
             digest.update(np.packbits(np.asarray(ccd.mask, bool)).tobytes())
+        if ccd.uncertainty is not None:
+            digest.update(ccd.uncertainty.uncertainty_type.encode())
+            digest.update(np.ascontiguousarray(ccd.uncertainty.array, dtype="<f8").tobytes())
+        if ccd.psf is not None:
+            digest.update(np.ascontiguousarray(ccd.psf, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.utils.exceptions import AstropyUserWarning
 
+from .constants import C_KMS
 from .context import context_redshift, context_tensors, resolve_context
 from .decode import decode, infer_redshift, range_flags
 from .extinction import mw_transmission
@@ -18,7 +19,7 @@ from .image import prepare_image
 from .instrument import aperture_points, beam_fwhm, grid_wcs, resolve_lsf, resolve_wavelength
 from .kinematics import systemic_prior
 from .pointing import Spaxel, resolve_aperture, resolve_positions
-from .prediction import C_KMS, Prediction
+from .prediction import Prediction
 from .pretrained import BUNDLED, resolve_pretrained
 from .provenance import Provenance
 from .redshift import resolve_redshift

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from fiberifu.provenance import software_version
 __all__ = ["MANIFEST", "atomic_path", "prepare_output_folder", "settings_hash"]
 
 MANIFEST = "manifest.json"
+_HALF = re.compile(r"\.[0-9a-f]{8}-")  # temporary names, see atomic_path
 REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
@@ -127,11 +129,12 @@ def prepare_output_folder(path, *, overwrite=False, resume=False, settings=None)
         raise FileExistsError(f"path is {str(path)!r}, which is a file; give the name of a folder")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        occupied = any(path.iterdir())
+        # what a killed run leaves before its first file, a manifest and half-written files, is no result
+        occupied = any(file.name != MANIFEST and not _HALF.match(file.name) for file in path.iterdir())
     except OSError as error:
         reason = REASONS.get(error.errno, error.strerror)
         raise OSError(error.errno, f"cannot use the folder {path}: {reason}") from error
-    if occupied and resume:
+    if resume and (occupied or (path / MANIFEST).exists()):
         _check_manifest(path, settings)
     elif occupied and not overwrite:
         raise FileExistsError(

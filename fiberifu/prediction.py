@@ -8,13 +8,13 @@ import numpy as np
 from astropy.table import QTable
 
 from . import formats  # noqa: F401  (Spectrum.read then knows our files)
+from .constants import C_KMS
 from .extinction import mw_transmission
 from .flags import Flag
 
 __all__ = ["FLUX_DENSITY", "Prediction"]
 
 FLUX_DENSITY = u.Unit("1e-17 erg / (s cm2 AA)")
-C_KMS = 299792.458
 CHUNK = 512  # positions rendered together
 
 
@@ -310,7 +310,7 @@ class Prediction:
         Returns
         -------
         `~astropy.table.QTable`
-            ``band``; ``observed``, ``predicted``: fluxes in the aperture or spaxel [nanomaggy], summed over the n
+            One row for each band of the image: ``band``; ``observed``, ``predicted``: fluxes in the aperture or spaxel [nanomaggy], summed over the n
             positions measured in the band (a total for spaxels; fibres may overlap); ``residual``:
             -2.5 log10(observed / predicted) of the sums [mag]; ``scatter``: half of the central 68 % of the residuals
             of single positions with S/N > 10 [mag]; ``pull``: rms of (observed - predicted) / error; ``n``.
@@ -318,6 +318,8 @@ class Prediction:
         flux, error, predicted = (self.photometry[name] for name in ("flux", "error", "predicted"))
         rows = []
         for i, band in enumerate(self.image.bands):
+            if not self.image.present[i]:
+                continue
             good = np.isfinite(error[:, i]) & self.usable
             f, e, p = flux[good, i], error[good, i], predicted[good, i]
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -343,9 +345,17 @@ class Prediction:
             "header": {
                 "BEAM": (float(self.beam.to_value(u.arcsec)), "[arcsec] effective FWHM of PSF and aperture"),
                 "APERTURE": str(self.aperture),
+                "PSFFWHM": (round(float(self.image.psf_fwhm), 4), "[arcsec] FWHM of the image's PSF"),
+                "LSFSIGMA": (self._lsf_middle(), "[Angstrom] sigma at the middle pixel"),
                 "FRAME": ("barycentric, vacuum", "wavelengths"),
             },
         }
+
+    def _lsf_middle(self):
+        import torch
+
+        middle = self.wavelength[len(self.wavelength) // 2].value
+        return round(float(self.renderer.lsf(torch.tensor([middle], dtype=torch.float64))[0]), 4)
 
     def _factors(self):
         """The coefficients and their covariance as arrays; spatial axes last, as in the cube."""

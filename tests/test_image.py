@@ -264,6 +264,8 @@ def test_band_subsets_and_arrangements(noise):
     one, two = prepare_image(stacked), prepare_image(mapping)
     np.testing.assert_allclose(one.sb, two.sb)
     assert one.sha256 == two.sha256 != prepare_image({"g": mapping["g"]}).sha256
+    for change in ({"uncertainty": StdDevUncertainty(noise * 0 + 3)}, {"psf": np.ones((5, 5))}):
+        assert prepare_image({"g": ccd(noise, band="g", **change)}).sha256 != prepare_image({"g": mapping["g"]}).sha256
     assert one.flags == Flag.FILTER_ASSUMED and two.flags == 0  # grz is complete
     named = CCDData(cube, unit=u.nmgy, wcs=make_wcs(noise.shape), meta={"PSF_FWHM": 1.3})
     np.testing.assert_allclose(prepare_image(named, planes="grz").sb, one.sb)
@@ -411,6 +413,7 @@ def bad_inputs():
     no_wcs = CCDData(data, unit=u.nmgy, meta={"BAND": "r"})
     return {
         "array": (data, "image must be a CCDData or a mapping"),
+        "file": ("cutout.fits", "file name.*read_legacysurvey"),
         "empty mapping": ({}, "holds no band"),
         "mapping of arrays": ({"r": data}, r"image\['r'\] must be a CCDData"),
         "band names": ({"R": ccd(data), "u": ccd(data)}, r"unknown bands \['R', 'u'\]"),

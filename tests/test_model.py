@@ -21,7 +21,7 @@ from fiberifu.model import (
     pixel_nll,
     save_checkpoint,
 )
-from fiberifu.model.distribution import amplitude_nll
+from fiberifu.model.distribution import coefficient_nll, compress, fit_coefficients
 from fiberifu.model.masking import hide_image, show_spectrum
 
 SMALL = dict(width=32, depth=2, heads=2, local_width=32, n_continuum=5, rank=2)
@@ -140,7 +140,7 @@ def test_hidden_spectrum_pixels_cannot_leak(model):
 def test_attention_sees_offsets_only(model):
     """Moving every token and the query by the same amount changes nothing."""
     batch = make_batch(model.config)
-    tokens, keep = model.image_tokens(batch["image"], batch["sigma"], batch["psf_fwhm"])
+    tokens, keep, _ = model.image_tokens(batch["image"], batch["sigma"], batch["psf_fwhm"])
     place = model.centres.expand(3, -1, -1)
     shift = torch.tensor([3.3, -7.1])
     a, b = model.encoder(tokens, place, keep), model.encoder(tokens, place + shift, keep)
@@ -183,7 +183,7 @@ def test_likelihood_is_the_dense_gaussian(model):
     ivar[:, 10:20] = 0
     flux[:, 10:20] = 1e6  # never read
     floor = torch.full((2, p), 0.3)
-    got, precision, shift = pixel_nll(gaussian, basis, flux, ivar, floor)
+    got = pixel_nll(gaussian, basis, flux, ivar, floor)
     good = ivar[0] > 0
     for i in range(2):
         covariance = torch.diag(gaussian.diag[i] ** 2) + gaussian.factors[i] @ gaussian.factors[i].T
@@ -191,7 +191,7 @@ def test_likelihood_is_the_dense_gaussian(model):
         normal = torch.distributions.MultivariateNormal(
             (basis[i] @ gaussian.mean[i])[good].double(), full[good][:, good].double()
         )
-        expected = -normal.log_prob(flux[i, good].double()) / good.sum()
+        expected = -normal.log_prob(flux[i, good].double())
         assert got[i].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -311,25 +311,55 @@ def test_nano_size():
     assert model.basis.n_coefficients == 14 + len(AMPLITUDES) <= 32
 
 
-def test_amplitudes_are_scored_as_measured():
-    """The score equals that of a least-squares fit made by numpy, and is best at the right width."""
+def test_fit_is_least_squares_and_leaves_unseen_coefficients_alone():
     rng = np.random.default_rng(0)
-    basis = rng.normal(size=(60, 5))
-    flux, ivar = basis @ np.array([2.0, 1.0, 0.5, 3.0, 1.0]) + 0.1 * rng.normal(size=60), np.full(60, 100.0)
+    basis = rng.normal(size=(700, 5))
+    basis[:, 4] = 0  # a line outside the coverage
+    flux, ivar = basis @ np.array([2.0, 1.0, 0.5, 3.0, 1.0]) + 0.1 * rng.normal(size=700), rng.uniform(50, 150, 700)
     normal = basis.T @ (basis * ivar[:, None])
-    best, error = np.linalg.solve(normal, basis.T @ (ivar * flux)), np.sqrt(np.diag(np.linalg.inv(normal)))
+    best, precision = fit_coefficients(*(torch.as_tensor(x, dtype=torch.float32)[None] for x in (basis, flux, ivar)))
+    np.testing.assert_allclose(best[0, :4], np.linalg.solve(normal[:4, :4], (basis.T @ (ivar * flux))[:4]), rtol=1e-5)
+    np.testing.assert_allclose(precision[0], normal, rtol=1e-5, atol=1e-2)
+    assert best[0, 4] == 0
 
-    def as_tensor(x):
-        return torch.as_tensor(x, dtype=torch.float32)[None]
 
-    def score(width):
-        g = CoefficientGaussian(as_tensor(np.ones(5)), as_tensor(np.full(5, width)), torch.zeros(1, 5, 1))
-        _, *equations = pixel_nll(g, as_tensor(basis), as_tensor(flux), as_tensor(ivar), torch.zeros(1, 60))
-        return amplitude_nll(g, *equations, 2).item()
+def test_compressed_amplitudes():
+    """A well-measured line is scored in log flux: spread and error are relative; a noisy one is scored linearly."""
+    gaussian = CoefficientGaussian(
+        torch.tensor([[2.0, 200.0], [2.0, 4.0]]), torch.tensor([[0.1, 40.0], [0.1, 0.8]]), torch.zeros(2, 2, 1)
+    )
+    best = torch.tensor([[2.0, 100.0], [2.0, 6.0]], dtype=torch.float64)
+    error = torch.tensor([[0.01, 10.0], [0.01, 40.0]], dtype=torch.float64)
+    mean, root, best, precision = compress(gaussian, best, torch.diag_embed(error**-2), 1)
+    assert (best - mean)[0, 1].item() == pytest.approx(-np.log(2), rel=0.02)
+    assert root[0, 1, 1].item() == pytest.approx(0.2, rel=0.01)
+    assert precision[0, 1, 1].item() ** -0.5 == pytest.approx(0.1, rel=0.01)
+    soft = np.hypot(1, 20)  # 1 A and the error of 40 / 2
+    np.testing.assert_allclose(mean[:, 0], 1)  # the continuum stays linear
+    assert mean[1, 1].item() == pytest.approx(2 / soft, rel=0.01)
+    assert best[1, 1].item() == pytest.approx(3 / soft, rel=0.01)
+    # the likelihood is that of one Gaussian per coefficient, up to the measured errors, which no model changes
+    got = coefficient_nll(mean, root, best, precision)
+    variance = root.diagonal(dim1=1, dim2=2) ** 2 + 1 / precision.diagonal(dim1=1, dim2=2)
+    step = (best - mean) ** 2 / variance + (variance * precision.diagonal(dim1=1, dim2=2)).log()
+    torch.testing.assert_close(got, 0.5 * step.sum(1).float(), rtol=1e-4, atol=1e-4)
 
-    variance = 0.7**2 + error[2:] ** 2
-    assert score(0.7) == pytest.approx(np.mean(0.5 * ((best[2:] - 1) ** 2 / variance + np.log(variance))), rel=1e-3)
-    assert score(1.2) < min(score(0.2), score(8.0))
+
+def test_errors_do_not_shape_features(model):
+    """The spread's loss reaches its own read-out only, the mean's all that makes the mean."""
+    batch = make_batch(model.config)
+    decoded = query(model, batch, slice(0, 4))
+    _, fit, spread = model.spectrum_nll(decoded, *(batch[k] for k in ("flux", "ivar", "fiber_redshift")))
+
+    def touched(loss):
+        model.zero_grad(set_to_none=True)
+        loss.backward(retain_graph=True)
+        return {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+
+    assert all(name.startswith("query_decoder.head.spread") for name in touched(spread))
+    assert {"local.near.0.weight", "query_decoder.head.mean.3.weight", "image_tokens.embed"} <= touched(fit)
+    assert not any("spread" in name for name in touched(fit))
+    model.zero_grad(set_to_none=True)
 
 
 def test_photometric_shape_follows_the_colours(model):

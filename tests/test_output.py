@@ -71,6 +71,9 @@ def test_output_folder(tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["settings"] == settings
     assert manifest["settings_sha256"] == settings_hash({"size": 30, "redshift": 0.03})
+    (folder / ".0123abcd-cube_predicted.fits").touch()
+    prepare_output_folder(folder, settings=settings)  # a killed run left no result: nothing is in the way
+    (folder / "cube_predicted.fits").touch()
     with pytest.raises(FileExistsError, match="--resume"):
         prepare_output_folder(folder, settings=settings)
     prepare_output_folder(folder, resume=True, settings=settings)

@@ -245,7 +245,7 @@ def test_summary_of_a_cube(cube_prediction, tmp_path):
     figure = plot_summary(cube_prediction, path, title="NGC 0")
     written = texts(figure)
     for words in ("NGC 0: predicted from image", "not an observation", "model fake", "z = 0.0300", "Hα flux",
-                  "equivalent width", "[N II] 6583 / Hα", "centre", "half way", "outer", "self-check", "-0.011",
+                  "equivalent width", "[N II] 6583 / Hα", "light peak", "half way", "outer", "self-check", "-0.011",
                   "velocity prior", "% of positions"):  # fmt: skip
         assert words in written, words
     assert path.stat().st_size > 1e4

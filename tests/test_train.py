@@ -95,7 +95,7 @@ def test_resumed_run_equals_an_uninterrupted_one(pack_path, tmp_path):
     for (name, a), b in zip(whole.state_dict().items(), part.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
     log = (tmp_path / "whole" / "log.csv").read_text().splitlines()
-    assert log[0].startswith("step,spectrum") and log[1].startswith("0,")
+    assert log[0].startswith("step,misfit") and log[1].startswith("0,")
     with pytest.raises(ValueError, match="another recipe"):
         train(recipe(seed=2), pack_path, tmp_path / "whole")
 

@@ -12,12 +12,11 @@ import math
 import torch
 from torch import nn
 
+from ..constants import AB_NANOMAGGY, C_KMS
 from .lines import AMPLITUDES, LINE_COMPONENTS, LINE_WAVELENGTH, LINES
 
-__all__ = ["C_KMS", "RestBasis", "desi_lsf", "pixel_edges"]
+__all__ = ["RestBasis", "desi_lsf", "pixel_edges"]
 
-C_KMS = 299792.458  # km/s, exact (CGPM 1983)
-AB_NANOMAGGY = 3.631e-29 * 2.99792458e18 * 1e17  # 1 nanomaggy in 1e-17 erg/s/cm2/A x A2 (Oke & Gunn 1983, ApJ 266, 713)
 BIN = 8  # rest-frame samples averaged for photometry
 
 
@@ -86,8 +85,8 @@ class RestBasis(nn.Module):
 
         ``edges`` (P + 1,) are the pixels' edges, observed angstrom; the result is (F, P, K).
 
-        Exact integral of the piecewise linear basis (the flux in a pixel is conserved); float64 inside, since
-        pixels are differences of a running integral.
+        Exact integral of the piecewise linear basis (the flux in a pixel is conserved): whole cells by differences of a
+        float64 running integral, which lose nothing there, and what a pixel's edges leave of them in float32.
         """
         c = self.config
         wave = self.rest_wave
@@ -97,9 +96,11 @@ class RestBasis(nn.Module):
         slope = torch.cat([basis.diff(dim=0) / width, torch.zeros_like(basis[:1])])
         rest = edges.double() / (1 + redshift.double()[:, None])
         index = ((rest / c.rest_start).log() / c.rest_step).floor().long().clamp(0, c.rest_size - 2)
-        step = (rest - wave[index]).clamp(0, wave[-1] - wave[-2])[..., None]
-        integral = running[index] + step * (basis[index] + step / 2 * slope[index])
-        return (integral.diff(dim=1) / rest.diff(dim=1)[..., None]).float()
+        step = (rest - wave[index]).clamp(0, wave[-1] - wave[-2]).float()[..., None]
+        gather = nn.functional.embedding
+        part = step * (gather(index, basis.float()) + step / 2 * gather(index, slope.float()))
+        integral = gather(index, running).diff(dim=1).float() + part.diff(dim=1)
+        return integral / rest.diff(dim=1).float()[..., None]
 
     def line_window(self, edges, redshift, sigma_max, lsf_sigma):
         """First pixel (F, L) and width (int) of windows of 5 sigma, gas [km/s] and instrument [A], at the lines."""

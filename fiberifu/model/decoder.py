@@ -83,13 +83,18 @@ class CoefficientHead(nn.Module):
     def __init__(self, config, basis: RestBasis):
         super().__init__()
         self.config, self.n = config, basis.n_coefficients
-        self.out = nn.Sequential(
-            nn.LayerNorm(config.width), nn.Linear(config.width, config.local_width), nn.GELU(),
-            nn.Linear(config.local_width, self.n * (2 + config.rank) + 1),
-        )  # fmt: skip
-        nn.init.normal_(self.out[-1].weight, std=0.01)
-        nn.init.zeros_(self.out[-1].bias)
+        self.mean = self._mlp(config, self.n)
+        self.spread = self._mlp(config, self.n * (1 + config.rank) + 1)
         self.register_buffer("start", torch.tensor([START[name] for name in AMPLITUDES]), persistent=False)
+
+    @staticmethod
+    def _mlp(config, size):
+        last = nn.Linear(config.local_width, size)
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.zeros_(last.bias)
+        return nn.Sequential(
+            nn.LayerNorm(config.width), nn.Linear(config.width, config.local_width), nn.GELU(), last
+        )  # fmt: skip
 
     def forward(self, x, start, component_scale):
         """Unit-shape coefficients (mean, diag, factors) and gas dispersion [km/s] of features (F, D).
@@ -97,13 +102,17 @@ class CoefficientHead(nn.Module):
         The continuum is a correction to the shape ``start`` (F, n_continuum).
         """
         k = self.config.n_continuum
-        raw = self.out(x)
-        mean, spread, mix = raw[:, : self.n], raw[:, self.n : 2 * self.n], raw[:, 2 * self.n : -1]
+        mean = self.mean(x)
+        # what is learned about errors reads the features and does not shape them
+        raw = self.spread(x.detach())
+        spread, mix = raw[:, : self.n], raw[:, self.n : -1]
         continuum = start[:, 1:] + component_scale[1:] * mean[:, 1:k]
         amplitude = (self.start + 6 * torch.tanh(mean[:, k:] / 6)).exp()
         first = torch.ones_like(mean[:, :1])
-        scale = torch.cat([0.05 * first, component_scale[1:].expand(len(x), -1), amplitude + 0.1], 1)
-        diag = scale * (6 * torch.tanh(spread / 6) - 1.5).exp()
+        # a relative error, not below that of 1 A; held, as the features are: the mean must not move to make it right
+        width = torch.hypot(amplitude, torch.ones_like(amplitude)).detach()
+        scale = torch.cat([0.05 * first, component_scale[1:].expand(len(x), -1), width], 1)
+        diag = scale * (6 * torch.tanh(spread / 6) - 0.7).exp()
         factors = scale[..., None] * 0.3 * mix.unflatten(1, (self.n, -1))
         sigma_gas = 20 + 280 * torch.sigmoid(raw[:, -1] - 1.5)
         return torch.cat([first, continuum, amplitude], 1), diag, factors, sigma_gas
@@ -125,22 +134,21 @@ class Decoded:
     """
 
     def __init__(self, shape, photometry, flux, error):
-        mean, diag, factors, self.sigma_gas = self._shape = shape
+        mean, diag, factors, self.sigma_gas = shape
         self.flux, self.error = flux, error
         self.synthetic = torch.einsum("fck,fk->fc", photometry, mean)
         self.scale, self.scale_error = anchor(self.synthetic, flux, error)
-        self.gaussian = self._scaled(self.scale, self.scale_error)
-
-    def _scaled(self, scale, scale_error):
-        mean, diag, factors, _ = self._shape
-        s = scale[:, None]
+        scale, scale_error = self.scale, self.scale_error.detach()
+        # in training the anchor is held for lines and errors: the colours must not move to make a line flux right
+        held = scale.detach()[:, None]
+        is_line = torch.arange(mean.shape[1], device=mean.device) >= mean.shape[1] - len(AMPLITUDES)
         # the anchor's error moves the whole spectrum together: one more factor, along the mean
-        grey = torch.where(torch.isfinite(scale_error), scale_error, 0.0)[:, None] * mean
-        return CoefficientGaussian(s * mean, s.abs() * diag, torch.cat([s[..., None] * factors, grey[..., None]], -1))
-
-    def held(self):
-        """The same Gaussian, with the anchor as a constant to which no gradient flows."""
-        return self._scaled(self.scale.detach(), self.scale_error.detach())
+        grey = torch.where(torch.isfinite(scale_error), scale_error, 0.0)[:, None] * mean.detach()
+        self.gaussian = CoefficientGaussian(
+            torch.where(is_line, held, scale[:, None]) * mean,
+            held.abs() * diag,
+            torch.cat([held[..., None] * factors, grey[..., None]], -1),
+        )
 
 
 class QueryDecoder(nn.Module):

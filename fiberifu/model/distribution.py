@@ -11,8 +11,11 @@ import dataclasses
 import math
 
 import torch
+from torch import nn
 
-__all__ = ["CoefficientGaussian", "amplitude_nll", "pixel_nll"]
+__all__ = ["CoefficientGaussian", "coefficient_nll", "compress", "fit_coefficients", "measure", "pixel_nll"]
+
+BLOCK = 256  # pixels
 
 
 @dataclasses.dataclass
@@ -22,6 +25,11 @@ class CoefficientGaussian:
     mean: torch.Tensor
     diag: torch.Tensor
     factors: torch.Tensor
+
+    @property
+    def root(self):
+        """A root (F, K, K + R) of the covariance."""
+        return torch.cat([torch.diag_embed(self.diag), self.factors], dim=-1)
 
     def project(self, weights):
         """Mean and variance (F, M) of linear functionals ``weights`` (M, K) or (F, M, K)."""
@@ -40,82 +48,123 @@ class CoefficientGaussian:
         return self.mean + self.diag * noise + torch.einsum("fkr,nfr->nfk", self.factors, common)
 
 
-def pixel_nll(gaussian, basis, flux, ivar, floor):
-    """Negative log-likelihood per pixel of noisy spectra, marginalised over the coefficients.
-
-    ``flux ~ N(B m, B C B^T + diag(1/ivar + floor^2))`` by the Woodbury identity and the matrix determinant lemma
-    (Rasmussen & Williams 2006, appendix A.3): only a (K+R) x (K+R) system is solved. Pixels with ``ivar = 0``
-    have weight zero.
+def fit_coefficients(basis, flux, weight):
+    """Weighted least squares of spectra on the basis: sums over blocks of pixels in float32, over blocks in float64.
 
     Parameters
     ----------
-    gaussian : CoefficientGaussian
+    basis : Tensor (F, P, K)
+    flux, weight : Tensor (F, P)
+
+    Returns
+    -------
+    best : Tensor (F, K)
+        A coefficient that no pixel sees is 0.
+    precision : Tensor (F, K, K)
+        ``B^T W B``.
+    """
+    root = weight.sqrt()
+    design = torch.cat([basis * root[..., None], (flux * root)[..., None]], -1)
+    design = nn.functional.pad(design, (0, 0, 0, -design.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    normal = (design.transpose(-2, -1) @ design).double().sum(1)
+    precision, shift = normal[:, :-1, :-1], normal[:, :-1, -1]
+    unit = precision.diagonal(dim1=-2, dim2=-1).clamp(min=1e-30).rsqrt()
+    ridge = 1e-9 * torch.eye(precision.shape[-1], device=precision.device, dtype=precision.dtype)
+    best = unit * torch.linalg.solve(precision * unit[:, :, None] * unit[:, None] + ridge, unit * shift)
+    return best, precision
+
+
+def coefficient_nll(mean, root, best, precision):
+    """What the coefficients add to the negative log-likelihood, ``0.5 (d^T (C + P^-1)^-1 d + log det(1 + C P))``.
+
+    ``d`` is ``best - mean`` and ``C = root root^T``; by the Woodbury identity and the matrix determinant lemma
+    (Rasmussen & Williams 2006, appendix A.3) the precision P need not have an inverse.
+
+    Parameters
+    ----------
+    mean, best : Tensor (F, K)
+    root : Tensor (F, K, R)
+    precision : Tensor (F, K, K)
+
+    Returns
+    -------
+    Tensor (F,)
+    """
+    root, step = root.double(), best - mean.double()
+    pull = (precision @ step[..., None])[..., 0]
+    inner = root.transpose(1, 2) @ precision @ root
+    inner = (inner + inner.transpose(1, 2)) / 2 + torch.eye(inner.shape[-1], device=inner.device, dtype=inner.dtype)
+    chol = torch.linalg.cholesky(inner)
+    half = torch.linalg.solve_triangular(chol, root.transpose(1, 2) @ pull[..., None], upper=False)
+    quadratic = (step * pull).sum(-1) - half.square().sum((-1, -2))
+    return (0.5 * quadratic + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)).float()
+
+
+def measure(basis, flux, ivar, floor):
+    """What spectra say about the coefficients, and how badly the basis can follow them.
+
+    Parameters
+    ----------
     basis : Tensor (F, P, K)
     flux, ivar : Tensor (F, P)
+        Pixels with ``ivar = 0`` have weight zero.
     floor : Tensor (F, P)
         Independent model error per pixel.
 
     Returns
     -------
-    nll : Tensor (F,)
-        Mean over good pixels; 0 where there is none.
-    precision, shift : Tensor (F, K, K), (F, K)
-        ``B^T W B`` and ``B^T W (flux - B m)``: the normal equations of the residual.
+    misfit : Tensor (F,)
+        Negative log-likelihood of the best coefficients, mean over good pixels; 0 where there is none.
+    best, precision : Tensor (F, K), (F, K, K)
+        See `fit_coefficients`; constants.
     """
     good = ivar > 0
     weight = torch.where(good, 1 / (1 / ivar.clamp(min=1e-20) + floor**2), 0.0)
-    residual = torch.where(good, flux - torch.einsum("fpk,fk->fp", basis, gaussian.mean), 0.0)
-    root = torch.cat([torch.diag_embed(gaussian.diag), gaussian.factors], dim=-1)  # (F, K, K+R)
-    precision = (basis * weight[..., None]).transpose(1, 2) @ basis  # B^T W B
-    shift = torch.einsum("fpk,fp->fk", basis, weight * residual)
-    inner = (root.transpose(1, 2) @ precision @ root).double()
-    # `precision` is a float32 sum over thousands of pixels: 1e-5 of the diagonal covers its rounding
-    inner = (inner + inner.transpose(1, 2)) / 2 + torch.diag_embed(1 + 1e-5 * inner.diagonal(dim1=-2, dim2=-1))
-    chol = torch.linalg.cholesky(inner)
-    half = torch.linalg.solve_triangular(chol, (root.transpose(1, 2) @ shift[..., None]).double(), upper=False).float()
-    quadratic = (weight * residual**2).sum(-1) - half.square().sum((-1, -2))
-    logdet = 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1).float() - torch.where(
-        good, weight.clamp(min=1e-30).log(), 0.0
-    ).sum(-1)
+    with torch.no_grad():  # at its minimum the misfit does not depend on the coefficients
+        best, precision = fit_coefficients(basis, flux, weight)
+    residual = torch.where(good, flux - torch.einsum("fpk,fk->fp", basis, best.float()), 0.0)
+    logs = torch.where(good, weight.clamp(min=1e-30).log(), 0.0)
     n = good.sum(-1)
-    nll = 0.5 * torch.where(n > 0, (quadratic + logdet) / n.clamp(min=1) + math.log(2 * math.pi), 0.0)
-    return nll, precision, shift
+    misfit = 0.5 * ((weight * residual**2 - logs).sum(-1) / n.clamp(min=1) + math.log(2 * math.pi))
+    return torch.where(n > 0, misfit, 0.0), best, precision
 
 
-def amplitude_nll(gaussian, precision, shift, n_continuum):
-    """Negative log-likelihood of the line amplitudes that the spectra themselves give.
+def pixel_nll(gaussian, basis, flux, ivar, floor):
+    """Negative log-likelihood (F,) of noisy spectra, marginalised over the coefficients, summed over good pixels.
 
-    Amplitudes and errors come from weighted least squares of each spectrum on the basis (continuum marginalised); they
-    are scored under the predicted marginal Gaussian widened by those errors. Pixels alone leave lines a sliver of
-    the loss, and well calibrated pixels do not make calibrated line fluxes.
+    ``flux ~ N(B m, B C B^T + diag(1/ivar + floor^2))`` splits into the misfit of the best coefficients and the distance
+    of the predicted coefficients from them. Arguments as of `measure`.
+    """
+    misfit, best, precision = measure(basis, flux, ivar, floor)
+    return misfit * (ivar > 0).sum(-1) + coefficient_nll(gaussian.mean, gaussian.root, best, precision)
+
+
+def compress(gaussian, best, precision, first):
+    """Means, spreads and measurements in units of the continuum, with asinh of the amplitudes.
+
+    Line amplitudes spread over decades, and in linear flux one starburst outweighs a hundred galaxies. Here they are
+    ``asinh(x / a)`` with ``a`` the measured error and 1 A in quadrature: logarithms where they are well measured,
+    linear within the noise. The predicted spread is taken along at the mean, the measured error at the best
+    amplitude: ``d asinh(x / a) = dx / sqrt(a^2 + x^2)``.
 
     Parameters
     ----------
     gaussian : CoefficientGaussian
-    precision, shift : Tensor (F, K, K), (F, K)
-        Normal equations of the residual, as from `pixel_nll`.
-    n_continuum : int
-        Coefficients before the first amplitude.
+    best, precision : Tensor (F, K), (F, K, K)
+    first : int
+        Index of the first amplitude.
 
     Returns
     -------
-    Tensor (F,)
-        Mean over the lines on good pixels; 0 where there is none. Amplitudes are in units of the anchor.
+    mean, root, best, precision : Tensor
+        As `coefficient_nll` takes them.
     """
-    mean, k = gaussian.mean[:, n_continuum:], n_continuum
-    with torch.no_grad():
-        normal = precision.double()
-        scale = normal.diagonal(dim1=-2, dim2=-1).clamp(min=1e-30).rsqrt()
-        ridge = 1e-6 * torch.eye(normal.shape[-1], device=normal.device, dtype=normal.dtype)
-        inverse = torch.linalg.inv(normal * scale[:, :, None] * scale[:, None] + ridge)
-        step = (scale * (inverse @ (scale * shift)[..., None])[..., 0])[:, k:].float()
-        error = (scale * inverse.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt())[:, k:].float()
-        best = mean + step
-        unit = gaussian.mean.abs()[:, :1].clamp(min=1e-3)
-        seen = normal.diagonal(dim1=-2, dim2=-1)[:, k:] > 1e-12
-        usable = seen & torch.isfinite(best) & (error < 100 * unit)
-    variance = gaussian.diag[:, k:] ** 2 + gaussian.factors[:, k:].square().sum(-1)
-    variance = (variance + torch.where(usable, error, 1.0) ** 2) / unit**2
-    residual = torch.where(usable, best - mean, 0.0) / unit
-    score = torch.where(usable, 0.5 * (residual**2 / variance + variance.log()), 0.0)
-    return score.sum(-1) / usable.sum(-1).clamp(min=1)
+    unit = gaussian.mean[:, :1].detach().abs().clamp(min=1e-3)
+    mean, root, best, precision = (
+        gaussian.mean / unit, gaussian.root / unit[..., None], best / unit, precision * unit[..., None] ** 2
+    )  # fmt: skip
+    is_line = torch.arange(mean.shape[-1], device=mean.device) >= first
+    soft = (1 + 1 / precision.diagonal(dim1=-2, dim2=-1).clamp(min=1e-6)).sqrt()
+    at_mean, at_best = (torch.where(is_line, (soft**2 + x**2).rsqrt(), 1.0) for x in (mean.detach(), best))
+    mean, best = (torch.where(is_line, (x / soft).asinh(), x) for x in (mean, best))
+    return mean, root * at_mean[..., None], best, precision / at_best[:, :, None] / at_best[:, None]

@@ -51,7 +51,7 @@ def read_image(image, galaxy, offset_FG2, pixel_scale, mode="bilinear"):
 
 
 class LocalView(nn.Module):
-    """Features at the query. ``forward`` returns the fine view, the coarse view and the aperture photometry."""
+    """Features at the query: a fine view with the aperture's photometry, and a coarse view."""
 
     def __init__(self, config):
         super().__init__()
@@ -60,7 +60,7 @@ class LocalView(nn.Module):
         self.register_buffer("fine", square_points(c.local_grid, c.local_step), persistent=False)
         self.register_buffer("coarse", square_points(c.local_grid, c.surround_step), persistent=False)
         n_band, n_grid = len(c.bands), c.local_grid**2
-        self.near = self._mlp(n_band * (n_grid + 4) + 1 + 18)
+        self.near = self._mlp(n_band * (n_grid + 4) + 1 + 18 + c.n_continuum - 1)
         self.around = self._mlp(2 * n_band * n_grid)
 
     def _mlp(self, size):
@@ -84,12 +84,15 @@ class LocalView(nn.Module):
         error = (variance * c.pixel_scale**2 * area + (PEDESTAL * area) ** 2).sqrt()
         return torch.where(measured, flux * area, 0.0), torch.where(measured, error, torch.inf)
 
-    def forward(self, image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z):
-        """Fine view (F, D), coarse view (F, D), aperture flux and error (F, C)."""
+    def forward(self, image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z, flux, error, colours):
+        """Fine and coarse view (F, D) each, from the images and what the aperture says already.
+
+        ``flux, error`` (F, C) are of `photometry`; ``colours`` (F, n_continuum - 1) the continuum shape they ask for,
+        in units of the population's scatter: colours as of rest, whatever bands there are.
+        """
         c = self.config
         good = torch.isfinite(sigma).to(image.dtype)
         clean = torch.where(good > 0, image, 0.0)
-        flux, error = self.photometry(image, sigma, galaxy, offset)
         measured = torch.isfinite(error)
         area = math.pi / 4 * c.aperture**2
         fine = self._read(clean, good, galaxy, offset[:, None] + self.fine)[0]
@@ -112,16 +115,20 @@ class LocalView(nn.Module):
             ],
             -1,
         )
-        near = self.near(torch.cat([fine.flatten(1), aperture, conditions], -1))
+        near = self.near(torch.cat([fine.flatten(1), aperture, conditions, colours], -1))
         blurred, cover = (self._blur(x) for x in (clean, good))
         coarse, seen = self._read(blurred, cover, galaxy, offset[:, None] + self.coarse)
-        return near, self.around(torch.cat([coarse.flatten(1), seen.flatten(1)], -1)), flux, error
+        return near, self.around(torch.cat([coarse.flatten(1), seen.flatten(1)], -1))
 
     def _blur(self, x):
-        """Running mean over the step of the coarse grid, one axis after the other."""
-        size = 2 * round(self.config.surround_step / self.config.pixel_scale / 2) + 1
-        x = nn.functional.avg_pool2d(x, (size, 1), stride=1, padding=(size // 2, 0))
-        return nn.functional.avg_pool2d(x, (1, size), stride=1, padding=(0, size // 2))
+        """Running mean over the step of the coarse grid, one axis after the other; what lies outside counts as 0."""
+        reach = round(self.config.surround_step / self.config.pixel_scale / 2)
+        for axis in (-2, -1):
+            pad = (0, 0, reach + 1, reach) if axis == -2 else (reach + 1, reach)
+            total = nn.functional.pad(x, pad).cumsum(axis)
+            size, length = 2 * reach + 1, x.shape[axis]
+            x = (total.narrow(axis, size, length) - total.narrow(axis, 0, length)) / size
+        return x
 
     def _read(self, value, cover, galaxy, points):
         """Compressed brightness where it is covered, and the cover, each (F, C, G)."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from .basis import RestBasis, desi_lsf, pixel_edges
 from .decoder import Decoded, PatchDecoder, QueryDecoder, photometric_shape
-from .distribution import amplitude_nll, pixel_nll
+from .distribution import coefficient_nll, compress, measure
 from .encoder import Encoder
 from .local import LocalView
 from .masking import hide_image, show_spectrum
@@ -21,12 +21,14 @@ __all__ = ["Encoded", "FiberMAE", "Losses"]
 
 @dataclasses.dataclass
 class Encoded:
-    """A galaxy once encoded: tokens (B, T, D), their sky offsets (B, T, 2) and which may be read (B, T)."""
+    """A galaxy once encoded: tokens (B, T, D), their sky offsets (B, T, 2), which may be read (B, T), a guess of the
+    redshift, and what the image tokens were made of (see `ImageTokens.pixels`)."""
 
     tokens: torch.Tensor
     offset: torch.Tensor
     keep: torch.Tensor
     redshift_logits: torch.Tensor
+    pixels: tuple
 
 
 @dataclasses.dataclass
@@ -34,8 +36,9 @@ class Losses:
     """Mean losses of a batch; ``total`` is what is minimised."""
 
     total: torch.Tensor
-    spectrum: torch.Tensor
-    lines: torch.Tensor
+    misfit: torch.Tensor
+    fit: torch.Tensor
+    spread: torch.Tensor
     image: torch.Tensor
     redshift: torch.Tensor
 
@@ -78,7 +81,7 @@ class FiberMAE(nn.Module):
         -------
         Encoded
         """
-        tokens, keep = self.image_tokens(image, sigma, psf_fwhm)
+        tokens, keep, pixels = self.image_tokens(image, sigma, psf_fwhm)
         if visible is not None:
             keep = keep & visible
         keep = keep | ~keep.any(-1, keepdim=True)  # nothing at all to read: read the 'missing' tokens
@@ -87,7 +90,7 @@ class FiberMAE(nn.Module):
             tokens, offset, keep = (torch.cat(x, 1) for x in zip((tokens, offset, keep), context, strict=True))
         encoded = self.encoder(tokens, offset, keep)
         pooled = (encoded * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
-        return Encoded(encoded, offset, keep, self.redshift_head(pooled))
+        return Encoded(encoded, offset, keep, self.redshift_head(pooled), pixels)
 
     def context_tokens(self, image, sigma, galaxy, offset, flux, ivar, redshift, show=None):
         """Tokens of fibre spectra as context: (F, S, D), offsets (F, S, 2), keep (F, S).
@@ -109,9 +112,11 @@ class FiberMAE(nn.Module):
         -------
         Decoded
         """
-        near, around, flux, error = self.local(image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z)
+        flux, error = self.local.photometry(image, sigma, galaxy, offset)
         photometry, scale = self.basis.photometry(redshift), self.basis.component_scale
         start = photometric_shape(photometry[..., : self.config.n_continuum], flux, error, scale)
+        colours = start[:, 1:] / scale[1:]
+        near, around = self.local(image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z, flux, error, colours)
         shape = self.query_decoder(near, around, offset, encoded, galaxy, start, scale)
         return Decoded(shape, photometry, flux, error)
 
@@ -123,7 +128,7 @@ class FiberMAE(nn.Module):
         return 0.28 * mean.clamp(min=0.02)  # 1 nanomaggy is 0.28e-17 erg/s/cm2/A at 6200 A
 
     # --- training ------------------------------------------------------------------------------------------------
-    def forward(self, batch, generator, line_weight=0.1, image_weight=0.1, redshift_weight=0.05):
+    def forward(self, batch, generator, image_weight=0.1, redshift_weight=0.05):
         """Hide, encode, reconstruct.
 
         Parameters
@@ -158,16 +163,16 @@ class FiberMAE(nn.Module):
             hidden = torch.where(seen.repeat_interleave(self.config.spectrum_patch, 1), 0.0, ivar)
         encoded = self.encode(image, sigma, psf, visible, context)
         decoded = self.query(encoded, image, sigma, psf, galaxy, offset, redshift, batch["sigma_z"])
-        spectrum, lines = self.spectrum_nll(decoded, flux, hidden, redshift)
-        picture = self.image_nll(encoded, image, sigma, visible)
+        misfit, fit, spread = self.spectrum_nll(decoded, flux, hidden, redshift)
+        picture = self.image_nll(encoded, visible)
         if context is None:
             edges = torch.linspace(0, 1, self.config.redshift_bins + 1, device=image.device)[1:-1]
             target = torch.bucketize(self.redshift_place(redshift[first]), edges)
             guess = nn.functional.cross_entropy(encoded.redshift_logits, target)
         else:
             guess = encoded.redshift_logits.sum() * 0.0
-        total = spectrum + line_weight * lines + image_weight * picture + redshift_weight * guess
-        return Losses(total, spectrum.detach(), lines.detach(), picture.detach(), guess.detach())
+        total = misfit + fit + spread + image_weight * picture + redshift_weight * guess
+        return Losses(total, *(x.detach() for x in (misfit, fit, spread, picture, guess)))
 
     def redshift_place(self, redshift):
         """Where a redshift falls in the trained range, 0 to 1, in log(z)."""
@@ -175,34 +180,33 @@ class FiberMAE(nn.Module):
         return (torch.log(redshift / low) / torch.log(torch.tensor(high / low))).clamp(0, 1)
 
     def spectrum_nll(self, decoded, flux, ivar, redshift):
-        """Mean negative log-likelihoods of the fibre spectra: per coefficient, and per line amplitude."""
-        lsf = desi_lsf(self.basis.line_wave * (1 + redshift[:, None]))
-        basis = self.basis.render(self.edges, redshift, decoded.sigma_gas, lsf)
-        mean = torch.einsum("fpk,fk->fp", basis, decoded.gaussian.mean).detach()
-        floor = self.log_floor.exp() * mean.abs() + 1e-4
-        pixels, precision, shift = pixel_nll(decoded.gaussian, basis, flux, ivar, floor)
-        # nats per coefficient: thousands of noisy pixels would drown what a few dozen numbers can explain
-        pixels = pixels * (ivar > 0).sum(-1) / self.basis.n_coefficients
-        # the anchor is held: the colours of the continuum must not move to make a line flux right
-        lines = amplitude_nll(decoded.held(), precision.detach(), shift.detach(), self.config.n_continuum)
-        usable = (ivar > 0).any(-1) & torch.isfinite(decoded.scale_error)
-        return tuple(torch.where(usable, x, 0.0).sum() / usable.sum().clamp(min=1) for x in (pixels, lines))
+        """Losses of the fibre spectra: misfit per pixel, mean and spread per coefficient.
 
-    def image_nll(self, encoded, image, sigma, visible):
+        In one likelihood the well-predicted coefficients would outweigh the others thousands of times. So the mean is
+        fitted under fixed spreads (``guide``), and the spreads under the mean as it is (Stirn et al. 2023, AISTATS,
+        "Faithful heteroscedastic regression"); both know the errors of the spectrum.
+        """
+        c, basis = self.config, self.basis
+        lsf = desi_lsf(basis.line_wave * (1 + redshift[:, None]))
+        rendered = basis.render(self.edges, redshift, decoded.sigma_gas, lsf)
+        floor = self.log_floor.exp() * torch.einsum("fpk,fk->fp", rendered, decoded.gaussian.mean).detach().abs() + 1e-4
+        misfit, best, precision = measure(rendered, flux, ivar, floor)
+        mean, root, best, precision = compress(decoded.gaussian, best, precision, c.n_continuum)
+        lines = torch.ones(basis.n_coefficients - c.n_continuum, device=mean.device)
+        guide = torch.cat([0.05 * lines[:1], 0.35 * basis.component_scale[1:], 0.5 * lines]).diag()
+        fit = coefficient_nll(mean, guide.expand(len(mean), -1, -1), best, precision)
+        spread = coefficient_nll(mean.detach(), root, best, precision)
+        usable = (ivar > 0).any(-1) & torch.isfinite(decoded.scale_error)
+        parts = misfit, fit / basis.n_coefficients, spread / basis.n_coefficients
+        return tuple(torch.where(usable, x, 0.0).sum() / usable.sum().clamp(min=1) for x in parts)
+
+    def image_nll(self, encoded, visible):
         """Mean negative log-likelihood of hidden image pixels, compressed, with their noise added in quadrature."""
         mean, log_sigma = self.patch_decoder(encoded, self.centres)
-        value, fraction = self.image_tokens.pixels(image, sigma)
-        noise, _ = self.image_tokens.pixels(torch.where(torch.isfinite(sigma), sigma, 0.0), sigma)
-        # a compressed pixel's noise: sigma x d(scale_brightness)/d(brightness), taken at the pixel
-        noise = scale_brightness_error(value, noise) / self.config.pool
+        value, noise, fraction = encoded.pixels
         score = hidden_score(mean, log_sigma, value, noise)
         weight = ((fraction > 0.5) & ~visible[:, :, None, None]).to(score.dtype)
         return (score * weight).sum() / weight.sum().clamp(min=1)
-
-
-def scale_brightness_error(value, scaled_noise):
-    """Noise of a compressed pixel from the compressed noise: both were asinh(x / s) / 3."""
-    return torch.sinh(3 * scaled_noise) / torch.cosh(3 * value) / 3
 
 
 def hidden_score(mean, log_sigma, value, noise):

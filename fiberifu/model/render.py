@@ -7,7 +7,8 @@ import dataclasses
 
 import torch
 
-from .basis import C_KMS, desi_lsf
+from ..constants import C_KMS
+from .basis import desi_lsf
 from .distribution import CoefficientGaussian
 
 __all__ = ["Node", "Renderer"]

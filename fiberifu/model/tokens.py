@@ -63,28 +63,34 @@ class ImageTokens(nn.Module):
         self.psf = nn.Linear(1, config.width)
 
     def pixels(self, image, sigma):
-        """Pooled, compressed pixels and valid fractions by patch, each (B, T, C, side*side)."""
-        c, k = self.config, self.config.pool
-        good = torch.isfinite(sigma).to(image.dtype)
-        fraction = nn.functional.avg_pool2d(good, k)
-        mean = nn.functional.avg_pool2d(torch.where(good > 0, image, 0.0), k) / fraction.clamp(min=1e-6)
+        """Pooled, compressed pixels, their compressed noise and valid fractions by patch, each (B, T, C, side*side)."""
+        good = torch.isfinite(sigma)
+        fraction = self._pool(good.to(image.dtype))
+        norm = 1 / fraction.clamp(min=1e-6)
+        mean, noise = (self._pool(torch.where(good, x, 0.0)) * norm for x in (image, sigma))
+        # d asinh(x / s) = dx / sqrt(s^2 + x^2), and the mean of n^2 pixels has 1/n of their noise
+        noise = noise / self.config.pool / (3 * torch.hypot(mean, torch.full_like(mean, SOFTENING)))
+        return tuple(self._to_patches(x) for x in (scale_brightness(mean) * (fraction > 0), noise, fraction))
 
-        def to_patches(x):
-            n = c.stamp // c.patch
-            x = x.unflatten(2, (n, self.side)).unflatten(4, (n, self.side))  # B C n s n s
-            return x.permute(0, 2, 4, 1, 3, 5).flatten(4).flatten(1, 2)
+    def _pool(self, x):
+        """Mean over blocks of pixels."""
+        k = self.config.pool
+        return sum(x[..., i::k, j::k] for i in range(k) for j in range(k)) / k**2
 
-        return to_patches(scale_brightness(mean) * (fraction > 0)), to_patches(fraction)
+    def _to_patches(self, x):
+        n = self.config.stamp // self.config.patch
+        x = x.unflatten(2, (n, self.side)).unflatten(4, (n, self.side))  # B C n s n s
+        return x.permute(0, 2, 4, 1, 3, 5).flatten(4).flatten(1, 2)
 
     def forward(self, image, sigma, psf_fwhm):
-        """``(B, C, S, S)`` brightness and noise -> tokens (B, T, D), usable (B, T) bool."""
-        value, fraction = self.pixels(image, sigma)
+        """``(B, C, S, S)`` brightness and noise -> tokens (B, T, D), usable (B, T) bool, and `pixels`."""
+        pixels = value, _, fraction = self.pixels(image, sigma)
         depth = scale_noise(sigma).flatten(2).sum(-1) / torch.isfinite(sigma).flatten(2).sum(-1).clamp(min=1)
         depth = depth[:, None, :, None].expand(-1, value.shape[1], -1, 1)
         tokens_BTCD = torch.einsum("btcp,cpd->btcd", torch.cat([value, fraction, depth], -1), self.embed)
         seen = fraction.mean(-1, keepdim=True) > 0.25
         tokens = torch.where(seen, tokens_BTCD, self.missing).sum(2) + self.psf(psf_fwhm[:, None, None] - 1.3)
-        return tokens, seen.squeeze(-1).any(-1)
+        return tokens, seen.squeeze(-1).any(-1), pixels
 
 
 class SpectrumTokens(nn.Module):

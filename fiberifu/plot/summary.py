@@ -17,7 +17,7 @@ from .spectrum import line_label, plot_spectrum
 
 __all__ = ["plot_summary"]
 
-COLORS = ("#D55E00", "#56B4E9", "#009E73")  # centre, half way, outer
+COLORS = ("#D55E00", "#56B4E9", "#009E73")  # light peak, half way, outer
 RATIO_ERROR = 0.7  # relative error (0.3 dex) above which a ratio is not drawn
 # Places with these flags tell about something else than the galaxy.
 UNFIT = Flag.OUTSIDE_IMAGE | Flag.SATURATED | Flag.CONTAMINATED | Flag.MASKED_PIXELS | Flag.BAD_SPAXEL
@@ -220,8 +220,6 @@ def _draw_notes(ax, p):
     ax.set_axis_off()
     check = ["band  residual   scatter"]
     for row in p.self_check:
-        if not np.isfinite(u.Quantity(row["residual"]).value):  # a band that is not there
-            continue
         residual, scatter = (u.Quantity(row[name], u.mag).value for name in ("residual", "scatter"))
         check.append(f"{row['band']:<4}  {residual:+8.3f}  {scatter:8.3f}")
     text = [textwrap.fill(words, 42, initial_indent="• ", subsequent_indent="   ") for words in flags_in_words(p.flags)]
@@ -258,7 +256,7 @@ def flags_in_words(flags):
 
 
 def _draw_spectra(figure, place, p, spectra, places):
-    names = ("centre", "half way", "outer") if p.wcs is not None else ("",) * 3
+    names = ("light peak", "half way", "outer") if p.wcs is not None else ("",) * 3
     axes = place.subgridspec(len(places), 1, hspace=0.06).subplots(sharex=True, squeeze=False)[:, 0]
     for ax, spot, color, name in zip(axes, places, COLORS, names, strict=False):
         plot_spectrum(spectra, spot, ax=ax, color=color, lines="strong" if ax is axes[0] else None, redshift=p.redshift)

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import torch
 
+from ..constants import AB_NANOMAGGY, C_KMS
 from ..model.basis import desi_lsf
-from .stars import C_KMS
 
 __all__ = [
     "add_lines",
@@ -304,7 +304,7 @@ def band_weights(wave, band_wave, curves):
     rows = []
     step = np.gradient(wave)
     for curve in curves:
-        ab = 3.631e-29 * 2.99792458e18 / 1e-17 * np.sum(curve / band_wave * np.gradient(band_wave))
+        ab = AB_NANOMAGGY * np.sum(curve / band_wave * np.gradient(band_wave))
         row = np.interp(wave, band_wave, curve, left=0, right=0) * wave * step / ab
         full = curve * band_wave * np.gradient(band_wave) / ab
         row[-100:] += full[band_wave > wave[-1] + step[-1] / 2].sum() / 100

@@ -11,12 +11,12 @@ import math
 import numpy as np
 import torch
 
-__all__ = ["C_KMS", "Starlight", "calzetti", "distance_factor", "universe_age"]
+from ..constants import AB_NANOMAGGY, C_KMS
 
-C_KMS = 299792.458
+__all__ = ["Starlight", "calzetti", "distance_factor", "universe_age"]
+
 _LSUN = 3.828e33  # erg/s, IAU 2015 B3
 _MPC = 3.0857e24  # cm
-_AB_NANOMAGGY = 3.631e-29 * 2.99792458e18 / 1e-17  # of one nanomaggy: f_nu c, so f_lambda = this / lambda^2 [1e-17]
 _H0, _OMEGA_M = 70.0, 0.3
 
 
@@ -100,7 +100,7 @@ class Starlight:
         for band in self.bands:
             t = np.interp(long, pack["band_wave"], pack[f"band_{band}"], left=0, right=0)
             # photon-counting AB photometry: int f lambda T dlambda / int f_AB lambda T dlambda
-            curves.append(t * long**2 / (np.sum(t) * _AB_NANOMAGGY))
+            curves.append(t * long**2 / (np.sum(t) * AB_NANOMAGGY))
         # nanomaggies per 1e-17 erg/s/cm2/A, to be summed over the grid
         self.band_curves = tensor(np.stack(curves))
         # pixel edges of the rest grid, for running integrals

@@ -3,24 +3,19 @@
 import numpy as np
 import torch
 
-__all__ = ["calzetti", "fill_basis", "principal_components"]
+from ..constants import C_KMS
+from ..simulate.stars import calzetti
+
+__all__ = ["fill_basis", "principal_components"]
 
 WINDOW = (5300.0, 5700.0)  # rest angstrom; every shape has mean flux density 1 here
-
-
-def calzetti(wave):
-    """k(lambda) of Calzetti et al. (2000, ApJ 533, 682, eq. 4), for R_V = 4.05; ``wave`` in angstrom."""
-    x = 1e4 / np.clip(wave, 1200, 22000)
-    red = 2.659 * (-1.857 + 1.040 * x)
-    blue = 2.659 * (-2.156 + 1.509 * x - 0.198 * x**2 + 0.011 * x**3)
-    return np.where(wave > 6300, red, blue) + 4.05
 
 
 def _broaden(spectra, sigma_kms, step):
     """Convolve log-sampled spectra (N, n) with Gaussians of ``sigma_kms`` (N,), by FFT."""
     n = spectra.shape[1]
     frequency = np.fft.rfftfreq(n)
-    pixels = sigma_kms[:, None] / (299792.458 * step)
+    pixels = sigma_kms[:, None] / (C_KMS * step)
     kernel = np.exp(-2 * (np.pi * frequency * pixels) ** 2)
     edge = spectra[:, :1] + (spectra[:, -1:] - spectra[:, :1]) * np.linspace(0, 1, n)  # no wrap-around step
     return np.fft.irfft(np.fft.rfft(spectra - edge) * kernel, n) + edge
@@ -65,7 +60,7 @@ def principal_components(pack, n_components, *, n_mixtures=2000, seed=0):
         near = np.clip(1 - np.abs(np.arange(n_met) - metal), 0, None)
         mixed = np.einsum("sa,sm,amn->sn", weight, near, ssp, optimize=True)
         ebv = rng.exponential(0.2, (size, 1)).clip(max=1.2)
-        mixed = mixed * 10 ** (-0.4 * ebv * calzetti(wave))
+        mixed = mixed * 10 ** (-0.4 * ebv * calzetti(torch.as_tensor(wave)).numpy())
         mixed /= mixed[:, window].mean(1, keepdims=True)
         shapes.append(_broaden(mixed, rng.uniform(0, 280, size), np.log(wave[1] / wave[0])).astype(np.float32))
     shapes = np.concatenate(shapes)

@@ -26,7 +26,6 @@ class Recipe:
     weight_decay: float = 0.02
     clip: float = 20.0  # gradient norm
     ema: float = 0.998
-    line_weight: float = 0.1
     image_weight: float = 0.1
     redshift_weight: float = 0.05
     band_dropout: float = 0.08  # share of bands hidden, beyond those that are missing

@@ -98,7 +98,7 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
             batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _schedule(step_now, recipe)
-            losses = model(batch, generator, recipe.line_weight, recipe.image_weight, recipe.redshift_weight)
+            losses = model(batch, generator, recipe.image_weight, recipe.redshift_weight)
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -118,11 +118,8 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
                     average[name].lerp_(value, 1 - ema) if value.is_floating_point() else average[name].copy_(value)
             step = step_now + 1
             if step_now % 10 == 0:
-                row = (
-                    step_now,
-                    *(f"{x.item():.5f}" for x in (losses.spectrum, losses.lines, losses.image, losses.redshift, norm)),
-                )
-                log((*row, f"{time.monotonic() - start:.1f}"))
+                parts = losses.misfit, losses.fit, losses.spread, losses.image, losses.redshift, norm
+                log((step_now, *(f"{x.item():.5f}" for x in parts), f"{time.monotonic() - start:.1f}"))
             if time.monotonic() - saved > recipe.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
@@ -171,7 +168,7 @@ def _stop_signal():
 @contextlib.contextmanager
 def _log(path, step):
     """Append rows to a CSV file, after dropping those of steps that will be done again."""
-    header = ("step", "spectrum", "lines", "image", "redshift", "gradient", "seconds")
+    header = ("step", "misfit", "fit", "spread", "image", "redshift", "gradient", "seconds")
     rows = []
     if path.is_file():
         with path.open(newline="") as file:
