@@ -310,10 +310,11 @@ class Prediction:
         Returns
         -------
         `~astropy.table.QTable`
-            One row for each band of the image: ``band``; ``observed``, ``predicted``: fluxes in the aperture or spaxel [nanomaggy], summed over the n
-            positions measured in the band (a total for spaxels; fibres may overlap); ``residual``:
-            -2.5 log10(observed / predicted) of the sums [mag]; ``scatter``: half of the central 68 % of the residuals
-            of single positions with S/N > 10 [mag]; ``pull``: rms of (observed - predicted) / error; ``n``.
+            One row for each band of the image: ``band``; ``observed``, ``predicted``: fluxes in the aperture or spaxel
+            [nanomaggy], summed over the n positions measured in the band (a total for spaxels; fibres may overlap);
+            ``residual``: -2.5 log10(observed / predicted) of the sums [mag]; ``scatter``: half of the central 68 %
+            of the residuals of single positions with S/N > 10 [mag]; ``pull``: rms of
+            (observed - predicted) / error; ``n``.
         """
         flux, error, predicted = (self.photometry[name] for name in ("flux", "error", "predicted"))
         rows = []

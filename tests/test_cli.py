@@ -262,10 +262,11 @@ def test_band_errors(cutout, tmp_path):
 def test_other_errors(observe, tmp_path, capsys):
     assert observe("--position", "here", "there") == 2
     assert "give degrees" in errors(capsys)
-    for options in (["--aperture", "2"], ["--position", "1.5", "-2", "--size", "9"], ["--position", "1.5", "-2", "--spaxel", "1"],
-                    ["--position", "1.5", "-2", "--center", "1.5", "-2"]):  # fmt: skip
+    fibre = ["--position", "1.5", "-2"]
+    for options in (["--aperture", "2"], ["--size", "9", *fibre], ["--spaxel", "1", *fibre],
+                    ["--center", "1.5", "-2", *fibre]):  # fmt: skip
         assert observe(*options) == 2
-        assert f"{options[-2] if '--center' not in options else '--center'}: has no meaning for" in errors(capsys)
+        assert f"{options[0]}: has no meaning for" in errors(capsys)
     assert observe("--model", "nowhere") == 2
     assert "no such folder" in errors(capsys)
     file = tmp_path / "file"
