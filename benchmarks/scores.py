@@ -50,7 +50,7 @@ def features(flux, error, redshift, psf):
 @torch.inference_mode()
 def fiber_sample(simulator, model, recipe, n, cache):
     """Photometry and measured EW(H-alpha) of the first ``n`` training fibres, from their noisy spectra."""
-    rows = [*np.load(cache)["rows"]] if cache.is_file() else []
+    rows = [*load_cache(cache, recipe.sha256())["rows"]] if cache.is_file() else []
     step = round(len(rows) and rows[-1][-1] + 1)
     k = model.config.n_continuum
     side, index = sideband(model).double(), AMPLITUDES.index("Ha")
@@ -74,10 +74,18 @@ def fiber_sample(simulator, model, recipe, n, cache):
             rows.append(np.array([*x[i], float(ew[i]), float(ew_error[i]), step]))
         step += 1
         if step % 20 == 0:
-            np.savez(cache, rows=np.array(rows))
+            np.savez(cache, key=recipe.sha256(), rows=np.array(rows))
             print(f"{len(rows)} fibres", file=sys.stderr, flush=True)
-    np.savez(cache, rows=np.array(rows))
+    np.savez(cache, key=recipe.sha256(), rows=np.array(rows))
     return np.array(rows)[:n]
+
+
+def load_cache(path, key):
+    """What an interrupted run left, if it was of the same recipe or weights."""
+    with np.load(path) as stored:
+        if str(stored["key"]) != key:
+            raise ValueError(f"{path} is of another recipe or of other weights: remove it, or write elsewhere")
+        return {name: stored[name] for name in stored if name != "key"}
 
 
 def train_trees(rows):
@@ -91,9 +99,9 @@ def train_trees(rows):
     )
 
 
-def score_galaxies(simulator, ifu, trees, constant, n, cache):
+def score_galaxies(simulator, ifu, trees, constant, n, cache, key):
     """One array per galaxy: truth, radius and predictions of its selected spaxels, all by the public interface."""
-    galaxies = list(np.load(cache).values()) if cache.is_file() else []
+    galaxies = list(load_cache(cache, key).values()) if cache.is_file() else []
     index = 0 if not galaxies else int(galaxies.pop()[0])
     scale = simulator.config.pixel_scale
     while len(galaxies) < n:
@@ -124,7 +132,7 @@ def score_galaxies(simulator, ifu, trees, constant, n, cache):
                    np.full(f, constant), constant * light]  # fmt: skip
         galaxies.append(np.column_stack(columns))
         if len(galaxies) % 25 == 0:
-            np.savez(cache, *galaxies, np.array([index]))
+            np.savez(cache, *galaxies, np.array([index]), key=key)
             print(f"{len(galaxies)} galaxies", file=sys.stderr, flush=True)
     return galaxies
 
@@ -173,6 +181,7 @@ def measure(galaxies, i, j, network):
         "MAE log EW [dex]": np.mean(np.abs(got_ew - log_ew)),
         "MAE log flux [dex]": np.mean(np.abs(got_flux - log_flux)),
         "bias log flux [dex]": np.mean(got_flux - log_flux),
+        "bias of summed flux [dex]": np.median([np.log10(g[:, j].sum() / g[:, 1].sum()) for g in galaxies]),
         "Spearman EW per galaxy, median": np.median([spearman(g) for g in galaxies]),
     }
     if network:
@@ -226,7 +235,7 @@ def main():
         return
     trees, constant = train_trees(rows)
     galaxies = score_galaxies(simulator, ifu, trees, constant, arguments.galaxies,
-                              arguments.output.with_suffix(".npz"))  # fmt: skip
+                              arguments.output.with_suffix(".npz"), f"{ifu.weights_sha256} {len(rows)}")  # fmt: skip
     scores = table(galaxies, np.random.default_rng(0))
     arguments.output.write_text(json.dumps(scores, indent=1))
     print(markdown(scores))

@@ -275,7 +275,7 @@ def _report(options, prediction, paths):
         print("All of it was there already.")
         return
     residuals = [(row["band"], row["residual"].value) for row in prediction.self_check]
-    check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: no such band
+    check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: nowhere measured
     print(f"Self-check, image against prediction in mag: {check or 'no position to compare'}")
     snr = prediction.line_maps(["Ha"]).snr["Ha"]
     if not snr.mask.all():

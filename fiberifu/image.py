@@ -13,7 +13,6 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.utils.exceptions import AstropyUserWarning
-from astropy.wcs import WCS
 
 from fiberifu.bands import read_bands, split_bands
 from fiberifu.extinction import BAND_EXTINCTION
@@ -83,8 +82,11 @@ def prepare_image(
         If a band holds no valid pixel and is left out.
     """
     bands = tuple(bands)
-    sha256 = _hash(split_bands(image, bands, planes))
+    for name, ccd in split_bands(image, bands, planes).items():
+        if is_predicted(ccd.meta):
+            raise ValueError(f"image, band {name}: DATATYPE='PREDICTED', made by fiberifu; give an observed image")
     found = read_bands(image, bands, planes)
+    sha256 = _hash(found)
     flags, notes = Flag(0), []
     empty = [name for name, band in found.items() if band.bad.all()]
     found = {name: band for name, band in found.items() if name not in empty}
@@ -170,25 +172,18 @@ def prepare_image(
 
 
 # ---------------------------------------------------------------- parts of it
-def _hash(planes):
-    """sha256 of band names, shapes, units, places on the sky, native float64 pixel values, masks, errors and PSFs."""
+def _hash(found):
+    """sha256 of all that a result depends on: bands, calibrated pixels and errors, masks, places on the sky, PSFs."""
     digest = hashlib.sha256()
-    for name, ccd in planes.items():
-        if is_predicted(ccd.meta):
-            raise ValueError(f"image, band {name}: DATATYPE='PREDICTED', made by fiberifu; give an observed image")
-        digest.update(f"{name}{ccd.shape}{ccd.unit}".encode())
-        if isinstance(ccd.wcs, WCS) and ccd.wcs.has_celestial:
-            ny, nx = ccd.shape
-            corners = ccd.wcs.celestial.pixel_to_world_values([0, nx, 0], [0, 0, ny])
-            digest.update(np.round(corners, 9).astype("<f8").tobytes())
-        digest.update(np.ascontiguousarray(ccd.data, dtype="<f8").tobytes())
-        if ccd.mask is not None and np.any(ccd.mask):
-            digest.update(np.packbits(np.asarray(ccd.mask, bool)).tobytes())
-        if ccd.uncertainty is not None:
-            digest.update(ccd.uncertainty.uncertainty_type.encode())
-            digest.update(np.ascontiguousarray(ccd.uncertainty.array, dtype="<f8").tobytes())
-        if ccd.psf is not None:
-            digest.update(np.ascontiguousarray(ccd.psf, dtype="<f8").tobytes())
+    for name, band in found.items():
+        ny, nx = band.shape
+        corners = np.round(band.wcs.pixel_to_world_values([0, nx, 0], [0, 0, ny]), 9)
+        digest.update(f"{name} {band.shape} {band.filter} {band.fwhm} {band.meta.get('SURVEY')}".encode())
+        for array in (corners, band.sb, band.variance, band.psf):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+        for bits in (band.bad, band.saturated):
+            digest.update(np.packbits(bits).tobytes())
     return digest.hexdigest()
 
 

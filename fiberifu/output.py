@@ -129,12 +129,13 @@ def prepare_output_folder(path, *, overwrite=False, resume=False, settings=None)
         raise FileExistsError(f"path is {str(path)!r}, which is a file; give the name of a folder")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # what a killed run leaves before its first file, a manifest and half-written files, is no result
-        occupied = any(file.name != MANIFEST and not _HALF.match(file.name) for file in path.iterdir())
+        files = {file.name for file in path.iterdir() if not _HALF.match(file.name)}
+        # what a killed run leaves before its first file, a manifest, is in the way of other settings only
+        occupied = bool(files) and not (files == {MANIFEST} and _same_settings(path, settings))
     except OSError as error:
         reason = REASONS.get(error.errno, error.strerror)
         raise OSError(error.errno, f"cannot use the folder {path}: {reason}") from error
-    if resume and (occupied or (path / MANIFEST).exists()):
+    if occupied and resume:
         _check_manifest(path, settings)
     elif occupied and not overwrite:
         raise FileExistsError(
@@ -151,6 +152,14 @@ def prepare_output_folder(path, *, overwrite=False, resume=False, settings=None)
         }
         temporary.write_text(json.dumps(content, indent=2) + "\n")
     return path
+
+
+def _same_settings(path, settings):
+    try:
+        _check_manifest(path, settings)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_manifest(path, settings):

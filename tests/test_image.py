@@ -264,8 +264,11 @@ def test_band_subsets_and_arrangements(noise):
     one, two = prepare_image(stacked), prepare_image(mapping)
     np.testing.assert_allclose(one.sb, two.sb)
     assert one.sha256 == two.sha256 != prepare_image({"g": mapping["g"]}).sha256
-    for change in ({"uncertainty": StdDevUncertainty(noise * 0 + 3)}, {"psf": np.ones((5, 5))}):
-        assert prepare_image({"g": ccd(noise, band="g", **change)}).sha256 != prepare_image({"g": mapping["g"]}).sha256
+    changes = [{"uncertainty": StdDevUncertainty(noise * 0 + 3)}, {"psf": np.ones((5, 5))}, {"unit": u.uJy},
+               {"uncertainty": StdDevUncertainty(noise * 0 + 0.01, unit=1e-3 * u.nmgy)}, {"meta": {"PSF_FWHM": 1.9}},
+               {"mask": noise > 0.03}]  # fmt: skip
+    hashes = {prepare_image({"g": ccd(noise, band="g", **change)}).sha256 for change in changes}
+    assert len(hashes | {prepare_image({"g": mapping["g"]}).sha256}) == len(changes) + 1
     assert one.flags == Flag.FILTER_ASSUMED and two.flags == 0  # grz is complete
     named = CCDData(cube, unit=u.nmgy, wcs=make_wcs(noise.shape), meta={"PSF_FWHM": 1.3})
     np.testing.assert_allclose(prepare_image(named, planes="grz").sb, one.sb)

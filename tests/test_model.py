@@ -349,7 +349,7 @@ def test_errors_do_not_shape_features(model):
     """The spread's loss reaches its own read-out only, the mean's all that makes the mean."""
     batch = make_batch(model.config)
     decoded = query(model, batch, slice(0, 4))
-    _, fit, spread = model.spectrum_nll(decoded, *(batch[k] for k in ("flux", "ivar", "fiber_redshift")))
+    misfit, fit, spread = model.spectrum_nll(decoded, *(batch[k] for k in ("flux", "ivar", "fiber_redshift")))
 
     def touched(loss):
         model.zero_grad(set_to_none=True)
@@ -357,9 +357,50 @@ def test_errors_do_not_shape_features(model):
         return {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
 
     assert all(name.startswith("query_decoder.head.spread") for name in touched(spread))
+    assert all(name.startswith("query_decoder.head.spread") or name == "log_floor" for name in touched(misfit))
     assert {"local.near.0.weight", "query_decoder.head.mean.3.weight", "image_tokens.embed"} <= touched(fit)
     assert not any("spread" in name for name in touched(fit))
     model.zero_grad(set_to_none=True)
+
+
+def test_lines_do_not_move_the_anchor(model):
+    """The colours of the continuum must not move to make a line flux right."""
+    batch = make_batch(model.config)
+    decoded = query(model, batch, slice(0, 4))
+    k = model.config.n_continuum
+    last = model.query_decoder.head.mean[-1].weight
+    (by_lines,) = torch.autograd.grad(decoded.gaussian.mean[:, k:].sum(), last, retain_graph=True)
+    assert (by_lines[:k] == 0).all() and (by_lines[k:] != 0).any()
+    (by_continuum,) = torch.autograd.grad(decoded.gaussian.mean[:, :k].sum(), last)
+    assert (by_continuum[1:k] != 0).any()
+
+
+def test_shown_pixels_are_not_scored(model, monkeypatch):
+    """The noise of a pixel that the network was shown must not be learned as signal."""
+    batch = make_batch(model.config)
+    shown = torch.arange(10).expand(3, -1)
+    monkeypatch.setattr("fiberifu.model.mae.show_spectrum", lambda *args: shown)
+    tokens = FiberMAE.context_tokens
+    original = batch["flux"].clone()
+    monkeypatch.setattr(FiberMAE, "context_tokens",
+                        lambda self, *args: tokens(self, *args[:4], original[:3], *args[5:]))  # fmt: skip
+
+    def losses():
+        with torch.no_grad():
+            return model(batch, torch.Generator().manual_seed(3))
+
+    before = losses()
+    batch["flux"][:3, : 10 * model.config.spectrum_patch] += 50
+    after = losses()
+    assert (after.misfit, after.fit, after.spread) == (before.misfit, before.fit, before.spread)
+    batch["flux"][:3, -5:] += 50  # hidden pixels are
+    assert losses().misfit != before.misfit
+
+
+def test_likelihood_that_cannot_be_is_nan_and_skipped(model):
+    batch = make_batch(model.config)
+    batch["flux"][0, 100] = torch.nan
+    assert not torch.isfinite(model(batch, torch.Generator().manual_seed(0)).total)
 
 
 def test_photometric_shape_follows_the_colours(model):

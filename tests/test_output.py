@@ -73,6 +73,8 @@ def test_output_folder(tmp_path):
     assert manifest["settings_sha256"] == settings_hash({"size": 30, "redshift": 0.03})
     (folder / ".0123abcd-cube_predicted.fits").touch()
     prepare_output_folder(folder, settings=settings)  # a killed run left no result: nothing is in the way
+    with pytest.raises(FileExistsError, match="not empty"):  # but it may be running still, under its own settings
+        prepare_output_folder(folder, settings={**settings, "redshift": 0.05})
     (folder / "cube_predicted.fits").touch()
     with pytest.raises(FileExistsError, match="--resume"):
         prepare_output_folder(folder, settings=settings)

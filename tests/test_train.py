@@ -100,6 +100,29 @@ def test_resumed_run_equals_an_uninterrupted_one(pack_path, tmp_path):
         train(recipe(seed=2), pack_path, tmp_path / "whole")
 
 
+def test_a_run_that_cannot_recover_stops(pack_path, tmp_path, monkeypatch):
+    """Single bad steps are skipped and leave no trace; ten in a row end the run."""
+    import fiberifu.train.loop as loop
+
+    batches = loop.simulated_batches
+
+    def spoilt(bad):
+        def make(*args):
+            for step, batch in batches(*args):
+                if step in bad:
+                    batch["flux"] = torch.full_like(batch["flux"], torch.nan)
+                yield step, batch
+
+        return make
+
+    monkeypatch.setattr(loop, "simulated_batches", spoilt({1}))
+    model, steps = train(recipe(), pack_path, tmp_path / "one")
+    assert steps == 4 and all(torch.isfinite(p).all() for p in model.parameters())
+    monkeypatch.setattr(loop, "simulated_batches", spoilt(range(100)))
+    with pytest.raises(FloatingPointError, match="step 9: ten steps"):
+        train(dataclasses.replace(recipe(), steps=20), pack_path, tmp_path / "all")
+
+
 def test_worker_process_gives_the_same_batches(pack_path):
     from fiberifu.train import simulated_batches
 

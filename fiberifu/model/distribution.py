@@ -94,10 +94,11 @@ def coefficient_nll(mean, root, best, precision):
     pull = (precision @ step[..., None])[..., 0]
     inner = root.transpose(1, 2) @ precision @ root
     inner = (inner + inner.transpose(1, 2)) / 2 + torch.eye(inner.shape[-1], device=inner.device, dtype=inner.dtype)
-    chol = torch.linalg.cholesky(inner)
+    chol, failed = torch.linalg.cholesky_ex(inner)  # a step that is not finite is skipped by the loop, not raised here
     half = torch.linalg.solve_triangular(chol, root.transpose(1, 2) @ pull[..., None], upper=False)
     quadratic = (step * pull).sum(-1) - half.square().sum((-1, -2))
-    return (0.5 * quadratic + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)).float()
+    value = (0.5 * quadratic + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)).float()
+    return torch.where(failed == 0, value, torch.nan)
 
 
 def measure(basis, flux, ivar, floor):
@@ -133,7 +134,8 @@ def pixel_nll(gaussian, basis, flux, ivar, floor):
     """Negative log-likelihood (F,) of noisy spectra, marginalised over the coefficients, summed over good pixels.
 
     ``flux ~ N(B m, B C B^T + diag(1/ivar + floor^2))`` splits into the misfit of the best coefficients and the distance
-    of the predicted coefficients from them. Arguments as of `measure`.
+    of the predicted coefficients from them. Training weighs and transforms the parts (`FiberMAE.spectrum_nll`); here
+    they are as they come. Arguments as of `measure`.
     """
     misfit, best, precision = measure(basis, flux, ivar, floor)
     return misfit * (ivar > 0).sum(-1) + coefficient_nll(gaussian.mean, gaussian.root, best, precision)

@@ -124,10 +124,8 @@ class LocalView(nn.Module):
         """Running mean over the step of the coarse grid, one axis after the other; what lies outside counts as 0."""
         reach = round(self.config.surround_step / self.config.pixel_scale / 2)
         for axis in (-2, -1):
-            pad = (0, 0, reach + 1, reach) if axis == -2 else (reach + 1, reach)
-            total = nn.functional.pad(x, pad).cumsum(axis)
-            size, length = 2 * reach + 1, x.shape[axis]
-            x = (total.narrow(axis, size, length) - total.narrow(axis, 0, length)) / size
+            padded = nn.functional.pad(x, (0, 0, reach, reach) if axis == -2 else (reach, reach))
+            x = sum(padded.narrow(axis, i, x.shape[axis]) for i in range(2 * reach + 1)) / (2 * reach + 1)
         return x
 
     def _read(self, value, cover, galaxy, points):

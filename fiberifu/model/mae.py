@@ -146,8 +146,8 @@ class FiberMAE(nn.Module):
         galaxy, offset = batch["fiber_galaxy"], batch["fiber_offset"]
         flux, ivar, redshift = batch["flux"], batch["ivar"], batch["fiber_redshift"]
         size = len(image)
-        first = torch.zeros(size, dtype=torch.int64, device=galaxy.device)
-        first[galaxy.flip(0)] = torch.arange(len(galaxy), device=galaxy.device).flip(0)  # first fibre of a galaxy
+        first = torch.full((size,), len(galaxy), dtype=torch.int64, device=galaxy.device)
+        first = first.scatter_reduce(0, galaxy, torch.arange(len(galaxy), device=galaxy.device), "amin")
         visible = hide_image(size, len(self.centres), self.centres, offset[first], generator)
         n_patches = self.config.wave_size // self.config.spectrum_patch
         show = show_spectrum(size, n_patches, generator, image.device)

@@ -220,6 +220,8 @@ def _draw_notes(ax, p):
     ax.set_axis_off()
     check = ["band  residual   scatter"]
     for row in p.self_check:
+        if not row["n"]:  # no position is measured in this band
+            continue
         residual, scatter = (u.Quantity(row[name], u.mag).value for name in ("residual", "scatter"))
         check.append(f"{row['band']:<4}  {residual:+8.3f}  {scatter:8.3f}")
     text = [textwrap.fill(words, 42, initial_indent="• ", subsequent_indent="   ") for words in flags_in_words(p.flags)]
