@@ -7,6 +7,7 @@ import astropy.units as u
 import matplotlib.pyplot as plt
 import numpy as np
 from astropy.wcs.utils import proj_plane_pixel_area
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from ..flags import Flag, describe
 from ..output import atomic_path
@@ -257,12 +258,26 @@ def flags_in_words(flags):
     return sentences
 
 
+def _show_continuum_and_lines(ax):
+    """Linear up to a few times the continuum, compressed above, so that strong lines do not flatten it."""
+    flux = max((line.get_ydata() for line in ax.lines), key=len)
+    level = np.nanmedian(np.abs(flux))
+    if np.isfinite(level) and level > 0 and np.nanmax(flux) > 8 * level:
+        ax.set_yscale("asinh", linear_width=2 * level)
+        ticks = [float(f"{x:.0e}") for x in (2 * level, np.sqrt(2 * level * np.nanmax(flux)), np.nanmax(flux))]
+        ax.yaxis.set_major_locator(FixedLocator([0, *ticks]))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set_ylim(-0.2 * level, 1.3 * np.nanmax(flux))
+
+
 def _draw_spectra(figure, place, p, spectra, places):
     names = ("light peak", "half way", "outer") if p.wcs is not None else ("",) * 3
     axes = place.subgridspec(len(places), 1, hspace=0.06).subplots(sharex=True, squeeze=False)[:, 0]
     for ax, spot, color, name in zip(axes, places, COLORS, names, strict=False):
         plot_spectrum(spectra, spot, ax=ax, color=color, lines="strong" if ax is axes[0] else None, redshift=p.redshift)
         ax.set_ylabel("")
+        _show_continuum_and_lines(ax)
         ax.text(
             0.008,
             0.9,
@@ -278,4 +293,5 @@ def _draw_spectra(figure, place, p, spectra, places):
             ax.set_xlabel("")
             ax.tick_params(labelbottom=False)
     middle = (axes[0].get_position().y1 + axes[-1].get_position().y0) / 2
-    figure.text(0.012, middle, f"flux ({unit_label(spectra.unit)}), shaded: 68 %", rotation=90, va="center")
+    scale = ", asinh scale" if any(ax.get_yscale() == "asinh" for ax in axes) else ""
+    figure.text(0.012, middle, f"flux ({unit_label(spectra.unit)}), shaded: 68 %{scale}", rotation=90, va="center")
