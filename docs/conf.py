@@ -17,6 +17,7 @@ exclude_patterns += ["conftest.py"]
 html_title = f"{project} {version}"
 html_static_path = ["_static"]
 html_theme_options = {**html_theme_options, "logo": {"text": project}}
+html_sidebars = {"**": []}  # no page has sections of its own: the room is for the text
 
 # Pages build without a network: links into other projects' documentation are made only when asked for.
 offline_default = "0" if os.environ.get("READTHEDOCS") == "True" else "1"
