@@ -27,6 +27,7 @@ VELOCITY_PRIOR         16    line widths include a velocity prior; velocities ar
 CONTINUUM_RESOLUTION   17    stellar continuum limited to R ~ 1800, lines are not
 NEGATIVE_FLUX          18    the photometric flux in the aperture is negative
 BAD_SPAXEL             19    the spaxel should not be used
+FORMAL_ERRORS          20    errors of a fit to predicted pixels, taken as independent
 =====================  ====  =============================================================
 """
 
@@ -62,6 +63,7 @@ class Flag(enum.IntFlag):
     CONTINUUM_RESOLUTION = 1 << 17
     NEGATIVE_FLUX = 1 << 18
     BAD_SPAXEL = 1 << 19
+    FORMAL_ERRORS = 1 << 20
 
 
 _MEANING = {
@@ -85,6 +87,7 @@ _MEANING = {
     Flag.CONTINUUM_RESOLUTION: "stellar continuum limited to R ~ 1800, lines are not",
     Flag.NEGATIVE_FLUX: "the photometric flux in the aperture is negative",
     Flag.BAD_SPAXEL: "the spaxel should not be used",
+    Flag.FORMAL_ERRORS: "errors of a fit to predicted pixels, taken as independent",
 }
 
 

@@ -1,0 +1,414 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The line engine: variable projection and Levenberg-Marquardt for all spaxels at once, on plain arrays.
+
+A spectrum is a polynomial per window plus Gaussian lines.  Only velocities and widths are nonlinear; given them, fluxes
+and polynomials follow by weighted linear least squares (variable projection, Golub & Pereyra 1973, SIAM J. Numer. Anal.
+10, 413; the Jacobian is Kaufman's, 1975, BIT 15, 49).  All that a step needs are sums over the few pixels around each
+line, so a step costs microseconds per spaxel:
+
+``problem + data -> seed -> steps -> fluxes, velocities, widths and their joint covariance``
+
+Shapes: N spaxels, P pixels, L lines, F free fluxes, G kinematic groups, K polynomial terms, X pixels around some lines.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fiberifu.constants import C_KMS
+
+__all__ = ["LineFit", "LineProblem", "fit_lines", "line_spectra", "polynomial_spectra"]
+
+GRID = 600.0  # km/s, reach of the velocity grid
+STEP = 75.0  # km/s, of the grid
+SEED_SIGMA = 90.0  # km/s
+REACH = 4.5  # sigma around a line that enter the sums
+EDGE = 0.999999
+
+
+@dataclass(frozen=True, eq=False)
+class LineProblem:
+    """What is the same for all spaxels.
+
+    Parameters
+    ----------
+    wave, pixel_width : ndarray (P,)
+        Pixel centres, Angstrom, rising (gaps do no harm), and widths.
+    centres : ndarray (L,)
+        Observed wavelengths of the lines at velocity 0, in rising order.
+    lsf : ndarray (L,)
+        Instrumental sigma at the lines, Angstrom; 0 where the observed width is wanted. Where spaxels differ, a typical
+        one: the bounds and the first guess are common.
+    tie : ndarray (L, F)
+        Fluxes of lines per free flux; one entry per row.
+    group : ndarray (L,) of int
+        Kinematic group of each line, 0 ... G - 1.
+    windows : sequence of (int, int)
+        Disjoint, rising ranges of pixels that are fitted; every line lies in one of them.
+    degree : int
+        Of the polynomial in each window; -1 for none.
+    max_velocity, max_sigma : float
+        Bounds, km/s.
+    """
+
+    wave: np.ndarray
+    pixel_width: np.ndarray
+    centres: np.ndarray
+    lsf: np.ndarray
+    tie: np.ndarray
+    group: np.ndarray
+    windows: tuple
+    degree: int = 2
+    max_velocity: float = 1000.0
+    max_sigma: float = 800.0
+    window_of: np.ndarray = field(init=False)
+    basis: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        at = np.searchsorted(self.wave, self.centres)
+        owner = np.array([next((i for i, (a, b) in enumerate(self.windows) if a <= p < b), -1) for p in at])
+        if (owner < 0).any():
+            raise ValueError(f"windows: the line at {self.centres[owner < 0][0]:.1f} Angstrom lies in none of them")
+        basis = np.zeros((len(self.wave), self.degree + 1))
+        for low, high in self.windows:
+            x = np.linspace(-1, 1, high - low)
+            basis[low:high] = np.polynomial.legendre.legvander(x, self.degree) if self.degree >= 0 else 0
+        object.__setattr__(self, "window_of", owner)
+        object.__setattr__(self, "basis", basis)
+
+    @property
+    def n_groups(self):
+        """G."""
+        return int(self.group.max()) + 1
+
+    def blur2(self, lsf=None):
+        """Variance that is not the gas's: instrument, and a twelfth of the squared pixel for its integration."""
+        width = np.interp(self.centres, self.wave, self.pixel_width)
+        return (self.lsf if lsf is None else lsf) ** 2 + width**2 / 12
+
+
+@dataclass(eq=False)
+class LineFit:
+    """What came out, for N spaxels.
+
+    Attributes
+    ----------
+    flux : ndarray (N, F)
+        Free fluxes, in units of the data x Angstrom.
+    velocity, variance : ndarray (N, G)
+        km/s, and the squared dispersion of the gas [km2/s2]: negative where lines are narrower than the instrument.
+    covariance : ndarray (N, F + 2 G, F + 2 G)
+        Of fluxes, velocities and variances together.
+    chi2 : ndarray (N,)
+    n_pixels : ndarray (N,) of int
+        Pixels of weight above 0 in the windows.
+    converged, bounded : ndarray (N,), (N, G) of bool
+        Bounded: velocity or width ended at its bound.
+    """
+
+    flux: np.ndarray
+    velocity: np.ndarray
+    variance: np.ndarray
+    covariance: np.ndarray
+    chi2: np.ndarray
+    n_pixels: np.ndarray
+    converged: np.ndarray
+    bounded: np.ndarray
+
+
+def fit_lines(problem, data, weight, *, lsf=None, max_steps=40, tolerance=1e-4):
+    """Fit all spaxels.
+
+    Parameters
+    ----------
+    problem : LineProblem
+    data, weight : ndarray (N, P)
+        Flux densities and inverse variances; pixels of weight 0 are never read.
+    lsf : ndarray (N, L), optional
+        Instrumental sigma of each spaxel, Angstrom; by default that of the problem.
+    max_steps : int
+    tolerance : float
+        Stop when a step would lower chi2 by less.
+
+    Returns
+    -------
+    LineFit
+    """
+    data = np.where(weight > 0, data, 0.0)
+    poly = _Polynomials(problem, data, weight)
+    velocity, variance = _seed(problem, poly, data, weight)
+    blur2 = np.broadcast_to(problem.blur2(lsf), (len(data), len(problem.centres)))
+    sums = _LocalSums(problem, poly, blur2, data, weight, velocity, reach_sigma=250.0)
+    fit = _iterate(problem, sums, velocity, variance, max_steps, tolerance)
+    wide = fit.variance.max(1) > 250.0**2
+    moved = np.abs(fit.velocity - velocity).max(1) > 1.5 * STEP
+    if (again := np.flatnonzero(wide | moved)).size:  # few: their pixels are chosen anew, around where they went
+        wider = _LocalSums(problem, poly.rows(again), blur2[again], data[again], weight[again], fit.velocity[again],
+                           reach_sigma=problem.max_sigma)  # fmt: skip
+        second = _iterate(problem, wider, fit.velocity[again], fit.variance[again], max_steps, tolerance)
+        for name in ("flux", "velocity", "variance", "covariance", "chi2", "converged", "bounded"):
+            getattr(fit, name)[again] = getattr(second, name)
+    return fit
+
+
+class _Polynomials:
+    """The polynomials, solved for once: lines are compared with what is left of the data."""
+
+    def __init__(self, problem, data, weight):
+        k = problem.degree + 1
+        self.white, self.half, self.left = [], [], 0.0
+        self.n_pixels = np.zeros(len(data), int)
+        for low, high in problem.windows:
+            basis, w, y = problem.basis[low:high], weight[:, low:high], data[:, low:high]
+            gram = (w @ (basis[:, :, None] * basis[:, None]).reshape(high - low, k * k)).reshape(len(w), k, k)
+            scale = gram.diagonal(axis1=1, axis2=2).mean(1) if k else np.ones(len(w))
+            gram += (np.where(scale > 0, 1e-12 * scale, 1.0))[:, None, None] * np.eye(k)
+            white = np.linalg.inv(np.linalg.cholesky(gram)) if k else gram  # white @ gram @ white.T = 1
+            half = (white @ ((w * y) @ basis)[..., None])[..., 0]
+            self.white.append(white)
+            self.half.append(half)
+            self.left = self.left + (w * y * y).sum(1) - (half**2).sum(1)  # chi2 without any line
+            self.n_pixels += (w > 0).sum(1)
+
+    def rows(self, index):
+        """The same for some spaxels."""
+        part = object.__new__(_Polynomials)
+        part.white, part.half = ([x[index] for x in part_] for part_ in (self.white, self.half))
+        part.left, part.n_pixels = self.left[index], self.n_pixels[index]
+        return part
+
+
+def _seed(problem, poly, data, weight):
+    """Best velocity of a grid, by the drop of chi2 line by line: templates common to all spaxels, so plain products."""
+    grid = np.arange(-GRID, GRID + 1, STEP)
+    blur2 = problem.blur2()
+    gain = np.zeros((len(data), len(grid)))
+    n_free = problem.tie.shape[1]
+    power, overlap = np.zeros((len(data), len(grid), n_free)), np.zeros((len(data), len(grid), n_free))
+    for i, (low, high) in enumerate(problem.windows):
+        wave, basis = problem.wave[low:high], problem.basis[low:high]
+        w = weight[:, low:high]
+        wy = w * data[:, low:high]
+        lines = np.flatnonzero(problem.window_of == i)
+        centre = problem.centres[lines] * (1 + grid[:, None] / C_KMS)  # (V, lines)
+        sigma = np.sqrt((centre * SEED_SIGMA / C_KMS) ** 2 + blur2[lines])[..., None]
+        shape = np.exp(-0.5 * ((wave - centre[..., None]) / sigma) ** 2) / sigma / np.sqrt(2 * np.pi)
+        # lines of one free flux are one template
+        free = np.flatnonzero(problem.tie[lines].any(0))
+        shape = np.einsum("vlp,lf->vfp", shape, problem.tie[lines][:, free])
+        v, f, p = shape.shape
+        square = (w @ (shape**2).reshape(-1, p).T).reshape(-1, v, f)
+        k = basis.shape[1]
+        cross = np.einsum("vfp,pk->pvfk", shape, basis).reshape(p, v * f * k)
+        cross = (w @ cross).reshape(len(w), v * f, k) @ poly.white[i].transpose(0, 2, 1)
+        power[..., free] += square - (cross**2).sum(-1).reshape(-1, v, f)
+        overlap[..., free] += (wy @ shape.reshape(-1, p).T).reshape(-1, v, f)
+        overlap[..., free] -= (cross @ poly.half[i][..., None])[..., 0].reshape(-1, v, f)
+    gain = np.where(power > 0, np.maximum(overlap, 0) ** 2 / np.where(power > 0, power, 1), 0).sum(-1)
+    best = grid[gain.argmax(1)]
+    n_groups = problem.n_groups
+    return np.repeat(best[:, None], n_groups, 1), np.full((len(data), n_groups), SEED_SIGMA**2)
+
+
+class _LocalSums:
+    """Gathered pixels around the lines, and the sums over them that a step needs."""
+
+    def __init__(self, problem, poly, blur2, data, weight, velocity, reach_sigma):
+        self.problem, self.poly, self.blur2 = problem, poly, blur2
+        centre = problem.centres
+        sigma = np.sqrt((centre * reach_sigma / C_KMS) ** 2 + blur2.max(0))
+        half = REACH * sigma + centre * STEP / C_KMS
+        self.blocks = []
+        for i, (low, high) in enumerate(problem.windows):
+            lines = np.flatnonzero(problem.window_of == i)
+            # lines whose pixels overlap, in any spaxel, are summed together
+            shift = centre[lines] * (np.ptp(velocity, axis=1).max() / C_KMS)
+            begin, end = centre[lines] - half[lines] - shift, centre[lines] + half[lines] + shift
+            for part in np.split(lines, 1 + np.flatnonzero(begin[1:] > end[:-1])):
+                self._gather(i, part, low, high, velocity, half, data, weight)
+
+    def _gather(self, window, lines, low, high, velocity, half, data, weight):
+        problem = self.problem
+        at = problem.centres[lines] * (1 + velocity[:, problem.group[lines]] / C_KMS)  # (N, lines)
+        first = np.searchsorted(problem.wave, (at - half[lines]).min(1)).clip(low, high - 1)
+        last = np.searchsorted(problem.wave, (at + half[lines]).max(1)).clip(low + 1, high)
+        size = min(int((last - first).max()), high - low)
+        first = np.minimum(first, high - size)
+        index = first[:, None] + np.arange(size)
+        rows = np.arange(len(data))[:, None]
+        w = weight[rows, index]
+        basis = problem.basis[index] @ self.poly.white[window].transpose(0, 2, 1)  # whitened polynomials
+        self.blocks.append((window, lines, problem.wave[index], w, w * data[rows, index], basis))
+
+    def rows(self, index):
+        """The same for some spaxels."""
+        part = object.__new__(_LocalSums)
+        part.problem, part.blur2, part.poly = self.problem, self.blur2[index], self.poly.rows(index)
+        part.blocks = [(i, lines, *(x[index] for x in arrays)) for i, lines, *arrays in self.blocks]
+        return part
+
+    def __call__(self, velocity, variance):
+        """Gram matrix (N, 3 L, 3 L) of line profiles and their derivatives by centre and by sigma, and its overlap
+        (N, 3 L) with the data, polynomials projected out; profiles' centres and sigmas (N, L)."""
+        problem = self.problem
+        n, n_lines = len(velocity), len(problem.centres)
+        gram, overlap = np.zeros((n, 3, n_lines, 3, n_lines)), np.zeros((n, 3, n_lines))
+        centre = problem.centres * (1 + velocity[:, problem.group] / C_KMS)
+        sigma = np.sqrt((centre / C_KMS) ** 2 * variance[:, problem.group] + self.blur2)
+        shared = {}
+        for window, lines, wave, w, wy, basis in self.blocks:
+            x = (wave[:, None] - centre[:, lines, None]) / sigma[:, lines, None]
+            t = np.exp(-0.5 * x * x) / (np.sqrt(2 * np.pi) * sigma[:, lines, None])
+            d = t * x / sigma[:, lines, None]
+            columns = np.concatenate([t, d, d * x - t / sigma[:, lines, None]], 1)  # (N, 3 lines, X)
+            weighted = columns * w[:, None]
+            m = len(lines)
+            block = (weighted @ columns.transpose(0, 2, 1)).reshape(n, 3, m, 3, m)
+            gram[:, :, lines[:, None], :, lines] = block.transpose(2, 4, 0, 1, 3)
+            overlap[:, :, lines] = (columns @ wy[..., None]).reshape(n, 3, m)
+            shared.setdefault(window, []).append((lines, (weighted @ basis).reshape(n, 3, m, basis.shape[2])))
+        for window, parts in shared.items():  # lines of a window meet in its polynomial
+            lines = np.concatenate([lines for lines, _ in parts])
+            cross = np.concatenate([c for _, c in parts], 2)
+            flat = cross.reshape(n, 3 * len(lines), cross.shape[3])
+            product = (flat @ flat.transpose(0, 2, 1)).reshape(n, 3, len(lines), 3, len(lines))
+            gram[:, :, lines[:, None], :, lines] -= product.transpose(2, 4, 0, 1, 3)
+            overlap[:, :, lines] -= (flat @ self.poly.half[window][..., None]).reshape(n, 3, -1)
+        return gram.reshape(n, 3 * n_lines, -1), overlap.reshape(n, -1), centre, sigma
+
+
+@dataclass(eq=False)
+class _State:
+    """One evaluation: chi2 (N,), fluxes (N, F), Hessian (N, F + 2G, F + 2G), its Schur complement and slope (2G)."""
+
+    chi2: np.ndarray
+    flux: np.ndarray
+    hessian: np.ndarray
+    schur: np.ndarray
+    slope: np.ndarray
+    seen: np.ndarray  # (N, F), whether a line has any pixel
+
+    def update(self, good, rows, other):
+        """Take over the rows ``rows[good]`` from the evaluation ``other`` of ``rows``."""
+        for name in ("chi2", "flux", "hessian", "schur", "slope", "seen"):
+            getattr(self, name)[rows[good]] = getattr(other, name)[good]
+
+
+def _evaluate(problem, sums, velocity, variance):
+    gram, overlap, centre, sigma = sums(velocity, variance)
+    n, n_lines = len(velocity), len(problem.centres)
+    n_free, n_groups = problem.tie.shape[1], problem.n_groups
+    lines = gram[:, :n_lines, :n_lines]
+    normal = problem.tie.T @ lines @ problem.tie
+    # a line without any pixel keeps its zeros; the rest is not disturbed
+    diagonal = normal.diagonal(axis1=1, axis2=2)
+    seen = diagonal > 1e-10 * np.maximum(diagonal.max(1, keepdims=True), 1e-300)
+    normal = normal + np.where(seen, 1e-10 * diagonal, 1.0)[:, None] * np.eye(n_free)
+    target = overlap[:, :n_lines] @ problem.tie * seen
+    inverse = np.linalg.inv(normal)
+    flux = (inverse @ target[..., None])[..., 0]
+    amplitude = flux @ problem.tie.T
+    # columns of velocity and variance of each group, as mixtures of the lines' derivatives
+    by_velocity = amplitude * problem.centres / C_KMS
+    by_variance = amplitude * (centre / C_KMS) ** 2 / (2 * sigma)
+    member = (problem.group[:, None] == np.arange(n_groups)).astype(float)
+    mix = np.zeros((n, 3 * n_lines, n_free + 2 * n_groups))
+    mix[:, :n_lines, :n_free] = problem.tie * seen[:, None]
+    mix[:, n_lines : 2 * n_lines, n_free : n_free + n_groups] = by_velocity[..., None] * member
+    mix[:, 2 * n_lines :, n_free + n_groups :] = by_variance[..., None] * member
+    hessian = mix.transpose(0, 2, 1) @ gram @ mix
+    hessian[:, :n_free, :n_free] = normal
+    corner = hessian[:, :n_free, n_free:]
+    schur = hessian[:, n_free:, n_free:] - corner.transpose(0, 2, 1) @ inverse @ corner
+    slope = (mix[..., n_free:].transpose(0, 2, 1) @ overlap[..., None])[..., 0]
+    slope = slope - (corner.transpose(0, 2, 1) @ flux[..., None])[..., 0]
+    return _State(sums.poly.left - (target * flux).sum(1), flux, hessian, schur, slope, seen)
+
+
+def _iterate(problem, sums, velocity, variance, max_steps, tolerance):
+    """Levenberg-Marquardt on velocities and variances; converged spaxels are left out as they finish."""
+    n, n_groups = velocity.shape
+    velocity, variance = velocity.copy(), variance.copy()
+    lowest = _lowest_variance(problem)
+    state = _evaluate(problem, sums, velocity, variance)
+    damping, converged = np.full(n, 1e-3), np.zeros(n, bool)
+    rows, active = np.arange(n), sums
+    for _ in range(max_steps):
+        schur, slope = state.schur[rows], state.slope[rows]
+        diagonal = schur.diagonal(axis1=1, axis2=2)
+        floor = 1e-12 * np.maximum(diagonal.max(1, keepdims=True), 1e-30)
+        damped = schur + (damping[rows][:, None] * diagonal + floor)[:, None] * np.eye(2 * n_groups)
+        step = np.linalg.solve(damped, slope[..., None])[..., 0]
+        # the expected drop of chi2 tells when all is done
+        drop = (step * slope).sum(1)
+        done = ~(drop > tolerance)
+        converged[rows[done]] = np.isfinite(drop[done])
+        keep = np.flatnonzero(~done)
+        if not keep.size:
+            break
+        if keep.size < 0.8 * len(rows):
+            rows, step, active, keep = rows[keep], step[keep], active.rows(keep), np.arange(keep.size)
+        try_velocity = (velocity[rows] + step[:, :n_groups].clip(-150, 150)).clip(
+            -problem.max_velocity, problem.max_velocity
+        )
+        grow = np.maximum(np.abs(variance[rows]), 40.0**2)
+        try_variance = (variance[rows] + step[:, n_groups:].clip(-0.7 * grow, 2 * grow)).clip(
+            lowest, problem.max_sigma**2
+        )
+        trial = _evaluate(problem, active, try_velocity, try_variance)
+        better = trial.chi2 < state.chi2[rows] + 1e-9 * np.abs(state.chi2[rows])
+        better &= ~converged[rows]
+        velocity[rows[better]], variance[rows[better]] = try_velocity[better], try_variance[better]
+        state.update(better, rows, trial)
+        damping[rows] = np.where(better, damping[rows] * 0.2, damping[rows] * 8).clip(1e-9, 1e9)
+        # pinned at a bound, or damped to nothing: no step is left to take
+        stuck = damping[rows] >= 1e8
+        converged[rows[stuck]] = True
+    return _finish(problem, sums, state, velocity, variance, lowest, converged)
+
+
+def _lowest_variance(problem):
+    """Lower bound (G,) of the gas variance: no line may become narrower than half of its instrumental sigma."""
+    lowest = np.empty(problem.n_groups)
+    for g in range(problem.n_groups):
+        mine = problem.group == g
+        blur2 = problem.blur2()[mine] * (C_KMS / problem.centres[mine]) ** 2
+        lowest[g] = -0.75 * blur2.min()
+    return lowest
+
+
+def _finish(problem, sums, state, velocity, variance, lowest, converged):
+    hessian = state.hessian
+    diagonal = hessian.diagonal(axis1=1, axis2=2)
+    unit = np.where(diagonal > 0, diagonal, 1.0) ** -0.5
+    eye = np.eye(hessian.shape[1])
+    scaled = hessian * unit[:, :, None] * unit[:, None] + (1e-9 + (diagonal <= 0))[:, None] * eye
+    covariance = np.linalg.inv(scaled) * unit[:, :, None] * unit[:, None]
+    flux = np.where(state.seen, state.flux, np.nan)
+    bounded = (np.abs(velocity) >= EDGE * problem.max_velocity) | (variance <= lowest + 1e-6 * np.abs(lowest))
+    bounded |= variance >= EDGE * problem.max_sigma**2
+    return LineFit(flux, velocity, variance, covariance, state.chi2, sums.poly.n_pixels, converged, bounded)
+
+
+def line_spectra(problem, fit, lsf=None):
+    """The fitted lines (N, P), in the windows."""
+    out = np.zeros((len(fit.flux), len(problem.wave)))
+    flux = np.nan_to_num(fit.flux) @ problem.tie.T
+    centre = problem.centres * (1 + fit.velocity[:, problem.group] / C_KMS)
+    sigma = np.sqrt((centre / C_KMS) ** 2 * fit.variance[:, problem.group] + problem.blur2(lsf))
+    for i, (low, high) in enumerate(problem.windows):
+        for j in np.flatnonzero(problem.window_of == i):
+            x = (problem.wave[low:high] - centre[:, j, None]) / sigma[:, j, None]
+            out[:, low:high] += (flux[:, j] / sigma[:, j] / np.sqrt(2 * np.pi))[:, None] * np.exp(-0.5 * x * x)
+    return out
+
+
+def polynomial_spectra(problem, data, weight):
+    """The best polynomials (N, P) in the windows, zero elsewhere; for data without lines."""
+    data = np.where(weight > 0, data, 0.0)
+    poly = _Polynomials(problem, data, weight)
+    out = np.zeros(data.shape)
+    for (low, high), white, half in zip(problem.windows, poly.white, poly.half, strict=True):
+        coefficients = (white.transpose(0, 2, 1) @ half[..., None])[..., 0]
+        out[:, low:high] = coefficients @ problem.basis[low:high].T
+    return out

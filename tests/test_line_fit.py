@@ -1,0 +1,311 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The line engine against truth, against scipy, and against its own promises."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.nddata import InverseVariance, StdDevUncertainty, VarianceUncertainty
+from astropy.utils.exceptions import AstropyUserWarning
+from scipy.optimize import least_squares
+from scipy.special import erf
+from specutils import Spectrum
+
+from fiberifu.lines import DAPMask, fit_line_maps, line_table, vacuum_to_air
+from fiberifu.lines.engine import LineProblem, fit_lines, line_spectra, polynomial_spectra
+from fiberifu.provenance import Provenance
+
+C = 299792.458
+Z = 0.03
+KEYS = ["Hb", "O3_4959", "O3_5007", "N2_6548", "Ha", "N2_6583", "S2_6716", "S2_6731"]
+RATIOS = [0.35, 0.3356, 1.0, 0.1, 1.0, 0.305, 0.2, 0.15]  # flux over that of H-alpha; [O III] and [N II] as tied
+UNIT = u.Unit("1e-17 erg / (s cm2 AA)")
+POWER = 2000.0  # lambda / FWHM
+WAVE = np.arange(4900.0, 7060.0)
+
+
+def mock(n=60, seed=1, noise=0.1, reach=150.0, ha=None):
+    """Spectra (n, P) without noise, their error, and the truth."""
+    rng = np.random.default_rng(seed)
+    rest = line_table(KEYS)["wavelength"].to_value(u.AA)
+    v, s = rng.uniform(-reach, reach, n), rng.uniform(60, 120, n)
+    drawn = 10 ** rng.uniform(1.0, 2.5, n)
+    ha = drawn if ha is None else np.full(n, ha)
+    flux = np.outer(ha, RATIOS)
+    x = (WAVE - 6000) / 1100
+    data = (1 + 0.3 * x - 0.1 * x**2) * rng.uniform(0.5, 2, n)[:, None]
+    edges = np.append(WAVE - 0.5, WAVE[-1] + 0.5)
+    for j, wave in enumerate(rest):
+        centre = wave * (1 + Z) * (1 + v / C)
+        sigma = np.hypot(centre * s / C, wave * (1 + Z) / POWER / 2.3548)
+        data += flux[:, j, None] * np.diff(erf((edges - centre[:, None]) / sigma[:, None] / np.sqrt(2)) / 2, axis=1)
+    error = np.full(data.shape, noise)
+    return data, data + error * rng.standard_normal(data.shape), error, {"flux": flux, "v": v, "s": s}
+
+
+def cube(data, error, shape=None, **keywords):
+    shape = (len(data),) if shape is None else shape
+    full = lambda x: x.reshape(*shape, -1)  # noqa: E731
+    axis = keywords.pop("axis", len(shape))
+    arrays = [np.moveaxis(full(x), -1, axis) for x in (data, error)]
+    return Spectrum(flux=arrays[0] * UNIT, spectral_axis=WAVE * u.AA, spectral_axis_index=axis,
+                    uncertainty=StdDevUncertainty(arrays[1]), **keywords)  # fmt: skip
+
+
+def fit(spectrum, **keywords):
+    return fit_line_maps(spectrum, KEYS, redshift=Z, **{"lsf": POWER, **keywords})
+
+
+def values(maps, name="flux"):
+    return np.array([getattr(maps, name)[key].data for key in KEYS])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    _, data, error, truth = mock(n=400)
+    return fit(cube(data, error)), truth
+
+
+def test_pulls(fitted):
+    """Errors are true: pulls of fluxes, velocities and widths have unit width and no bias."""
+    maps, truth = fitted
+    for j, key in enumerate(KEYS):
+        pull = (maps.flux[key].data - truth["flux"][:, j]) / maps.flux[key].uncertainty.array
+        assert abs(pull.mean()) < 0.2 and 0.88 < pull.std() < 1.12, key
+    v, width = maps.velocity["Ha"], maps.dispersion["Ha"]
+    pull = (v.data - truth["v"]) / v.uncertainty.array
+    assert abs(pull.mean()) < 0.2 and 0.88 < pull.std() < 1.12
+    instrument = maps.instrumental_dispersion["Ha"].data
+    np.testing.assert_allclose(instrument, C / POWER / 2.3548, rtol=1e-3)
+    pull = (width.data - np.hypot(truth["s"], instrument)) / width.uncertainty.array
+    assert abs(pull.mean()) < 0.2 and 0.88 < pull.std() < 1.12
+    dof = maps.meta["degrees_of_freedom"]
+    assert np.mean(maps.meta["chi2"] / dof) == pytest.approx(1, abs=0.02)
+    assert not maps.flux["Ha"].mask.any()
+
+
+def test_without_noise_truth_comes_back():
+    clean, _, error, truth = mock(n=20)
+    maps = fit(cube(clean, error))
+    np.testing.assert_allclose(values(maps), truth["flux"].T, rtol=2e-3)
+    np.testing.assert_allclose(maps.velocity["Ha"].data, truth["v"], atol=0.1)
+
+
+def test_velocities_are_caught_far_out():
+    _, data, error, truth = mock(n=200, reach=600, ha=60)
+    maps = fit(cube(data, error))
+    assert (abs(maps.velocity["Ha"].data - truth["v"]) < 30).all()
+
+
+def test_ties_and_covariance(fitted):
+    maps, _ = fitted
+    np.testing.assert_allclose(maps.flux["O3_5007"].data / maps.flux["O3_4959"].data, 2.98, rtol=0.01)
+    a, b = (maps.flux[key].uncertainty.array for key in ("N2_6583", "N2_6548"))
+    joint = maps.covariance("N2_6583", "N2_6548").value
+    np.testing.assert_allclose(joint, a * b, rtol=1e-6)  # one free flux
+    assert (maps.covariance("Ha", "N2_6583").value > 0).any()  # a common width moves them together
+
+
+def test_agrees_with_scipy():
+    """The same minimum as a general least-squares solver of the full problem."""
+    _, data, error, _ = mock(n=6, ha=20)
+    low, high = np.searchsorted(WAVE, [6480 * (1 + Z), 6650 * (1 + Z)])
+    wave, centres = WAVE[low:high], line_table(KEYS[3:6])["wavelength"].to_value(u.AA) * (1 + Z)
+    lsf, tie = centres / POWER / 2.3548, np.array([[0, 1 / 3.0], [1, 0], [0, 1.0]])
+    problem = LineProblem(wave, np.ones(len(wave)), centres, lsf, tie, np.zeros(3, int), ((0, len(wave)),), degree=2)
+    ours = fit_lines(problem, data[:, low:high], error[:, low:high] ** -2.0)
+    spectra = line_spectra(problem, ours)
+    smooth = polynomial_spectra(problem, data[:, low:high] - spectra, error[:, low:high] ** -2.0)
+    for i in range(6):
+
+        def residual(p, y=data[i, low:high]):
+            centre = centres * (1 + p[0] / C)
+            sigma = np.sqrt((centre / C) ** 2 * p[1] + lsf**2 + 1 / 12)
+            shape = (
+                np.exp(-0.5 * ((wave - centre[:, None]) / sigma[:, None]) ** 2) / sigma[:, None] / np.sqrt(2 * np.pi)
+            )
+            x = np.linspace(-1, 1, len(wave))
+            return (y - (tie @ p[2:4]) @ shape - np.polynomial.legendre.legval(x, p[4:])) / 0.1
+
+        start = [ours.velocity[i, 0] + 30, 8000.0, 15, 5, 1, 0, 0]
+        theirs = least_squares(residual, start, method="lm", x_scale=[30, 3000, 1, 1, 1, 1, 1])
+        sigma = np.sqrt(np.diag(np.linalg.inv(theirs.jac.T @ theirs.jac)))
+        mine = np.array([ours.velocity[i, 0], ours.variance[i, 0], *ours.flux[i]])
+        assert np.all(abs(mine - theirs.x[:4]) < 0.03 * sigma[:4])
+        np.testing.assert_allclose(np.sqrt(np.diag(ours.covariance[i]))[[2, 3, 0, 1]], sigma[:4], rtol=0.05)
+        assert ours.chi2[i] == pytest.approx(2 * theirs.cost, rel=1e-4)
+        np.testing.assert_allclose((data[i, low:high] - spectra[i] - smooth[i]) / 0.1, theirs.fun, atol=0.02)
+
+
+def test_scaling_and_shifting():
+    _, data, error, _ = mock(n=10)
+    maps, scaled = fit(cube(data, error)), fit(cube(data * 1e3, error * 1e3))
+    np.testing.assert_allclose(values(scaled), 1e3 * values(maps), rtol=1e-6)
+    np.testing.assert_allclose(values(scaled, "ew"), values(maps, "ew"), rtol=1e-6)
+    np.testing.assert_allclose(values(scaled, "velocity"), values(maps, "velocity"), atol=1e-3)
+    shifted = fit_line_maps(cube(data, error), KEYS, redshift=(1 + Z) * (1 + 100 / C) - 1, lsf=POWER)
+    np.testing.assert_allclose(values(shifted, "velocity"), values(maps, "velocity") - 100, atol=0.5)
+
+
+def test_units(fitted):
+    _, data, error, _ = mock(n=400)
+    other = Spectrum(flux=data / 10 * u.Unit("1e-16 erg / (s cm2 AA)"), spectral_axis=WAVE / 10 * u.nm,
+                     spectral_axis_index=1, uncertainty=VarianceUncertainty((error / 10) ** 2))  # fmt: skip
+    np.testing.assert_allclose(values(fit(other)), values(fitted[0]), rtol=1e-6)
+    wrong = Spectrum(flux=data * u.ct, spectral_axis=WAVE * u.AA, uncertainty=StdDevUncertainty(error),
+                     spectral_axis_index=1)  # fmt: skip
+    with pytest.raises(ValueError, match="cube has the unit ct"):
+        fit(wrong)
+
+
+def test_company_order_and_axes_do_not_matter(fitted):
+    maps, _ = fitted
+    _, data, error, _ = mock(n=400)
+    alone = fit(cube(data[7:8], error[7:8]))
+    np.testing.assert_allclose(values(alone)[:, 0], values(maps)[:, 7], rtol=1e-6)
+    np.testing.assert_allclose(values(fit(cube(data, error), chunk=37, threads=2)), values(maps), rtol=1e-6)
+    image = fit(cube(data, error, shape=(20, 20), axis=0))
+    np.testing.assert_allclose(values(image).reshape(8, -1), values(maps), rtol=1e-10)
+    assert image.shape == (20, 20) and image.wcs is None
+
+
+def test_falling_wavelengths(fitted):
+    _, data, error, _ = mock(n=400)
+    flipped = Spectrum(flux=data[:, ::-1] * UNIT, spectral_axis=WAVE[::-1] * u.AA, spectral_axis_index=1,
+                       uncertainty=StdDevUncertainty(error))  # fmt: skip
+    np.testing.assert_allclose(values(fit(flipped)), values(fitted[0]), rtol=1e-6)
+
+
+def test_bad_spaxels_are_flagged_and_the_rest_goes_on(fitted):
+    _, data, error, _ = mock(n=400)
+    data, error = data[:8].copy(), error[:8].copy()
+    data[0] = np.nan
+    error[1] = np.inf
+    data[2] = 1.0
+    data[3, 1000:1100] = 1e9  # a cosmic ray, masked
+    at = WAVE > 6700  # H-alpha and what is redder
+    data[4, at] = np.nan
+    data[5, 1900] = np.inf
+    mask = np.zeros(data.shape, bool)
+    mask[3, 1000:1100] = True
+    maps = fit(cube(data, error, mask=mask))
+    flux = maps.flux["Ha"]
+    assert flux.mask[[0, 1, 4]].all() and not flux.mask[[2, 3, 5, 6, 7]].any()
+    assert (flux.flags[[0, 1]] & (DAPMask.NOCOV | DAPMask.FITFAILED) != 0).all()
+    assert not maps.flux["Hb"].mask[4]
+    assert abs(flux.data[2]) < 3 * flux.uncertainty.array[2]
+    assert maps.velocity["Ha"].flags[2] & DAPMask.UNRELIABLE and maps.velocity["Ha"].mask[2]
+    np.testing.assert_allclose(values(maps)[:, 6:], values(fitted[0])[:, 6:8], rtol=1e-6)
+
+
+def test_masked_pixels_change_nothing(fitted):
+    _, data, error, _ = mock(n=400)
+    wild = data.copy()
+    mask = np.zeros(data.shape, bool)
+    mask[:, 40:60] = mask[:, 1740] = True
+    wild[mask] = 1e8
+    np.testing.assert_allclose(values(fit(cube(wild, error), mask=mask)), values(fit(cube(data, error, mask=mask))))
+
+
+def test_lines_outside_are_nocov():
+    _, data, error, _ = mock(n=3)
+    maps = fit_line_maps(cube(data, error), ["O2_3726", "Ha", "S3_9531"], redshift=Z, lsf=POWER)
+    for key in ("O2_3726", "S3_9531"):
+        assert (maps.flux[key].flags & DAPMask.NOCOV != 0).all() and maps.flux[key].mask.all()
+    assert not maps.flux["Ha"].mask.any()
+    with pytest.raises(ValueError, match="no line of the table falls on"):
+        fit_line_maps(cube(data, error), ["O2_3726"], redshift=Z)
+
+
+def test_resolution_in_every_form(fitted):
+    _, data, error, _ = mock(n=400)
+    spectrum, expected = cube(data, error), values(fitted[0], "dispersion")
+    sigma = WAVE / POWER / 2.3548
+    full = np.broadcast_to(sigma, data.shape)
+    for lsf in (POWER * u.one, np.full(len(WAVE), POWER) * u.one, sigma * u.AA, (full / 10) * u.nm,
+                lambda wave: wave / POWER / 2.3548):  # fmt: skip
+        np.testing.assert_allclose(values(fit(spectrum, lsf=lsf), "dispersion"), expected, rtol=1e-4)
+    observed = fit(spectrum, lsf=None)
+    np.testing.assert_allclose(values(observed, "dispersion")[4], expected[4], rtol=0.05)
+    assert (observed.instrumental_dispersion["Ha"].data == 0).all()
+    with pytest.raises(ValueError, match="lsf has the shape"):
+        fit(spectrum, lsf=np.ones(5) * u.AA)
+    with pytest.raises(ValueError, match="lsf is in s"):
+        fit(spectrum, lsf=1 * u.s)
+
+
+def test_air_and_vacuum_agree(fitted):
+    maps, _ = fitted
+    _, data, error, _ = mock(n=400)
+    air = Spectrum(flux=data * UNIT, spectral_axis=vacuum_to_air(WAVE * u.AA), spectral_axis_index=1,
+                   uncertainty=StdDevUncertainty(error))  # fmt: skip
+    found = fit(air, medium="air")
+    # observed wavelengths are those in air of the shifted lines, not shifted air wavelengths: 0.1 km/s
+    np.testing.assert_allclose(values(found, "velocity"), values(maps, "velocity"), atol=1.0)
+    np.testing.assert_allclose(values(found), values(maps), rtol=2e-3, atol=0.05)
+
+
+def test_given_continuum():
+    clean, data, error, truth = mock(n=30)
+    lines = mock(n=30)[0] - mock(n=30, ha=0)[0]
+    smooth = clean - lines
+    for model in (cube(smooth, error), smooth * UNIT, smooth, lambda cube: smooth * UNIT):
+        maps = fit(cube(data, error), continuum=model)
+        pull = (maps.flux["Ha"].data - truth["flux"][:, 4]) / maps.flux["Ha"].uncertainty.array
+        assert abs(pull.mean()) < 0.6 and pull.std() < 1.4
+    # the equivalent width is over the light, not over what is left of it
+    np.testing.assert_allclose(maps.ew["Ha"].data, fit(cube(data, error)).ew["Ha"].data, rtol=0.05)
+    with pytest.raises(ValueError, match="continuum has the shape"):
+        fit(cube(data, error), continuum=smooth[:3])
+
+
+def test_groups_move_apart():
+    """Forbidden lines 150 km/s from the hydrogen lines are followed when they may move by themselves."""
+    table = line_table(KEYS)
+    data = np.ones((4, len(WAVE)))
+    for wave, group, ratio in zip(table["wavelength"].to_value(u.AA), table["group"], RATIOS, strict=True):
+        centre = wave * (1 + Z) * (1 + (0 if group == "balmer" else 150) / C)
+        sigma = np.sqrt((centre * 90 / C) ** 2 + (wave * (1 + Z) / POWER / 2.3548) ** 2 + 1 / 12)
+        data += 100 * ratio * np.exp(-0.5 * ((WAVE - centre) / sigma) ** 2) / sigma / np.sqrt(2 * np.pi)
+    maps = fit(cube(data, np.full(data.shape, 0.1)), kinematics="balmer+forbidden")
+    np.testing.assert_allclose(maps.velocity["Ha"].data, 0, atol=0.5)
+    np.testing.assert_allclose(maps.velocity["O3_5007"].data, 150, atol=0.5)
+    np.testing.assert_allclose(maps.flux["N2_6583"].data, 30.5, rtol=0.01)
+
+
+def test_a_fit_to_a_prediction_flags_its_errors():
+    _, data, error, _ = mock(n=4)
+    predicted = cube(data, error, shape=(2, 2))
+    predicted.meta |= {"provenance": Provenance(model_id="test"), "flags": np.array([[0, 1], [0, 0]], np.int32)}
+    with pytest.warns(AstropyUserWarning, match="Prediction.line_maps"):
+        maps = fit(predicted)
+    np.testing.assert_array_equal(maps.flags, [[1 << 20, 1 | 1 << 20], [1 << 20, 1 << 20]])
+    assert maps.provenance.datatype == "PREDICTED"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"kinematics": "none"}, "kinematics is 'none'"),
+        ({"continuum": -1}, "continuum is -1"),
+        ({"mask": np.zeros(7, bool)}, "mask has the shape"),
+        ({"table": "weak"}, "name is 'weak'"),
+        ({"redshift": np.nan}, "redshift is nan"),
+        ({"redshift": [0.1, 0.2]}, "redshift is"),
+    ],
+)
+def test_bad_arguments(keywords, message):
+    _, data, error, _ = mock(n=2)
+    with pytest.raises(ValueError, match=message):
+        fit_line_maps(cube(data, error), **{"table": KEYS, "redshift": Z, **keywords})
+
+
+def test_bad_cubes():
+    _, data, error, _ = mock(n=2)
+    with pytest.raises(ValueError, match="cube is a ndarray"):
+        fit_line_maps(data, KEYS, redshift=Z)
+    bare = Spectrum(flux=data * UNIT, spectral_axis=WAVE * u.AA, spectral_axis_index=1)
+    with pytest.raises(ValueError, match="cube has no uncertainty"):
+        fit_line_maps(bare, KEYS, redshift=Z)
+    ivar = Spectrum(flux=data * UNIT, spectral_axis=WAVE * u.AA, spectral_axis_index=1,
+                    uncertainty=InverseVariance(error**-2.0))  # fmt: skip
+    np.testing.assert_allclose(values(fit(ivar)), values(fit(cube(data, error))), rtol=1e-6)
