@@ -177,6 +177,7 @@ def _parser():
     train.add_argument("recipe", metavar="RECIPE", help="TOML file")
     train.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the run")
     train.add_argument("--data", metavar="FOLDER", help="of the survey templates")
+    train.add_argument("--weights", metavar="MODEL", help="model folder to start a new run from")
     train.add_argument("--stop-after", type=_positive, metavar="SECONDS")
     train.add_argument("--device", default="cpu", help="cpu or cuda")
     return parser
@@ -249,6 +250,7 @@ def _train(options):
         options.recipe,
         options.output,
         data=options.data,
+        weights=options.weights,
         stop_after=options.stop_after,
         device=options.device,
     )

@@ -21,7 +21,7 @@ from fiberifu.model import (
     pixel_nll,
     save_checkpoint,
 )
-from fiberifu.model.distribution import coefficient_nll, compress, fit_coefficients
+from fiberifu.model.distribution import coefficient_nll, compress, fit_coefficients, marginal_variance
 from fiberifu.model.masking import hide_image, show_spectrum
 
 SMALL = dict(width=32, depth=2, heads=2, local_width=32, n_continuum=5, rank=2)
@@ -329,12 +329,12 @@ def test_compressed_amplitudes():
         torch.tensor([[2.0, 200.0], [2.0, 4.0]]), torch.tensor([[0.1, 40.0], [0.1, 0.8]]), torch.zeros(2, 2, 1)
     )
     best = torch.tensor([[2.0, 100.0], [2.0, 6.0]], dtype=torch.float64)
-    error = torch.tensor([[0.01, 10.0], [0.01, 40.0]], dtype=torch.float64)
+    error = torch.tensor([[0.01, 3.0], [0.01, 40.0]], dtype=torch.float64)
     mean, root, best, precision = compress(gaussian, best, torch.diag_embed(error**-2), 1)
     assert (best - mean)[0, 1].item() == pytest.approx(-np.log(2), rel=0.02)
     assert root[0, 1, 1].item() == pytest.approx(0.2, rel=0.01)
-    assert precision[0, 1, 1].item() ** -0.5 == pytest.approx(0.1, rel=0.01)
-    soft = np.hypot(1, 20)  # 1 A and the error of 40 / 2
+    assert precision[0, 1, 1].item() ** -0.5 == pytest.approx(0.03, rel=0.01)
+    soft = np.hypot(1, 3 * 20)  # 1 A and three times the error of 40 / 2
     np.testing.assert_allclose(mean[:, 0], 1)  # the continuum stays linear
     assert mean[1, 1].item() == pytest.approx(2 / soft, rel=0.01)
     assert best[1, 1].item() == pytest.approx(3 / soft, rel=0.01)
@@ -343,6 +343,41 @@ def test_compressed_amplitudes():
     variance = root.diagonal(dim1=1, dim2=2) ** 2 + 1 / precision.diagonal(dim1=1, dim2=2)
     step = (best - mean) ** 2 / variance + (variance * precision.diagonal(dim1=1, dim2=2)).log()
     torch.testing.assert_close(got, 0.5 * step.sum(1).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_noisy_amplitudes_are_not_biased():
+    """Where a line is within its noise, the mean of the compressed measurements is that of the compressed truth."""
+    n = 40_000
+    truth, error = 10.0, 20.0
+    noisy = truth + error * torch.randn(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gaussian = CoefficientGaussian(torch.tensor([[1.0, truth]]).repeat(n, 1), torch.ones(n, 2), torch.zeros(n, 2, 1))
+    precision = torch.diag_embed(torch.tensor([1e4, error**-2], dtype=torch.float64)).expand(n, -1, -1)
+    best = torch.stack([torch.ones(n, dtype=torch.float64), noisy], 1)
+    mean, _, best, _ = compress(gaussian, best, precision, 1)
+    assert best[:, 1].mean().item() == pytest.approx(mean[0, 1].item(), rel=0.1)
+
+
+def test_marginal_errors_know_of_the_other_coefficients():
+    """Two blended lines: the error of each is that of the joint fit; an unmeasured one has no finite error."""
+    precision = torch.tensor([[[4.0, 3.6, 0.0], [3.6, 4.0, 0.0], [0.0, 0.0, 0.0]]], dtype=torch.float64)
+    got = marginal_variance(precision)[0]
+    np.testing.assert_allclose(got[:2], np.linalg.inv(precision[0, :2, :2]).diagonal(), rtol=1e-6)
+    assert got[2] > 1e12
+
+
+def test_guide_spread_sets_the_weight_of_a_coefficient(model, monkeypatch):
+    """The mean is fitted under the stated spreads: a step of one of them costs 1/2 where errors are small."""
+    batch = make_batch(model.config)
+    decoded = query(model, batch, slice(0, 4))
+    n, k = model.basis.n_coefficients, model.config.n_continuum
+    seen = []
+    monkeypatch.setattr("fiberifu.model.mae.coefficient_nll",
+                        lambda mean, root, *rest: seen.append(root) or mean.sum(-1))  # fmt: skip
+    model.spectrum_nll(decoded, *(batch[key] for key in ("flux", "ivar", "fiber_redshift")))
+    guide = seen[0][0].diagonal()
+    expected = torch.cat([torch.tensor([0.05]), 0.35 * model.basis.component_scale[1:], torch.full((n - k,), 0.5)])
+    torch.testing.assert_close(guide, expected)
+    assert (seen[0][0] - guide.diag()).abs().max() == 0
 
 
 def test_errors_do_not_shape_features(model):
@@ -372,7 +407,7 @@ def test_lines_do_not_move_the_anchor(model):
     (by_lines,) = torch.autograd.grad(decoded.gaussian.mean[:, k:].sum(), last, retain_graph=True)
     assert (by_lines[:k] == 0).all() and (by_lines[k:] != 0).any()
     (by_continuum,) = torch.autograd.grad(decoded.gaussian.mean[:, :k].sum(), last)
-    assert (by_continuum[1:k] != 0).any()
+    assert (by_continuum[1:k] != 0).any() and (by_continuum[k:] == 0).all()
 
 
 def test_shown_pixels_are_not_scored(model, monkeypatch):

@@ -100,6 +100,18 @@ def test_resumed_run_equals_an_uninterrupted_one(pack_path, tmp_path):
         train(recipe(seed=2), pack_path, tmp_path / "whole")
 
 
+def test_a_run_starts_from_weights(pack_path, tmp_path):
+    """The first step of a new run is taken from the given weights; another architecture is refused."""
+    first, _ = train(recipe(), pack_path, tmp_path / "first")
+    still = recipe(seed=2, learning_rate=1e-12, weight_decay=0.0)
+    second, _ = train(still, pack_path, tmp_path / "second", start=first)
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
+    other = dataclasses.replace(recipe(), model=ModelConfig(**SMALL | {"width": 64}))
+    with pytest.raises(ValueError, match="start: weights of another architecture"):
+        train(other, pack_path, tmp_path / "other", start=first)
+
+
 def test_a_run_that_cannot_recover_stops(pack_path, tmp_path, monkeypatch):
     """Single bad steps are skipped and leave no trace; ten in a row end the run."""
     import fiberifu.train.loop as loop

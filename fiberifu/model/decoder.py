@@ -136,12 +136,13 @@ class Decoded:
     def __init__(self, shape, photometry, flux, error):
         mean, diag, factors, self.sigma_gas = shape
         self.flux, self.error = flux, error
-        self.synthetic = torch.einsum("fck,fk->fc", photometry, mean)
+        is_line = torch.arange(mean.shape[1], device=mean.device) >= mean.shape[1] - len(AMPLITUDES)
+        # lines add to the bands, and must not move to make the anchor right
+        self.synthetic = torch.einsum("fck,fk->fc", photometry, torch.where(is_line, mean.detach(), mean))
         self.scale, self.scale_error = anchor(self.synthetic, flux, error)
         scale, scale_error = self.scale, self.scale_error.detach()
         # in training the anchor is held for lines and errors: the colours must not move to make a line flux right
         held = scale.detach()[:, None]
-        is_line = torch.arange(mean.shape[1], device=mean.device) >= mean.shape[1] - len(AMPLITUDES)
         # the anchor's error moves the whole spectrum together: one more factor, along the mean
         grey = torch.where(torch.isfinite(scale_error), scale_error, 0.0)[:, None] * mean.detach()
         self.gaussian = CoefficientGaussian(

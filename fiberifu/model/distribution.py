@@ -13,9 +13,11 @@ import math
 import torch
 from torch import nn
 
-__all__ = ["CoefficientGaussian", "coefficient_nll", "compress", "fit_coefficients", "measure", "pixel_nll"]
+__all__ = ["CoefficientGaussian", "coefficient_nll", "compress", "fit_coefficients", "marginal_variance", "measure",
+           "pixel_nll"]  # fmt: skip
 
 BLOCK = 256  # pixels
+SOFTENING = 3.0  # measured errors, where the scale of line amplitudes turns from linear to logarithmic
 
 
 @dataclasses.dataclass
@@ -141,13 +143,22 @@ def pixel_nll(gaussian, basis, flux, ivar, floor):
     return misfit * (ivar > 0).sum(-1) + coefficient_nll(gaussian.mean, gaussian.root, best, precision)
 
 
+def marginal_variance(precision):
+    """Diagonal (F, K) of the inverse of ``precision`` (F, K, K); very large where a coefficient is not measured."""
+    scale = precision.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).rsqrt()
+    ridge = 1e-9 * torch.eye(precision.shape[-1], device=precision.device, dtype=precision.dtype)
+    inverse = torch.linalg.inv_ex(precision * scale[:, :, None] * scale[:, None] + ridge).inverse
+    return scale**2 * inverse.diagonal(dim1=-2, dim2=-1)
+
+
 def compress(gaussian, best, precision, first):
     """Means, spreads and measurements in units of the continuum, with asinh of the amplitudes.
 
     Line amplitudes spread over decades, and in linear flux one starburst outweighs a hundred galaxies. Here they are
-    ``asinh(x / a)`` with ``a`` the measured error and 1 A in quadrature: logarithms where they are well measured,
-    linear within the noise. The predicted spread is taken along at the mean, the measured error at the best
-    amplitude: ``d asinh(x / a) = dx / sqrt(a^2 + x^2)``.
+    ``asinh(x / a)`` with ``a`` three times the measured error (marginal over the other coefficients) and 1 A in
+    quadrature: logarithms where they are well measured, linear within the noise, as a curve there would bias the mean
+    of noisy amplitudes. The predicted spread is taken along at the mean, the measured error at the best amplitude:
+    ``d asinh(x / a) = dx / sqrt(a^2 + x^2)``.
 
     Parameters
     ----------
@@ -166,7 +177,8 @@ def compress(gaussian, best, precision, first):
         gaussian.mean / unit, gaussian.root / unit[..., None], best / unit, precision * unit[..., None] ** 2
     )  # fmt: skip
     is_line = torch.arange(mean.shape[-1], device=mean.device) >= first
-    soft = (1 + 1 / precision.diagonal(dim1=-2, dim2=-1).clamp(min=1e-6)).sqrt()
+    variance = marginal_variance(precision)
+    soft = (1 + (SOFTENING**2 * variance).clamp(max=1e6)).sqrt()
     at_mean, at_best = (torch.where(is_line, (soft**2 + x**2).rsqrt(), 1.0) for x in (mean.detach(), best))
     mean, best = (torch.where(is_line, (x / soft).asinh(), x) for x in (mean, best))
     return mean, root * at_mean[..., None], best, precision / at_best[:, :, None] / at_best[:, None]

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def main(recipe, output, *, data=None, stop_after=None, device="cpu"):
+def main(recipe, output, *, data=None, weights=None, stop_after=None, device="cpu"):
     """Train by a recipe and write a model folder; what ``fiberifu train`` calls.
 
     Parameters
@@ -38,6 +38,8 @@ def main(recipe, output, *, data=None, stop_after=None, device="cpu"):
         Run folder; the weights go to ``output/model``.
     data : path-like, optional
         Folder of the survey templates; by default `fiberifu.simulate.find_data_dir`.
+    weights : path-like, optional
+        Model folder to start a new run from.
     stop_after : float, optional
         Seconds; the run can be resumed by the same call.
     device : str
@@ -49,7 +51,7 @@ def main(recipe, output, *, data=None, stop_after=None, device="cpu"):
     """
     from pathlib import Path
 
-    from ..model import save_checkpoint
+    from ..model import load_checkpoint, save_checkpoint, weights_sha256
     from ..simulate import build_template_pack, find_data_dir
 
     settings = Recipe.read(recipe)
@@ -58,10 +60,13 @@ def main(recipe, output, *, data=None, stop_after=None, device="cpu"):
     pack = output / "pack.npz"
     if not pack.is_file():
         build_template_pack(data or find_data_dir(), pack)
-    model, step = train(settings, pack, output, stop_after=stop_after, device=device)
+    start = None if weights is None else load_checkpoint(weights)[0]
+    model, step = train(settings, pack, output, start=start, stop_after=stop_after, device=device)
     batches = simulated_batches(pack, settings.simulator, settings.batch, settings.seed, 0, workers=0)
     ranges = training_range(model.cpu(), (batch for _, batch in itertools.islice(batches, 30)))
     passport = make_passport(settings, step, ranges)
+    if weights is not None:
+        passport["started_from_sha256"] = weights_sha256(weights)
     card = (
         f"# {settings.model.name}\n\nTrained for {step} of {settings.steps} steps on simulated galaxies. Not scored.\n"
     )

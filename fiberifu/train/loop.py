@@ -20,7 +20,7 @@ __all__ = ["train"]
 logger = logging.getLogger(__name__)
 
 
-def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=True):
+def train(recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu", resume=True):
     """Train a model on simulated galaxies; a run killed at any moment resumes and gives the same weights.
 
     Parameters
@@ -30,6 +30,8 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
         Template pack (npz) of `fiberifu.simulate.build_template_pack`.
     folder : path-like
         Holds ``state.pt`` (everything needed to resume) and ``log.csv``.
+    start : FiberMAE, optional
+        Weights to start a new run from, instead of random ones; its configuration must be the recipe's.
     stop_after : float, optional
         Seconds after which to checkpoint and return; one step is always done.
     device : str
@@ -46,7 +48,7 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
     Raises
     ------
     ValueError
-        When the folder holds the state of another recipe.
+        When the folder holds the state of another recipe, or ``start`` is another architecture.
     FloatingPointError
         When ten steps in a row gave a loss or gradient that is not finite.
     """
@@ -58,6 +60,10 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
     torch.manual_seed(recipe.seed)
     model = FiberMAE(recipe.model)
     explained = fill_basis(model, load_template_pack(pack_path), recipe.seed, recipe.mixtures)
+    if start is not None:
+        if start.config != recipe.model:
+            raise ValueError("start: weights of another architecture than the recipe's")
+        model.load_state_dict(start.state_dict())
     model.to(device)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     decay = [p for p in model.parameters() if p.dim() >= 2]
@@ -86,7 +92,7 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
         torch.save(state, part)
         os.replace(part, state_path)
 
-    start = saved = time.monotonic()
+    began = saved = time.monotonic()
     bad = 0
     batches = simulated_batches(pack_path, recipe.simulator, recipe.batch, recipe.seed, step, recipe.workers)
     with _stop_signal() as stopping, contextlib.closing(batches), _log(folder / "log.csv", step) as log:
@@ -119,11 +125,11 @@ def train(recipe, pack_path, folder, *, stop_after=None, device="cpu", resume=Tr
             step = step_now + 1
             if step_now % 10 == 0:
                 parts = losses.misfit, losses.fit, losses.spread, losses.image, losses.redshift, norm
-                log((step_now, *(f"{x.item():.5f}" for x in parts), f"{time.monotonic() - start:.1f}"))
+                log((step_now, *(f"{x.item():.5f}" for x in parts), f"{time.monotonic() - began:.1f}"))
             if time.monotonic() - saved > recipe.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
-            if stopping() or (stop_after is not None and time.monotonic() - start > stop_after):
+            if stopping() or (stop_after is not None and time.monotonic() - began > stop_after):
                 break
     save()
     model.load_state_dict(average)
