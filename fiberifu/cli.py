@@ -85,6 +85,8 @@ def main(args=None):
     # Figures are drawn into files: no window, and no display needed.
     os.environ.setdefault("MPLBACKEND", "agg")
     logging.basicConfig(format="fiberifu: %(message)s")
+    if not getattr(options, "quiet", True):  # what takes a while is announced
+        logging.getLogger("fiberifu").setLevel(logging.INFO)
     import astropy  # noqa: F401  (its import takes over the display of warnings: before ours, not after)
 
     with warnings.catch_warnings():
@@ -267,23 +269,27 @@ def _report(options, prediction, paths):
     import numpy as np
 
     from . import jobs
+    from .output import MANIFEST
     from .plot.summary import flags_in_words
 
     if options.quiet:
         return
     for path in paths:
         print(f"{path}  {jobs.size_of(path)}")
+    print(f"{paths[0].parent / MANIFEST}  (settings)")
     if prediction is None:
         print("All of it was there already.")
         return
     residuals = [(row["band"], row["residual"].value) for row in prediction.self_check]
     check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: nowhere measured
-    print(f"Self-check, image against prediction in mag: {check or 'no position to compare'}")
+    print(f"Self-check in mag, + is an image fainter than the prediction: {check or 'no position to compare'}")
     snr = prediction.line_maps(["Ha"]).snr["Ha"]
-    if not snr.mask.all():
-        median = float(np.nanmedian(snr.data[~snr.mask]))
+    light = ~snr.mask & prediction.bright(5)
+    if light.any():
+        median = float(np.nanmedian(snr.data[light]))
         advice = "" if median > 2 else ": hardly more than what the model expects of any galaxy"
-        print(f"Predicted H-alpha flux over its error, median: {median:.1f}{advice}")
+        where = f"of the {light.sum()} positions with light" if light.size > 1 else ""
+        print(f"Predicted H-alpha flux over its error, median {where}: {median:.1f}{advice}".replace(" :", ":"))
     print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
     print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
 

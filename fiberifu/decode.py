@@ -3,6 +3,7 @@
 Below the units, above the network: offsets [arcsec] in, a Gaussian of coefficients per position out.
 """
 
+import logging
 import warnings
 
 import numpy as np
@@ -15,6 +16,8 @@ from .stamps import stamp_weights
 #: Redshift error that the network is told [/(1 + z)]: a fibre's 20 km/s, as in training. What is not known of the
 #: systemic redshift broadens the lines afterwards.
 SIGMA_Z = 7e-5
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["decode", "infer_redshift", "range_flags"]
 
@@ -38,7 +41,9 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
     scales = np.zeros(n * g)
     fwhm = torch.tensor([prepared.psf_fwhm], dtype=torch.float32)
     lattice = stamp_weights(samples)
+    logger.info("z = %.4f: %d positions x %d points of the aperture in %d stamps", z, n, g, len(lattice))
     with torch.inference_mode():
+        bands = model.basis.photometry(torch.tensor([float(z)]))
         for (east, north), (rows, weights) in tqdm(
             lattice.items(), "stamps", disable=None if progress else True, leave=False
         ):
@@ -58,6 +63,7 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
                     local[part],
                     torch.full((m,), float(z)),
                     torch.full((m,), SIGMA_Z * (1 + float(z))),
+                    bands.expand(m, -1, -1),
                 )
                 w = weights[part][:, None]
                 mean[index] += w * d.gaussian.mean.numpy()

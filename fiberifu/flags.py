@@ -33,6 +33,8 @@ FORMAL_ERRORS          20    errors of a fit to predicted pixels, taken as indep
 
 import enum
 
+import numpy as np
+
 __all__ = ["Flag", "describe"]
 
 
@@ -96,8 +98,8 @@ def describe(flag):
 
     Parameters
     ----------
-    flag : int or Flag
-        A combination of bits.
+    flag : int, Flag or array_like of int
+        A combination of bits; of an array, those that any element has.
 
     Returns
     -------
@@ -115,7 +117,7 @@ def describe(flag):
     >>> describe(Flag.PSF_ASSUMED)
     ['PSF_ASSUMED: no PSF was given; the survey median was taken']
     """
-    value = int(flag)
+    value = int(np.bitwise_or.reduce(np.ravel(flag).astype(int), initial=0))
     unknown = value & ~sum(int(bit) for bit in Flag)
     if value < 0 or unknown:
         raise ValueError(f"flag={value} has bits that are not defined; valid bits are 0 to {len(Flag) - 1}")

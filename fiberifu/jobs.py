@@ -18,7 +18,7 @@ from astropy.nddata import CCDData
 from astropy.utils.exceptions import AstropyWarning
 
 from .flags import Flag
-from .observe import VirtualIFU
+from .observe import VirtualIFU, off_image
 from .output import MANIFEST, atomic_path, prepare_output_folder
 from .plot import plot_summary
 from .pretrained import resolve_pretrained
@@ -115,17 +115,18 @@ def observe_to_folder(
     keywords |= {"seed": seed, "progress": progress}
     try:
         ifu = VirtualIFU.from_pretrained(model)
-        if positions is None:
-            prediction = ifu.predict_cube(image, **keywords)
-        else:
-            prediction = ifu.predict(image, positions, **keywords)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "positions: none lies")  # an error here, below
+            if positions is None:
+                prediction = ifu.predict_cube(image, **keywords)
+            else:
+                prediction = ifu.predict(image, positions, **keywords)
     except BaseException:
         _leave(folder, existed)
         raise
     if np.all(prediction.flags & int(Flag.BAD_SPAXEL)):
         _leave(folder, existed)
-        here = prediction.image.center.to_string("decimal")
-        raise ValueError(f"no position lies on usable pixels of the image, which is centred on {here}")
+        raise ValueError(off_image(prediction.image, prediction.positions))
     if overwrite:
         for path in paths:
             path.unlink(missing_ok=True)

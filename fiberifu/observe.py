@@ -24,7 +24,7 @@ from .pretrained import BUNDLED, resolve_pretrained
 from .provenance import Provenance
 from .redshift import resolve_redshift
 
-__all__ = ["VirtualIFU"]
+__all__ = ["VirtualIFU", "off_image"]
 
 logger = logging.getLogger(__name__)
 _warned = set()
@@ -255,7 +255,9 @@ class VirtualIFU:
         spaxel_shape = resolve_aperture(Spaxel(spaxel))
         counts = np.rint(np.broadcast_to((size / spaxel).to_value(u.one), 2)).astype(int)
         if counts.min() < 1 or counts.prod() > 4_000_000:
-            raise ValueError(f"size={size}, spaxel={spaxel}: that makes {counts[0]} x {counts[1]} spaxels")
+            raise ValueError(
+                f"size={size}, spaxel={spaxel}: that makes {counts[0]} x {counts[1]} spaxels; 1 to 4,000,000 will do"
+            )
         prepared = self._prepare(image, ebv, seeing)
         if center is None:
             center = prepared.center
@@ -352,12 +354,7 @@ class VirtualIFU:
         usable = np.isfinite(photometry["error"]).any(1) & ((flags & int(Flag.OUTSIDE_IMAGE)) == 0)
         flags |= np.where(usable, 0, int(Flag.BAD_SPAXEL))
         if not usable.any():
-            centre = prepared.center.to_string("decimal")
-            warnings.warn(
-                f"positions: none lies on usable pixels of the image, which is centred on {centre}",
-                AstropyUserWarning,
-                stacklevel=3,
-            )
+            warnings.warn(off_image(prepared, positions), AstropyUserWarning, stacklevel=3)
         flags |= np.where(photometry["scale"][:, 0] < 0, int(Flag.NEGATIVE_FLUX), 0)
         flags |= self._coverage_flags(renderer, nodes)
         flags |= range_flags(self.config.bands, self.passport.get("training_range", {}), photometry)
@@ -422,3 +419,16 @@ class VirtualIFU:
         return Renderer(
             self._model.basis, edges, lsf=resolve_lsf(lsf, centres) or desi_lsf, floor=floor, transmission=through
         )
+
+
+def off_image(prepared, positions):
+    """Where positions are that see nothing of the image, in words."""
+    first = positions.ravel()[0] if positions.shape else positions
+    here, centre = (place.to_string("decimal", precision=4) for place in (first, prepared.center))
+    away = first.separation(prepared.center).to(u.arcsec)
+    text = f"positions: none lies on usable pixels of the image; {here} is {away:.0f} from its centre, {centre}"
+    if abs(first.ra.deg) <= 90:
+        swapped = SkyCoord(first.dec.deg, first.ra.deg, unit="deg")
+        if prepared.contains(prepared.offsets(swapped))[0]:
+            text += "; RA and Dec seem to be swapped"
+    return text

@@ -62,8 +62,8 @@ class Prediction:
     ebv_out: float = 0.0
 
     def __repr__(self):
-        wave, kind = self.wavelength, "cube" if self.wcs is not None else "spectra"
-        return (f"<Prediction of a {kind} {self.shape}, {wave[0].value:.0f}-{wave[-1].value:.0f} {wave.unit}, "
+        wave, kind = self.wavelength, "a cube" if self.wcs is not None else "spectra"
+        return (f"<Prediction of {kind} {self.shape}, {wave[0].value:.0f}-{wave[-1].value:.0f} {wave.unit}, "
                 f"z = {self.redshift:.4f}, model {self.provenance.model_id!r}; not an observation>")  # fmt: skip
 
     @property
@@ -312,9 +312,10 @@ class Prediction:
         `~astropy.table.QTable`
             One row for each band of the image: ``band``; ``observed``, ``predicted``: fluxes in the aperture or spaxel
             [nanomaggy], summed over the n positions measured in the band (a total for spaxels; fibres may overlap);
-            ``residual``: -2.5 log10(observed / predicted) of the sums [mag]; ``scatter``: half of the central 68 %
-            of the residuals of single positions with S/N > 10 [mag]; ``pull``: rms of
-            (observed - predicted) / error; ``n``.
+            ``residual``: -2.5 log10(observed / predicted) of the sums [mag], positive where the image is fainter than
+            the prediction; ``scatter``: half of the central 68 %
+            of the residuals of single positions with S/N > 10, NaN for less than three [mag]; ``pull``: rms of
+            (observed - predicted) / error of the photometry, 1 where noise explains all; ``n``.
         """
         flux, error, predicted = (self.photometry[name] for name in ("flux", "error", "predicted"))
         rows = []
@@ -326,7 +327,7 @@ class Prediction:
             with np.errstate(divide="ignore", invalid="ignore"):
                 residual = -2.5 * np.log10(f.sum() / p.sum()) if good.any() else np.nan
                 single = -2.5 * np.log10(f / p)[(f > 10 * e) & (p > 0)]
-            scatter = np.diff(np.percentile(single, [16, 84]))[0] / 2 if len(single) else np.nan
+            scatter = np.diff(np.percentile(single, [16, 84]))[0] / 2 if len(single) > 2 else np.nan
             pull = np.sqrt(np.mean(((f - p) / e) ** 2)) if good.any() else np.nan
             rows.append((band, f.sum(), p.sum(), residual, scatter, pull, int(good.sum())))
         names = ("band", "observed", "predicted", "residual", "scatter", "pull", "n")
@@ -334,6 +335,16 @@ class Prediction:
         for name, unit in (("observed", u.nmgy), ("predicted", u.nmgy), ("residual", u.mag), ("scatter", u.mag)):
             table[name].unit = unit
         return QTable(table)
+
+    def bright(self, nsigma=5.0):
+        """Where some band of the image has light above ``nsigma`` times its error in the aperture.
+
+        Returns
+        -------
+        ndarray of bool, same shape as ``positions``
+        """
+        flux, error = self.photometry["flux"], self.photometry["error"]
+        return (np.isfinite(error) & (flux > nsigma * error)).any(1).reshape(self.shape)
 
     def _meta(self):
         """Metadata of every product: provenance, flags and the error factors that make later line fits honest."""

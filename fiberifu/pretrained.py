@@ -40,7 +40,8 @@ def resolve_pretrained(source=None, *, revision=None):
             return folder
         if text.count("/") != 1 or text.startswith((".", "/", "~")):
             raise FileNotFoundError(
-                f"source={text!r}: no such folder; give a model folder, 'hf://owner/name' or nothing"
+                f"source={text!r}: no such folder; give a model folder, 'hf://owner/name', or "
+                "nothing for the bundled model"
             )
     name = text.removeprefix("hf://")
     if name.count("/") != 1 or "@" in name:

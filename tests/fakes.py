@@ -85,6 +85,9 @@ class FakePrediction:
         y, x = np.indices((n, n))
         return cls(wcs.pixel_to_world(x, y), wcs, **keywords)
 
+    def bright(self, nsigma=5.0):
+        return self._light > 0.1
+
     def line_maps(self, lines="strong"):
         keys = [str(key) for key in line_table(lines)["key"]]
         ew = np.stack([EW.get(key, 2.0) * self._blue for key in keys])

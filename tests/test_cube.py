@@ -1,5 +1,8 @@
 """Cubes and spectra: orientation, round trips, provenance in every extension."""
 
+import subprocess
+import sys
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -331,3 +334,12 @@ def test_subcube_of_log_grid_writes(provenance, tmp_path):
     back = read_cube(tmp_path / "predicted.fits")
     keep = (wave >= 3700) & (wave <= 3750)
     assert_allclose(back.spectral_axis.value, wave[keep], rtol=1e-9)
+
+
+def test_a_new_session_reads_files_after_one_import(cube, tmp_path):
+    """As the documentation says; ``import fiberifu`` alone loads nothing."""
+    path = tmp_path / "predicted.fits"
+    write_cube(cube, path)
+    code = f"import fiberifu.cube\nfrom specutils import Spectrum\nprint(Spectrum.read({str(path)!r}).shape)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(cube.shape)

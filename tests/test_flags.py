@@ -24,6 +24,7 @@ def test_describe():
         "SATURATED",
         "PSF_ASSUMED",
     ]
+    assert describe([[1, 0], [2, 1]]) == describe(3) and describe([]) == []  # those that occur in an array
     for wrong in (1 << 21, -1):
         with pytest.raises(ValueError, match="bits that are not defined"):
             describe(wrong)

@@ -487,8 +487,15 @@ def test_real_spiral(ifu, data_dir):
 
 
 def test_nothing_usable_is_said_aloud(ifu, image):
-    with pytest.warns(AstropyUserWarning, match="none lies on usable pixels"):
+    with pytest.warns(
+        AstropyUserWarning, match="none lies on usable pixels.*10.0000 10.0000 is .* from its centre"
+    ) as said:
         p = ifu.predict(image, SkyCoord(10, 10, unit="deg"))
+    assert "swapped" not in str(said[0].message)
+    moved = image["r"].copy()
+    moved.wcs.wcs.crval = [28.0, 2.0]  # where swapped coordinates are a place on the sky
+    with pytest.warns(AstropyUserWarning, match="RA and Dec seem to be swapped"):
+        ifu.predict(moved, SkyCoord(2.0, 28.0, unit="deg"))
     assert p.spectrum().mask.all()
     assert len(repr(p)) < 200 and "not an observation" in repr(p)
     with pytest.raises(ValueError, match="pure number"):

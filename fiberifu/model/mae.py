@@ -105,15 +105,18 @@ class FiberMAE(nn.Module):
             keep = keep.gather(1, show)
         return tokens, offset[:, None].expand(-1, tokens.shape[1], -1), keep
 
-    def query(self, encoded, image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z):
+    def query(self, encoded, image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z, photometry=None):
         """Coefficients at F positions: ``galaxy`` (F,) index, ``offset`` (F, 2) arcsec, ``redshift``, ``sigma_z`` (F,).
+
+        ``photometry`` (F, C, K) is ``basis.photometry(redshift)`` where it is at hand already.
 
         Returns
         -------
         Decoded
         """
         flux, error = self.local.photometry(image, sigma, galaxy, offset)
-        photometry, scale = self.basis.photometry(redshift), self.basis.component_scale
+        photometry = self.basis.photometry(redshift) if photometry is None else photometry
+        scale = self.basis.component_scale
         start = photometric_shape(photometry[..., : self.config.n_continuum], flux, error, scale)
         colours = start[:, 1:] / scale[1:]
         near, around = self.local(image, sigma, psf_fwhm, galaxy, offset, redshift, sigma_z, flux, error, colours)

@@ -28,7 +28,7 @@ TABLE_LINES = ("O2_3726", "O2_3729", "Hb", "O3_5007", "O1_6300", "Ha", "N2_6583"
 def plot_summary(prediction, path=None, *, title=None):
     """A prediction on one page: pointing, line maps (or a table of lines), three spectra, checks and flags.
 
-    The spectra are those of the nucleus and of the spaxels brightest in H-alpha half way and far out in its light;
+    The spectra are those of the nucleus and of spaxels bright in H-alpha, half way and far out in its light;
     their places are marked in the image and in the first map, in the same colours.  Of a list of positions the
     first, the middle and the last are shown.
 
@@ -78,11 +78,22 @@ def plot_summary(prediction, path=None, *, title=None):
     return figure
 
 
+def _inferred(p):
+    """Whether the redshift is a guess from the image."""
+    return bool(np.any(np.asarray(p.flags) & int(Flag.REDSHIFT_INFERRED)))
+
+
+def _redshift_in_words(p):
+    if _inferred(p):
+        return f"z = {p.redshift:.2f} ± {p.provenance.redshift_sigma:.2f}, a guess from the image: lines are smeared"
+    return f"z = {p.redshift:.4f}"
+
+
 def _subtitle(p):
     center = p.image.center if p.wcs is None else p.wcs.pixel_to_world((p.shape[1] - 1) / 2, (p.shape[0] - 1) / 2)
     parts = [
         center.to_string("hmsdms", precision=1),
-        f"z = {p.redshift:.4f}",
+        _redshift_in_words(p),
         f"model {p.provenance.model_id}",
         f"beam {p.beam.to_value(u.arcsec):.2f}″",
     ]
@@ -113,9 +124,10 @@ def _cube_places(p, maps, line):
         ring = (distance >= low * reach) & (distance <= high * reach)
         for y, x in places[1:]:  # not twice in the same arm
             ring &= np.cos(angle - angle[y, x]) < 0.5
-        place = np.unravel_index(np.argmax(np.where(ring, flux, -np.inf)), p.shape)
-        if np.isfinite(flux[place]) and ring[place]:
-            places.append(place)
+        inside = np.flatnonzero(ring & np.isfinite(flux))
+        if inside.size:  # bright, but not the very brightest: that is often a star or a companion
+            ranked = inside[np.argsort(flux.flat[inside])]
+            places.append(np.unravel_index(ranked[int(0.9 * (len(ranked) - 1))], p.shape))
     return places
 
 
@@ -126,9 +138,11 @@ def _list_places(shape):
 
 def _where(p, place):
     """Offset of a place from the middle of the cube, or of the image, in words."""
+    middle_of = "image" if p.wcs is None else "cube"
     middle = p.image.center if p.wcs is None else p.wcs.pixel_to_world((p.shape[1] - 1) / 2, (p.shape[0] - 1) / 2)
     east, north = (offset.to_value(u.arcsec) for offset in middle.spherical_offsets_to(p.positions[place]))
-    return f"{abs(east):.1f}″ {'E' if east >= 0 else 'W'}, {abs(north):.1f}″ {'N' if north >= 0 else 'S'}"
+    return (f"{abs(east):.1f}″ {'E' if east >= 0 else 'W'}, {abs(north):.1f}″ {'N' if north >= 0 else 'S'} "
+            f"of the {middle_of}'s centre")  # fmt: skip
 
 
 # ---------------------------------------------------------------- panels
@@ -224,12 +238,12 @@ def _draw_notes(ax, p):
         if not row["n"]:  # no position is measured in this band
             continue
         residual, scatter = (u.Quantity(row[name], u.mag).value for name in ("residual", "scatter"))
-        check.append(f"{row['band']:<4}  {residual:+8.3f}  {scatter:8.3f}")
+        check.append(f"{row['band']:<4}  {residual:+8.3f}  {f'{scatter:8.3f}' if scatter == scatter else '       –'}")
     text = [textwrap.fill(words, 42, initial_indent="• ", subsequent_indent="   ") for words in flags_in_words(p.flags)]
     blocks = (
         (0, "self-check: image / prediction", "bold", 9),
         (0.05, "\n".join(check), "monospace", 8),
-        (0.07 + 0.045 * len(check), "magnitudes, before any correction", "", 8),
+        (0.07 + 0.045 * len(check), "mag; + where the image is fainter", "", 8),
         (0.19 + 0.045 * len(check), "flags", "bold", 9),
         (0.24 + 0.045 * len(check), "\n".join(text) or "none", "", 7.5),
     )
@@ -275,7 +289,8 @@ def _draw_spectra(figure, place, p, spectra, places):
     names = ("light peak", "half way", "outer") if p.wcs is not None else ("",) * 3
     axes = place.subgridspec(len(places), 1, hspace=0.06).subplots(sharex=True, squeeze=False)[:, 0]
     for ax, spot, color, name in zip(axes, places, COLORS, names, strict=False):
-        plot_spectrum(spectra, spot, ax=ax, color=color, lines="strong" if ax is axes[0] else None, redshift=p.redshift)
+        named = ax is axes[0] and not _inferred(p)  # where lines are is not known then
+        plot_spectrum(spectra, spot, ax=ax, color=color, lines="strong" if named else None, redshift=p.redshift)
         ax.set_ylabel("")
         _show_continuum_and_lines(ax)
         ax.text(
