@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command line: ``fiberifu demo``, ``observe``, ``info`` and ``train``.
+"""The command line: ``fiberifu demo``, ``observe``, ``lines``, ``info`` and ``train``.
 
 Arguments become one call of the library each.  What is heavy is imported when needed: ``--help`` is quick.
 """
@@ -22,6 +22,8 @@ EXAMPLES = """\
 start here:
   fiberifu demo -o demo                                       all of it on an embedded galaxy, offline
   fiberifu observe cutout.fits --redshift 0.03 -o results     a cube and line maps from your image
+  fiberifu lines manga-LOGCUBE.fits.gz --redshift 0.03 -o maps
+                                                              emission-line maps of any cube, ours or a survey's
   fiberifu info                                               the bundled model: what it can do and cannot
 
 'fiberifu COMMAND --help' tells more about each."""
@@ -47,6 +49,23 @@ examples:
   fiberifu observe cutout.fits --redshift 0.03 --position 59.1067 -30.4848 -o fibre
 
 A cutout with its errors: https://www.legacysurvey.org/viewer/cutout.fits?ra=RA&dec=DEC&layer=ls-dr9&invvar"""
+
+LINES = """\
+Fits the emission lines of every spaxel of a cube, and writes to the folder DIR:
+  NAME_maps.fits   fluxes, widths, kinematics, with errors and masks, as MaNGA's MAPS
+  NAME_maps.png    the main ones, and the BPT diagram, on one page"""
+
+LINES_EXAMPLES = """\
+CUBE is a LOGCUBE of MaNGA, a cube of SAMI (or its blue and red arm), of fiberifu, or anything that specutils reads.
+Resolution and medium are taken from the file where it has them.
+
+examples:
+  fiberifu lines manga-7443-12703-LOGCUBE.fits.gz --redshift 0.0402 --continuum ssp -o maps
+  fiberifu lines 41144_A_blue.fits 41144_A_red.fits --redshift 0.02964 --continuum ssp -o maps
+  fiberifu lines cube.fits --redshift 0.03 --lsf 2000 --lines Ha,N2,S2_6716,S2_6731 --components 2 -o maps
+
+--continuum ssp subtracts stellar absorption, without which H-beta is several Angstrom of equivalent width too weak;
+it needs template spectra in the folder that the environment variable FIBERIFU_DATA names (see the documentation)."""
 
 INFO = """\
 Shows a model's card (the bundled model by default), or where a FITS file of fiberifu comes from."""
@@ -135,6 +154,7 @@ def _parser():
     demo = command("demo", _demo, "all of it on an embedded galaxy", DEMO)
     observe = command("observe", _observe, "a cube, or spectra, from your image", OBSERVE, OBSERVE_EXAMPLES)
     info = command("info", _info, "a model's card, or where a file comes from", INFO, INFO_EXAMPLES)
+    lines = command("lines", _lines, "emission-line maps of a cube", LINES, LINES_EXAMPLES)
     train = command("train", _train, "train a model", TRAIN)
 
     observe.add_argument("image", nargs="+", metavar="IMAGE", help="a FITS file, or BAND=FILE for each band")
@@ -164,16 +184,27 @@ def _parser():
     observe.add_argument("--ebv", type=float, metavar="E", help="Galactic E(B-V), SFD scale, in mag (0)")
     observe.add_argument("--deredden", action="store_true", help="correct the output for Galactic extinction")
     observe.add_argument("--name", help="first part of the files' names; the image's by default")
-    for sub in (demo, observe):
+    lines.add_argument("cube", nargs="+", metavar="CUBE", help="a FITS file, or the blue and the red arm")
+    lines.add_argument("--redshift", type=float, metavar="Z", help="systemic; the file's by default")
+    lines.add_argument("--lines", default="strong", help="strong, all, or names such as Ha,N2,O3 (strong)")
+    lines.add_argument("--continuum", default="2", metavar="C", help="ssp, or the degree of a polynomial (2)")
+    lines.add_argument("--lsf", type=_positive, metavar="R", help="resolving power lambda/FWHM; the file's by default")
+    lines.add_argument("--medium", choices=("vacuum", "air"), help="of the wavelengths; the file's by default")
+    lines.add_argument("--kinematics", choices=("all", "balmer+forbidden", "table"), default="all")
+    lines.add_argument("--components", type=int, choices=(1, 2), default=1, help="2: a broad one where it is needed")
+    lines.add_argument("--errors", choices=("formal", "mc"), default="formal", help="mc: from fits with new noise")
+    lines.add_argument("--name", help="first part of the files' names; the cube's by default")
+    for sub in (demo, observe, lines):
         sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
-        sub.add_argument(
-            "--model", metavar="MODEL", help="a model folder, or hf://owner/name; the bundled one by default"
-        )
-        sub.add_argument("--seed", type=int, default=0, help="of random numbers (0); recorded in the files")
         sub.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
         again = sub.add_mutually_exclusive_group()
         again.add_argument("--overwrite", action="store_true", help="replace files in DIR")
         again.add_argument("--resume", action="store_true", help="keep the files that are there; same settings only")
+    for sub in (demo, observe):
+        sub.add_argument(
+            "--model", metavar="MODEL", help="a model folder, or hf://owner/name; the bundled one by default"
+        )
+        sub.add_argument("--seed", type=int, default=0, help="of random numbers (0); recorded in the files")
 
     info.add_argument("target", nargs="?", metavar="MODEL|FILE", help="a model folder or a FITS file of fiberifu")
     train.add_argument("recipe", metavar="RECIPE", help="TOML file")
@@ -236,6 +267,23 @@ def _check_places(options):
     if named := [f"--{name}" for name in wrong if getattr(options, name) is not None]:
         what = "fibres (--position)" if options.position else "a cube; fibres need --position"
         raise ValueError(f"{', '.join(named)}: has no meaning for {what}")
+
+
+def _lines(options):
+    from . import jobs, line_job
+    from .output import MANIFEST
+
+    keywords = {name: getattr(options, name) for name in ("redshift", "lsf", "medium", "kinematics", "components",
+                                                          "errors", "name", "overwrite", "resume")}  # fmt: skip
+    table = options.lines if options.lines in ("strong", "all") else options.lines.split(",")
+    continuum = int(options.continuum) if options.continuum.isdigit() else options.continuum
+    maps, paths = line_job.lines_to_folder(options.cube, options.output, table=table, continuum=continuum, **keywords)
+    if options.quiet:
+        return
+    for path in paths:
+        print(f"{path}  {jobs.size_of(path)}")
+    print(f"{paths[0].parent / MANIFEST}  (settings)")
+    print(*(line_job.summary_lines(maps) if maps else ["All of it was there already."]), sep="\n")
 
 
 def _info(options):

@@ -4,11 +4,22 @@ from pathlib import Path
 
 import astropy.units as u
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
-__all__ = ["EXAMPLE", "example_image", "example_truth", "simulated_galaxy", "simulated_image", "write_example"]
+from .constants import C_KMS
+
+__all__ = [
+    "EXAMPLE",
+    "example_image",
+    "example_truth",
+    "simulated_cube",
+    "simulated_galaxy",
+    "simulated_image",
+    "write_example",
+]
 
 #: The embedded example: a simulated galaxy (``DATATYPE='SIMULATED'``).
 EXAMPLE = Path(__file__).parent / "data" / "example_sim.fits"
@@ -89,6 +100,62 @@ def simulated_galaxy(seed, index=0, *, pack=None, spaxel=0.5 * u.arcsec, size=20
     truth = CCDData(true, unit=u.Unit("1e-17 erg / (s cm2)"), wcs=_wcs(true.shape, spaxel, centre),
                     meta={"DATATYPE": "SIMULATED", "ORIGIN": "fiberifu", "OBJECT": f"SIM {seed}-{index}"})  # fmt: skip
     return image, truth
+
+
+def simulated_cube(
+    seed, index=0, *, pack=None, spaxel=0.5 * u.arcsec, size=20 * u.arcsec, psf=2.5 * u.arcsec, snr=30.0
+):
+    """What an integral field unit would see of a simulated galaxy, and the true line maps.
+
+    Parameters
+    ----------
+    seed, index, pack, spaxel, size
+        As for `simulated_galaxy`.
+    psf : `~astropy.units.Quantity`
+        FWHM of the PSF; 2.5 arcsec is MaNGA's.
+    snr : float
+        Median signal-to-noise per pixel of the spaxel where it is highest; the noise is the same in all spaxels.
+
+    Returns
+    -------
+    cube : `~specutils.Spectrum`, shape (n_wave, ny, nx)
+        On DESI's grid, per spaxel, North up, East left; ``meta`` has ``redshift``, ``lsf`` (sigma per wavelength),
+        ``medium``, ``provenance``. Neighbouring spaxels are independent, as those of no real cube are.
+    truth : `~fiberifu.lines.LineMaps`
+        Fluxes, equivalent widths, velocity and observed dispersion, without errors.
+    """
+    import torch
+
+    from .cube import cube_wcs, make_cube
+    from .lines import LineMaps
+    from .model import LINE_WAVELENGTH, LINES, desi_lsf
+    from .provenance import Provenance
+    from .simulate import Simulator, analytic_template_pack
+
+    simulator = Simulator(analytic_template_pack() if pack is None else pack)
+    step, side, fwhm = (float(x.to_value(u.arcsec)) for x in (spaxel, size, psf))
+    made = simulator.truth_cube(seed, index, spaxel=step, size=side, psf_fwhm=fwhm)
+    redshift = float(simulator.truth_maps(seed, index, spaxel=1.0, size=1.0)["redshift"])
+    flux = np.moveaxis(made["flux"].numpy(), -1, 0)[..., ::-1].astype(float)
+    wave = made["wave"].double()
+    sigma = np.max(np.median(flux, 0)) / snr
+    noise = np.random.default_rng([seed, index]).standard_normal(flux.shape) * sigma
+    lsf = desi_lsf(wave).numpy()
+    wcs = cube_wcs(SkyCoord(*CENTER, unit="deg"), flux.shape[1:], spaxel, wave.numpy() * u.AA)
+    provenance = Provenance(datatype="SIMULATED", model_id="fiberifu.simulate", redshift=redshift, seed=seed)
+    meta = {"provenance": provenance, "redshift": redshift, "lsf": lsf * u.AA, "medium": "vacuum"}
+    cube = make_cube(flux + noise, np.full(flux.shape, sigma**-2), None, wcs=wcs, meta=meta)
+    # (ny, nx, L) with columns to the East -> (L, ny, nx) with East on the left
+    lines, width = (np.moveaxis(made[name].numpy(), -1, 0)[..., ::-1] for name in ("line_flux", "line_ew"))
+    velocity, gas = (made[name].numpy()[:, ::-1] for name in ("velocity", "sigma"))
+    observed = np.array([LINE_WAVELENGTH[line] for line in LINES]) * (1 + redshift)
+    instrument = desi_lsf(torch.from_numpy(observed)).numpy()[:, None, None] / observed[:, None, None] * C_KMS
+    truth = LineMaps(
+        LINES, lines, np.zeros(lines.shape), width, redshift=redshift, velocity=velocity, wcs=wcs.celestial,
+        dispersion=np.hypot(gas, instrument), instrumental_dispersion=np.broadcast_to(instrument, lines.shape),
+        provenance=provenance,
+    )  # fmt: skip
+    return cube, truth
 
 
 def simulated_image(maps, pixel_scale, name):

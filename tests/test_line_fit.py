@@ -309,3 +309,113 @@ def test_bad_cubes():
     ivar = Spectrum(flux=data * UNIT, spectral_axis=WAVE * u.AA, spectral_axis_index=1,
                     uncertainty=InverseVariance(error**-2.0))  # fmt: skip
     np.testing.assert_allclose(values(fit(ivar)), values(fit(cube(data, error))), rtol=1e-6)
+
+
+def test_two_components_where_there_are_two():
+    """A broad blueshifted base is found where it is, and nowhere else; fluxes add up to the truth."""
+    n = 40
+    clean, _, error, truth = mock(n, seed=4, ha=60.0)
+    base = np.arange(n) % 2 == 0
+    rest = line_table(KEYS)["wavelength"].to_value(u.AA) * (1 + Z)
+    for wave, ratio in zip(rest, RATIOS, strict=True):
+        centre = wave * (1 + (truth["v"] - 150) / C)
+        width = np.hypot(centre * 400 / C, wave / POWER / 2.3548)[:, None]
+        profile = np.exp(-0.5 * ((WAVE - centre[:, None]) / width) ** 2) / width / np.sqrt(2 * np.pi)
+        clean += 60 * ratio * profile * base[:, None]
+    data = clean + error * np.random.default_rng(2).standard_normal(clean.shape)
+    maps = fit(cube(data, error), components=2)
+    found = (maps.flux["Ha"].flags & DAPMask.MULTICOMP) != 0
+    assert found[base].mean() > 0.9 and not found[~base].any()
+    narrow, broad = maps.components
+    for flux, part in ((60.0, narrow), (60.0, broad), (120.0, maps)):
+        pull = (part.flux["Ha"].data - flux)[found] / part.flux["Ha"].uncertainty.array[found]
+        assert abs(pull.mean()) < 1.2 and pull.std() < 1.6
+    assert np.abs(broad.velocity["Ha"].data - truth["v"] + 150)[found].mean() < 40
+    squares = (m["Ha"].data[found] ** 2 for m in (broad.dispersion, broad.instrumental_dispersion))
+    assert abs(np.median(np.sqrt(next(squares) - next(squares))) - 400) < 30
+    assert broad.flux["Ha"].mask[~found].all() and not narrow.flux["Ha"].mask.any()
+    one = fit(cube(data, error))
+    np.testing.assert_allclose(narrow.flux["Ha"].data[~found], one.flux["Ha"].data[~found], rtol=1e-10)
+    assert (maps.meta["chi2"] <= one.meta["chi2"] + 1e-6).all()
+    assert np.nanstd(maps.residual().flux.value[base]) < 1.05 * 0.1
+
+
+def test_monte_carlo_errors_agree_with_formal_ones(fitted):
+    _, data, error, _ = mock(n=12, seed=7)
+    formal = fit(cube(data, error))
+    drawn = fit(cube(data, error), errors="mc", samples=150, seed=3)
+    for name in ("flux", "velocity", "dispersion", "ew"):
+        a, b = (np.array([getattr(m, name)[key].uncertainty.array for key in KEYS]) for m in (formal, drawn))
+        # the formal error of a width leaves out that flux and continuum share their noise
+        assert 0.9 < np.median(b / a) < (1.3 if name == "ew" else 1.1), name
+    np.testing.assert_array_equal(values(drawn), values(formal))
+    joint = drawn.covariance("Ha", "N2_6583").value / np.sqrt(
+        drawn.covariance("Ha", "Ha").value * drawn.covariance("N2_6583", "N2_6583").value
+    )
+    assert (np.abs(joint) < 0.6).all()
+    part = fit(cube(data[:1], error[:1]), errors="mc", samples=5, seed=3)
+    whole = fit(cube(data[:2], error[:2]), errors="mc", samples=5, seed=3, chunk=1)
+    np.testing.assert_allclose(part.flux["Ha"].uncertainty.array[0], whole.flux["Ha"].uncertainty.array[0], rtol=1e-6)
+
+
+def test_errors_from_samples_know_of_correlated_pixels():
+    """A common factor of a whole spectrum is an error of all its lines, which its pixels do not tell."""
+    clean, _, error, truth = mock(n=5, seed=9)
+    rng = np.random.default_rng(1)
+    samples = clean * (1 + 0.1 * rng.standard_normal((60, 5, 1)))
+    maps = fit(cube(clean, error), errors="samples", samples=samples)
+    relative = maps.flux["Ha"].uncertainty.array / maps.flux["Ha"].data
+    assert np.all(np.abs(relative / 0.1 - 1) < 0.3)
+    assert maps.ratio("N2_6583", "Ha").uncertainty.array.max() < 0.01  # but not of their ratios
+    with pytest.raises(ValueError, match=r"samples has the shape \(3, 2\); it must be"):
+        fit(cube(clean, error), errors="samples", samples=np.ones((3, 2)))
+    with pytest.raises(ValueError, match="no prediction to draw from"):
+        fit(cube(clean, error), errors="samples", samples=20)
+
+
+def test_model_and_residual(fitted):
+    clean, data, error, _ = mock(n=6, seed=2)
+    spectra = cube(data, error, shape=(2, 3), axis=0)
+    maps = fit(spectra)
+    model, lines = maps.model(), maps.model("lines")
+    assert model.shape == spectra.shape and model.spectral_axis_index == 0
+    inside = np.isfinite(model.flux.value)
+    assert 0.2 < inside.mean() < 0.5
+    truth = np.moveaxis(clean.reshape(2, 3, -1), -1, 0)
+    assert np.std((model.flux.value - truth)[inside]) < 0.3 * 0.1
+    np.testing.assert_allclose((lines.flux + maps.model("continuum").flux).value[inside], model.flux.value[inside],
+                               rtol=1e-5)  # fmt: skip
+    assert abs(np.std(maps.residual().flux.value[inside]) / 0.1 - 1) < 0.1
+    with pytest.raises(ValueError, match="what is 'sky'"):
+        maps.model("sky")
+    from fiberifu.lines import LineMaps
+
+    with pytest.raises(ValueError, match="hold no spectra"):
+        LineMaps(["Ha"], np.ones((1, 2)), np.ones((1, 2)), redshift=0.1).model()
+
+
+def test_two_arms_with_a_gap(fitted):
+    """A line in the gap is NOCOV; those beside it are as they are without it, and no window reaches across."""
+    _, data, error, _ = mock(n=30, seed=11)
+    gap = (WAVE > 5200) & (WAVE < 6700)  # [O III] 5007 at 5158 is just inside, H-alpha at 6761 too
+    spectra = cube(data, error)
+    arms = Spectrum(flux=spectra.flux[:, ~gap], spectral_axis=spectra.spectral_axis[~gap], spectral_axis_index=1,
+                    uncertainty=StdDevUncertainty(error[:, ~gap]))  # fmt: skip
+    lines = [*KEYS, "O1_6300"]
+    maps = fit_line_maps(arms, lines, redshift=Z, lsf=POWER)
+    assert (maps.flux["O1_6300"].flags & DAPMask.NOCOV).all()
+    whole = fit(spectra)
+    for key in KEYS:
+        difference = (maps.flux[key].data - whole.flux[key].data) / whole.flux[key].uncertainty.array
+        assert np.abs(difference).max() < 3 and np.abs(difference).mean() < 0.5, key
+
+
+def test_one_pixel_with_an_absurd_error_does_not_rule(fitted):
+    _, data, error, _ = mock(n=4, seed=12)
+    maps = fit(cube(data, error))
+    wrong, tiny = data.copy(), error.copy()
+    pixel = np.searchsorted(WAVE, 6800.0)
+    wrong[:, pixel], tiny[:, pixel] = 0.0, 1e-5
+    again = fit(cube(wrong, tiny))
+    assert np.abs((values(again) - values(maps)) / 0.5).max() < 1
+    assert not again.flux["Ha"].mask.any()

@@ -22,6 +22,7 @@ __all__ = ["LineFit", "LineProblem", "fit_lines", "line_spectra", "polynomial_sp
 GRID = 600.0  # km/s, reach of the velocity grid
 STEP = 75.0  # km/s, of the grid
 SEED_SIGMA = 90.0  # km/s
+USUAL = 160.0  # km/s; pixels are gathered for lines up to this width, wider ones are done again
 REACH = 4.5  # sigma around a line that enter the sums
 EDGE = 0.999999
 
@@ -116,7 +117,7 @@ class LineFit:
     bounded: np.ndarray
 
 
-def fit_lines(problem, data, weight, *, lsf=None, max_steps=40, tolerance=1e-4):
+def fit_lines(problem, data, weight, *, lsf=None, start=None, max_steps=40, tolerance=1e-3):
     """Fit all spaxels.
 
     Parameters
@@ -126,6 +127,8 @@ def fit_lines(problem, data, weight, *, lsf=None, max_steps=40, tolerance=1e-4):
         Flux densities and inverse variances; pixels of weight 0 are never read.
     lsf : ndarray (N, L), optional
         Instrumental sigma of each spaxel, Angstrom; by default that of the problem.
+    start : (ndarray (N, G), ndarray (N, G)), optional
+        Velocities and variances to begin with; by default the best of a grid of velocities.
     max_steps : int
     tolerance : float
         Stop when a step would lower chi2 by less.
@@ -136,11 +139,11 @@ def fit_lines(problem, data, weight, *, lsf=None, max_steps=40, tolerance=1e-4):
     """
     data = np.where(weight > 0, data, 0.0)
     poly = _Polynomials(problem, data, weight)
-    velocity, variance = _seed(problem, poly, data, weight)
+    velocity, variance = _seed(problem, poly, data, weight) if start is None else start
     blur2 = np.broadcast_to(problem.blur2(lsf), (len(data), len(problem.centres)))
-    sums = _LocalSums(problem, poly, blur2, data, weight, velocity, reach_sigma=250.0)
+    sums = _LocalSums(problem, poly, blur2, data, weight, velocity, reach_sigma=USUAL)
     fit = _iterate(problem, sums, velocity, variance, max_steps, tolerance)
-    wide = fit.variance.max(1) > 250.0**2
+    wide = fit.variance.max(1) > USUAL**2
     moved = np.abs(fit.velocity - velocity).max(1) > 1.5 * STEP
     if (again := np.flatnonzero(wide | moved)).size:  # few: their pixels are chosen anew, around where they went
         wider = _LocalSums(problem, poly.rows(again), blur2[again], data[again], weight[again], fit.velocity[again],
@@ -342,7 +345,9 @@ def _iterate(problem, sums, velocity, variance, max_steps, tolerance):
         # the expected drop of chi2 tells when all is done
         drop = (step * slope).sum(1)
         done = ~(drop > tolerance)
-        converged[rows[done]] = np.isfinite(drop[done])
+        fresh = done & ~converged[rows] & np.isfinite(drop)
+        _last_step(state, rows[fresh], step[fresh], drop[fresh], velocity, variance, problem, lowest)
+        converged[rows[fresh]] = True
         keep = np.flatnonzero(~done)
         if not keep.size:
             break
@@ -365,6 +370,20 @@ def _iterate(problem, sums, velocity, variance, max_steps, tolerance):
         stuck = damping[rows] >= 1e8
         converged[rows[stuck]] = True
     return _finish(problem, sums, state, velocity, variance, lowest, converged)
+
+
+def _last_step(state, rows, step, drop, velocity, variance, problem, lowest):
+    """Take the step that lowers chi2 by less than the tolerance without another evaluation: to first order the fluxes
+    follow along the joint Hessian."""
+    n_free, n_groups = state.flux.shape[1], velocity.shape[1]
+    to_velocity = (velocity[rows] + step[:, :n_groups]).clip(-problem.max_velocity, problem.max_velocity)
+    to_variance = (variance[rows] + step[:, n_groups:]).clip(lowest, problem.max_sigma**2)
+    move = np.concatenate([to_velocity - velocity[rows], to_variance - variance[rows]], 1)
+    velocity[rows], variance[rows] = to_velocity, to_variance
+    hessian = state.hessian[rows]
+    along = hessian[:, :n_free, n_free:] @ move[..., None]
+    state.flux[rows] -= np.linalg.solve(hessian[:, :n_free, :n_free], along)[..., 0]
+    state.chi2[rows] -= drop
 
 
 def _lowest_variance(problem):
@@ -396,10 +415,12 @@ def line_spectra(problem, fit, lsf=None):
     flux = np.nan_to_num(fit.flux) @ problem.tie.T
     centre = problem.centres * (1 + fit.velocity[:, problem.group] / C_KMS)
     sigma = np.sqrt((centre / C_KMS) ** 2 * fit.variance[:, problem.group] + problem.blur2(lsf))
-    for i, (low, high) in enumerate(problem.windows):
-        for j in np.flatnonzero(problem.window_of == i):
-            x = (problem.wave[low:high] - centre[:, j, None]) / sigma[:, j, None]
-            out[:, low:high] += (flux[:, j] / sigma[:, j] / np.sqrt(2 * np.pi))[:, None] * np.exp(-0.5 * x * x)
+    reach = 5 * sigma  # beyond it a line is 4e-6 of its peak
+    first, last = (np.searchsorted(problem.wave, ends) for ends in ((centre - reach).min(0), (centre + reach).max(0)))
+    for j, i in enumerate(problem.window_of):
+        low, high = max(first[j], problem.windows[i][0]), min(last[j], problem.windows[i][1])
+        x = (problem.wave[low:high] - centre[:, j, None]) / sigma[:, j, None]
+        out[:, low:high] += (flux[:, j] / sigma[:, j] / np.sqrt(2 * np.pi))[:, None] * np.exp(-0.5 * x * x)
     return out
 
 

@@ -18,6 +18,8 @@ from fiberifu.provenance import Provenance, check_file_name, software_version
 __all__ = ["read_dap_maps", "write_dap_maps"]
 
 FLUX_BUNIT = "1E-17 erg/s/cm^2/spaxel"
+# Sums of a doublet that is not resolved, under the name of one of its lines (Belfiore et al. 2019, AJ 158, 160).
+BLENDS = {"OIId-3728": "O2_3726"}
 LAYOUT = {  # quantity -> (extension, BUNIT as the DAP writes it, has an error)
     "flux": ("EMLINE_GFLUX", FLUX_BUNIT, True),
     "ew": ("EMLINE_GEW", "ang", True),
@@ -26,9 +28,14 @@ LAYOUT = {  # quantity -> (extension, BUNIT as the DAP writes it, has an error)
     "dispersion": ("EMLINE_GSIGMA", "km/s", True),
     "instrumental_dispersion": ("EMLINE_INSTSIGMA", "km/s", False),
 }
+SUMS = {  # the same of `sum_line_maps`; the DAP has no moments of them
+    "flux": ("EMLINE_SFLUX", FLUX_BUNIT, True),
+    "ew": ("EMLINE_SEW", "ang", True),
+    "continuum": ("EMLINE_SEW_CNT", "1E-17 erg/s/cm^2/ang/spaxel", True),
+}
 
 
-def write_dap_maps(maps, path, *, overwrite=False):
+def write_dap_maps(maps, path, *, sums=None, overwrite=False):
     """Write `LineMaps` as EMLINE_GFLUX, _GEW, _GEW_CNT, _GVEL, _GSIGMA, _INSTSIGMA with _IVAR and _MASK.
 
     Parameters
@@ -37,6 +44,8 @@ def write_dap_maps(maps, path, *, overwrite=False):
         Two-dimensional, with a celestial WCS.
     path : str or path-like
         With ``predicted`` or ``sim`` in the name, as the provenance asks.
+    sums : `LineMaps`, optional
+        Of `sum_line_maps`, of the same spaxels: written as EMLINE_SFLUX, _SEW and _SEW_CNT beside the fits.
     overwrite : bool
 
     Notes
@@ -56,12 +65,15 @@ def write_dap_maps(maps, path, *, overwrite=False):
     primary.header["DAPFRMT"] = ("MAPS", "layout of the MaNGA DAP")
     primary.header["MASKNAME"] = ("MANGA_DAPPIXMASK", "meaning of the mask bits")
     hdus = fits.HDUList([primary])
-    for name, (extension, bunit, has_error) in LAYOUT.items():
-        value, sigma, _ = maps._data[name]
+    if sums is not None and sums.shape != maps.shape:
+        raise ValueError(f"sums has the shape {sums.shape}; that of the maps is {maps.shape}")
+    parts = [(maps, *item) for item in LAYOUT.items()] + ([(sums, *item) for item in SUMS.items()] if sums else [])
+    for source, name, (extension, bunit, has_error) in parts:
+        value, sigma, _ = source._data[name]
         cards = {"BUNIT": bunit, "HDUCLASS": "SDSS", "HDUCLAS1": "CUBE", "HDUCLAS2": "DATA"}
         if has_error:
             cards |= {"ERRDATA": f"{extension}_IVAR", "QUALDATA": f"{extension}_MASK"}
-        hdus.append(_image(maps, np.nan_to_num(value, posinf=0, neginf=0), extension, cards))
+        hdus.append(_image(source, np.nan_to_num(value, posinf=0, neginf=0), extension, cards))
         if has_error:
             with np.errstate(divide="ignore"):
                 ivar = np.where((sigma > 0) & np.isfinite(sigma), sigma**-2.0, 0)
@@ -72,14 +84,14 @@ def write_dap_maps(maps, path, *, overwrite=False):
                 "HDUCLAS2": "ERROR",
                 "QUALDATA": f"{extension}_MASK",
             }
-            hdus.append(_image(maps, ivar, f"{extension}_IVAR", cards))
+            hdus.append(_image(source, ivar, f"{extension}_IVAR", cards))
             cards = {
                 "HDUCLASS": "SDSS",
                 "HDUCLAS1": "CUBE",
                 "HDUCLAS2": "QUALITY",
                 "ERRDATA": f"{extension}_IVAR",
             }
-            hdus.append(_image(maps, maps._mask[name], f"{extension}_MASK", cards, dtype=np.int32))
+            hdus.append(_image(source, source._mask[name], f"{extension}_MASK", cards, dtype=np.int32))
     for name, array in (("F_COVARIANCE", maps._covariance), ("F_SHARED", maps.shared), ("FLAGS", maps.flags)):
         if array is not None:
             dtype = np.int32 if name == "FLAGS" else np.float32
@@ -91,6 +103,8 @@ def write_dap_maps(maps, path, *, overwrite=False):
         hdu.header["EXTCORR"] = (maps.extinction_corrected, "T: corrected for Galactic extinction")
         if maps.ebv is not None and np.isfinite(maps.ebv):
             hdu.header["EBVGAL"] = (float(maps.ebv), "[mag] Galactic E(B-V), SFD scale")
+        if "internal_extinction" in maps.meta:
+            hdu.header["DUSTCORR"] = (True, "T: corrected for dust in the galaxy, too")
         hdu.header["FIBIFUV"] = (software_version(), "fiberifu version")
     with atomic_path(path, overwrite=overwrite) as temporary:
         hdus.writeto(temporary)
@@ -110,12 +124,14 @@ def _image(maps, array, name, cards, dtype=np.float32):
     return fits.ImageHDU(np.asarray(array, dtype=dtype), header=header, name=name)
 
 
-def read_dap_maps(path):
+def read_dap_maps(path, *, kind="fit"):
     """Read a MAPS file: of the MaNGA DAP, any release, or as written by `write_dap_maps`.
 
     Parameters
     ----------
     path : str or path-like
+    kind : {'fit', 'sums'}
+        The Gaussian fits (EMLINE_GFLUX ...), or the sums in bands (EMLINE_SFLUX, _SEW).
 
     Returns
     -------
@@ -128,22 +144,24 @@ def read_dap_maps(path):
     FileNotFoundError, ValueError
         Not a FITS file, truncated, or without EMLINE_GFLUX; the message names the file.
     """
+    if kind not in ("fit", "sums"):
+        raise ValueError(f"kind is {kind!r}; 'fit' or 'sums'")
     try:
         with fits.open(path, memmap=False) as hdus:
-            return _from_hdus(hdus)
+            return _from_hdus(hdus, LAYOUT if kind == "fit" else SUMS)
     except FileNotFoundError:
         raise
     except (OSError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a readable file of DAP maps: {error}") from error
 
 
-def _from_hdus(hdus):
-    primary, header = hdus[0].header, hdus["EMLINE_GFLUX"].header
+def _from_hdus(hdus, layout):
+    primary, header = hdus[0].header, hdus[layout["flux"][0]].header
     channels = [header[f"C{i:02d}"].strip() for i in range(1, header["NAXIS3"] + 1)]
     lines = [_line(channel) for channel in channels]
     no_value = np.int32(DAPMask.NOCOV | DAPMask.NOVALUE)
     values, masks = {}, {}
-    for name, (extension, _, has_error) in LAYOUT.items():
+    for name, (extension, _, has_error) in layout.items():
         if extension not in hdus:
             continue
         value = np.array(hdus[extension].data, dtype=np.float64)
@@ -156,12 +174,9 @@ def _from_hdus(hdus):
                 values[f"{name}_sigma"] = np.where(ivar > 0, ivar**-0.5, np.nan)
         if np.isfinite(value).any():
             values[name] = value
-    values.setdefault("flux", np.full(hdus["EMLINE_GFLUX"].shape, np.nan))
-    extra = {
-        key: np.array(hdus[hdu].data)
-        for key, hdu in (("covariance", "F_COVARIANCE"), ("shared", "F_SHARED"), ("flags", "FLAGS"))
-        if hdu in hdus
-    }
+    values.setdefault("flux", np.full(hdus[layout["flux"][0]].shape, np.nan))
+    fitted = (("covariance", "F_COVARIANCE"), ("shared", "F_SHARED")) if layout is LAYOUT else ()
+    extra = {key: np.array(hdus[hdu].data) for key, hdu in (*fitted, ("flags", "FLAGS")) if hdu in hdus}
     # SCINPVEL, the DAP's input velocity, is c z.
     redshift = primary.get("REDSHIFT", primary.get("SCINPVEL", np.nan) / c.to_value(u.km / u.s))
     return LineMaps(
@@ -182,6 +197,6 @@ def _from_hdus(hdus):
 
 def _line(channel):
     try:
-        return resolve_line(channel)
+        return resolve_line(BLENDS.get(channel, channel))
     except ValueError:
         return channel

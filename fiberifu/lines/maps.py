@@ -11,7 +11,7 @@ from astropy.table import QTable
 
 from fiberifu.lines.table import resolve_line
 
-__all__ = ["CONTINUUM_UNIT", "FLUX_UNIT", "DAPMask", "LineMaps"]
+__all__ = ["CONTINUUM_UNIT", "FLUX_UNIT", "DAPMask", "LineMaps", "Totals"]
 
 FLUX_UNIT = u.Unit("1e-17 erg / (s cm2)")
 CONTINUUM_UNIT = u.Unit("1e-17 erg / (s cm2 AA)")
@@ -57,6 +57,14 @@ class _ByLine(Mapping):
             return bool(resolve_line(line, known=self._keys))
         except ValueError:
             return False
+
+
+class Totals(dict):
+    """Sums over spaxels by line, each (sum, 1-sigma error); ``used`` has the fraction of the area behind each sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = {}
 
 
 class LineMaps:
@@ -174,6 +182,9 @@ class LineMaps:
         self.extinction_corrected = bool(extinction_corrected)
         self.ebv = provenance.ebv if ebv is None and provenance is not None else ebv
         self.meta = dict(meta or {})
+        #: `LineMaps` of each component, the narrow one first, of a fit with two; else empty.
+        self.components = ()
+        self.fitted = None  # FittedSpectra, of a fit
 
     def _full(self, value, unit, name):
         shape = (len(self.lines),) + self.shape
@@ -210,6 +221,22 @@ class LineMaps:
     )
 
     @property
+    def intrinsic_dispersion(self):
+        """Dispersion without the instrument's, km/s: square root of the difference of squares.
+
+        Where lines are narrower than the instrument it is 0, with NEARBOUND; its error is that of the observed
+        dispersion, propagated, and large where the two are close.
+        """
+        value, sigma, unit = self._data["dispersion"]
+        instrument = self._data["instrumental_dispersion"][0]
+        square = value**2 - instrument**2
+        intrinsic = np.sqrt(np.clip(square, 0, None))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.where(intrinsic > 0, value * sigma / intrinsic, np.nan)
+        mask = self._mask["dispersion"] | np.where(square > 0, 0, np.int32(DAPMask.NEARBOUND))
+        return _ByLine(self.lines, lambda i: self._ccd(intrinsic[i], error[i], unit, mask[i]))
+
+    @property
     def snr(self):
         """Flux over its 1-sigma error."""
         value, sigma, _ = self._data["flux"]
@@ -242,7 +269,7 @@ class LineMaps:
         variance = np.einsum("...i,...ij,...j->...", gradient, covariance, gradient) / bottom**2
         mask = np.bitwise_or.reduce(self._mask["flux"][used], axis=0)
         mask = mask | np.where(np.isfinite(ratio), 0, np.int32(DAPMask.MATHERROR | DAPMask.DONOTUSE))
-        return self._ccd(ratio, np.sqrt(variance), u.dimensionless_unscaled, mask)
+        return self._ccd(ratio, np.sqrt(np.clip(variance, 0, None)), u.dimensionless_unscaled, mask)
 
     def covariance(self, a, b):
         """Covariance, position by position, of two fluxes or sums of fluxes (named as for `ratio`)."""
@@ -273,54 +300,164 @@ class LineMaps:
         value, sigma, unit = self._data["flux"]
         return self._ccd(np.maximum(value[i], 0) + nsigma * sigma[i], None, unit, self._mask["flux"][i])
 
-    def total(self, region=None):
+    def bpt(self, kind="N2", *, snr=3):
+        """Star-forming, Seyfert, LINER ... by line ratios; see `fiberifu.lines.diagnostics.bpt`."""
+        from fiberifu.lines.diagnostics import bpt
+
+        return bpt(self, kind, snr=snr)
+
+    def whan(self, *, snr=3):
+        """Classes by EW(H-alpha) and [N II]/H-alpha; see `fiberifu.lines.diagnostics.whan`."""
+        from fiberifu.lines.diagnostics import whan
+
+        return whan(self, snr=snr)
+
+    def balmer_decrement(self, numerator="Ha", denominator="Hb"):
+        """Ratio of two Balmer lines; see `ratio`, and `deredden` for what follows from it."""
+        return self.ratio(numerator, denominator)
+
+    def deredden(self, ebv=None, *, law="cardelli89", rv=3.1, decrement=("Ha", "Hb"), intrinsic=None, snr=3):
+        """Correct the fluxes for dust **in the galaxy**; see `fiberifu.lines.diagnostics.deredden`.
+
+        For Galactic extinction see ``extinction_corrected``.
+        """
+        from fiberifu.lines.diagnostics import deredden
+
+        return deredden(self, ebv, law=law, rv=rv, decrement=decrement, intrinsic=intrinsic, snr=snr)
+
+    @property
+    def chi2(self):
+        """Reduced chi2 of the fit, `~astropy.nddata.CCDData`; ValueError for maps that do not come from a fit."""
+        from fiberifu.lines.diagnostics import reduced_chi2
+
+        return reduced_chi2(self)
+
+    def total(self, region=None, *, correlation=None):
         """Sum of the fluxes over spaxels.
 
         Parameters
         ----------
-        region : array_like of bool or `regions.Region`, optional
-            Spaxels to sum: a mask (True = in) or a sky or pixel region (centres inside); all by default.
+        region : array_like of bool, `regions.Region` or `photutils.aperture.Aperture`, optional
+            Spaxels to sum: a mask (True = in), a sky or pixel region (centres inside), or a sky or pixel aperture,
+            whose edge takes spaxels by the area inside; all by default.
+        correlation : float, array_like of shape (n, n) or callable, optional
+            Of the errors of neighbouring spaxels: the factor alpha of 1 + alpha log10 N by which sigma grows for N
+            spaxels up to 100 (MaNGA: 1.62; Law et al. 2016, AJ 152, 83); coefficients between all n spaxels in the
+            order of `numpy.ravel`; or a function that gives them for separations in spaxels (MaNGA:
+            ``lambda d: np.exp(-0.5 * (d / 1.92) ** 2)``; Westfall et al. 2019, AJ 158, 231).
 
         Returns
         -------
-        dict of str to (`~astropy.units.Quantity`, `~astropy.units.Quantity`)
-            Sum and 1-sigma error of each line over the spaxels that are not DONOTUSE.
+        `Totals`, a dict of str to (`~astropy.units.Quantity`, `~astropy.units.Quantity`)
+            Sum and 1-sigma error of each line over the spaxels that are not DONOTUSE, which count as nothing:
+            ``totals.used["Ha"]`` is the fraction of the region's area on the maps that was summed.
+
+        Raises
+        ------
+        ValueError
+            For a region or a correlation that does not fit the maps.
 
         Notes
         -----
-        The error uses the ``shared`` directions.  Without them spaxels of a prediction count as
-        fully correlated (an upper bound), others as independent; neighbouring spaxels of real cubes are not:
-        see the survey.  Positions whose apertures overlap must not be summed at all.
+        The error uses the ``shared`` directions; ``correlation`` then is that of the rest.  Without either,
+        spaxels of a prediction count as fully correlated (an upper bound), those of one bin too where maps were
+        spread over bins (`spread_bins`), others as independent: neighbouring spaxels of real cubes are not, and
+        need ``correlation``.  Positions whose apertures overlap must not be summed at all.
         """
-        inside = np.ones(self.shape, bool) if region is None else self._inside(region)
+        weights = np.ones(self.shape) if region is None else self._inside(region)
         value, sigma, unit = self._data["flux"]
-        good = inside & (self._mask["flux"] & DAPMask.DONOTUSE == 0) & np.isfinite(value)
-        result = {}
+        good = (weights > 0) & (self._mask["flux"] & DAPMask.DONOTUSE == 0) & np.isfinite(value)
+        totals = Totals()
         for i, line in enumerate(self.lines):
-            s = sigma[i][good[i]]
+            share = np.where(good[i], weights, 0.0)
+            flux, error = (np.where(good[i], x[i], 0.0) * share for x in (value, sigma))
+            common = 0.0
             if self.shared is not None:
-                common = self.shared[:, i][:, good[i]]
-                rest = np.clip(s**2 - (common**2).sum(0), 0, None)
-                error = np.sqrt((common.sum(1) ** 2).sum() + rest.sum())
-            else:
-                predicted = self.provenance is not None and self.provenance.datatype == "PREDICTED"
-                error = s.sum() if predicted else np.sqrt((s**2).sum())
-            result[line] = (value[i][good[i]].sum() * unit, error * unit)
-        return result
+                directions = np.where(good[i], self.shared[:, i], 0.0) * share
+                common = (directions.reshape(len(directions), -1).sum(1) ** 2).sum()
+                error = np.sqrt(np.clip(error**2 - (directions**2).sum(0), 0, None))
+            rest = self._variance_of_sum(error, share.sum(), correlation)
+            totals[line] = (flux.sum() * unit, np.sqrt(common + rest) * unit)
+            totals.used[line] = share.sum() / weights.sum() if weights.any() else np.nan
+        return totals
+
+    def _variance_of_sum(self, sigma, n, correlation):
+        """Variance of the sum of n spaxels that have the errors ``sigma``, 0 elsewhere."""
+        if correlation is None:
+            predicted = self.provenance is not None and self.provenance.datatype == "PREDICTED"
+            if self.shared is None and predicted:
+                return sigma.sum() ** 2
+            bins = self.meta.get("bins")
+            if bins is not None:
+                return (np.bincount(np.ravel(bins + 1), np.ravel(sigma)) ** 2).sum()
+            return (sigma**2).sum()
+        if callable(correlation):
+            if len(self.shape) != 2:
+                raise ValueError(f"correlation is a function of separation; for positions {self.shape} give a matrix")
+            from scipy.signal import correlate  # late: a second that few need
+
+            # Of all pairs, by their offset: their products of errors summed, times one coefficient.
+            y, x = (np.arange(1 - size, size) for size in self.shape)
+            return max((correlate(sigma, sigma) * correlation(np.hypot(y[:, None], x))).sum(), 0.0)
+        correlation = np.asarray(correlation, float)
+        if correlation.ndim == 0 and correlation >= 0:
+            return (sigma**2).sum() * (1 + correlation * np.log10(np.clip(n, 1, 100))) ** 2
+        if correlation.shape != (sigma.size, sigma.size):
+            raise ValueError(
+                f"correlation is {correlation if correlation.ndim == 0 else correlation.shape}; it must be a number "
+                f"that is not negative, a function, or an array of shape {(sigma.size, sigma.size)}"
+            )
+        return max(sigma.ravel() @ correlation @ sigma.ravel(), 0.0)
 
     def _inside(self, region):
-        if hasattr(region, "to_pixel"):
+        """How much of each spaxel is in the region, 0 to 1."""
+        on_sky = hasattr(region, "to_pixel")
+        if (on_sky and self.wcs is None) or (hasattr(region, "to_mask") and len(self.shape) != 2):
+            raise ValueError(f"region is {region!r}; maps of shape {self.shape} without a WCS take a bool array")
+        if on_sky:
             region = region.to_pixel(self.wcs)
         if hasattr(region, "to_mask"):
-            image = region.to_mask(mode="center").to_image(self.shape)
-            return np.zeros(self.shape, bool) if image is None else image > 0
+            # Apertures are exact in area; regions, which may be any shape, take centres.
+            cut = region.to_mask(method="exact") if hasattr(region, "area_overlap") else region.to_mask(mode="center")
+            if isinstance(cut, list):
+                raise ValueError(f"region is an aperture at {len(cut)} positions; give one")
+            image = cut.to_image(self.shape)
+            return np.zeros(self.shape) if image is None else np.asarray(image, float)
         region = np.asarray(region)
         if region.dtype != bool or region.shape != self.shape:
             raise ValueError(
-                f"region is a {region.dtype} array of shape {region.shape}; it must be a region or a bool "
+                f"region is a {region.dtype} array of shape {region.shape}; it must be a region, an aperture or a bool "
                 f"array of shape {self.shape}"
             )
-        return region
+        return region.astype(float)
+
+    def model(self, what="all"):
+        """The fitted spectra.
+
+        Parameters
+        ----------
+        what : {'all', 'lines', 'continuum'}
+
+        Returns
+        -------
+        `~specutils.Spectrum`
+            Like the cube that was fitted; NaN outside the windows around the lines.
+
+        Raises
+        ------
+        ValueError
+            For maps that do not come from a fit in this session.
+        """
+        return self._needs_fit().spectrum(what)
+
+    def residual(self):
+        """The cube less the fitted spectra, with its uncertainty and mask; otherwise as `model`."""
+        return self._needs_fit().residual()
+
+    def _needs_fit(self):
+        if self.fitted is None:
+            raise ValueError("these maps hold no spectra: only those that fit_line_maps has just made do")
+        return self.fitted
 
     def to_table(self):
         """One row per position: its place and columns such as ``Ha_flux``, ``Ha_flux_err``, ``Ha_mask``."""
@@ -343,22 +480,22 @@ class LineMaps:
             table[f"{line}_mask"] = self._mask["flux"][i].ravel()
         return table
 
-    def write(self, path, *, format="dap-maps", overwrite=False):
+    def write(self, path, *, format="dap-maps", sums=None, overwrite=False):
         """Write a FITS file in the layout of the MaNGA DAP MAPS; see `fiberifu.lines.write_dap_maps`."""
         from fiberifu.lines.io import write_dap_maps
 
         if format != "dap-maps":
             raise ValueError(f"format is {format!r}; 'dap-maps' is the one there is")
-        write_dap_maps(self, path, overwrite=overwrite)
+        write_dap_maps(self, path, sums=sums, overwrite=overwrite)
 
     @classmethod
-    def read(cls, path, *, format="dap-maps"):
+    def read(cls, path, *, format="dap-maps", kind="fit"):
         """Read a MAPS file of the MaNGA DAP or of ours; see `fiberifu.lines.read_dap_maps`."""
         from fiberifu.lines.io import read_dap_maps
 
         if format != "dap-maps":
             raise ValueError(f"format is {format!r}; 'dap-maps' is the one there is")
-        return read_dap_maps(path)
+        return read_dap_maps(path, kind=kind)
 
     def __repr__(self):
         kind = "observed" if self.provenance is None else self.provenance.datatype.lower()

@@ -1,7 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Readers of survey files: each turns a survey's own format into objects of astropy."""
+"""Readers of survey files: each turns a survey's own format into objects of astropy and specutils."""
 
 from fiberifu.surveys.des import read_des
 from fiberifu.surveys.legacysurvey import read_legacysurvey
+from fiberifu.surveys.manga import read_manga_cube, read_manga_spectra
+from fiberifu.surveys.sami import read_sami_cube, read_sami_map
 
-__all__ = ["read_des", "read_legacysurvey"]
+__all__ = [
+    "read_des",
+    "read_legacysurvey",
+    "read_manga_cube",
+    "read_manga_spectra",
+    "read_sami_cube",
+    "read_sami_map",
+]
