@@ -62,7 +62,8 @@ def read_cube_files(files):
     try:
         return Spectrum.read(file)
     except Exception as error:  # of whichever loader tried
-        raise ValueError(f"{file}: not a cube of MaNGA, SAMI or fiberifu, and specutils says: {error}") from error
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{file}: not a cube of MaNGA, SAMI or fiberifu, and specutils says: {first}") from error
 
 
 def lines_to_folder(

@@ -16,7 +16,8 @@ from astropy.nddata import NDData
 from astropy.table import QTable
 
 from fiberifu.constants import C_KMS
-from fiberifu.lines.fit import BAD, SURE, _assemble, _covered
+from fiberifu.lines.fit import _assemble, _covered
+from fiberifu.lines.job import BAD, SURE
 from fiberifu.lines.maps import DAPMask
 from fiberifu.lines.rows import Rows
 from fiberifu.lines.table import line_table

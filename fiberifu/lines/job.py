@@ -1,0 +1,261 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Rows of spectra through the engine, and what its numbers mean: fluxes, widths, flags, a second component, errors.
+
+Shapes: N spectra, P pixels in the windows, L lines, F free fluxes, G kinematic groups.
+"""
+
+import dataclasses
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable
+
+from fiberifu.constants import C_KMS
+from fiberifu.lines.engine import LineFit, LineProblem, fit_lines, line_spectra, polynomial_spectra
+from fiberifu.lines.maps import DAPMask
+from fiberifu.lines.threads import in_threads
+
+__all__ = ["BAD", "SURE", "Job", "split_components"]
+
+BAD = np.int32(DAPMask.DONOTUSE)
+SURE = 3.0  # S/N below which velocity and width are called unreliable
+EVIDENCE = 10.0  # difference of BIC that a second component must earn (Kass & Raftery 1995, "very strong")
+
+
+@dataclasses.dataclass
+class Job:
+    """Spectra to be fitted: arrays as the engine takes them, and what their fluxes mean.
+
+    ``model`` (N, P) has been taken off ``data``; ``lsf`` is (L,) or (N, L).
+    """
+
+    problem: LineProblem
+    data: np.ndarray
+    weight: np.ndarray
+    model: np.ndarray | None
+    lsf: np.ndarray
+    table: QTable
+    redshift: float
+    threads: int | None
+    chunk: int
+
+    def rows(self, index):
+        """The same for some spectra."""
+        return dataclasses.replace(
+            self,
+            data=self.data[index],
+            weight=self.weight[index],
+            model=None if self.model is None else self.model[index],
+            lsf=self.lsf if self.lsf.ndim == 1 else self.lsf[index],
+        )
+
+    def fit(self, data=None, start=None):
+        """`LineFit` of all spectra, or of other ``data`` with the same weights, from ``start`` if given."""
+        data = self.data if data is None else data
+
+        def work(part):
+            lsf = None if self.lsf.ndim == 1 else self.lsf[part]
+            begin = None if start is None else tuple(x[part] for x in start)
+            return fit_lines(self.problem, data[part], self.weight[part], lsf=lsf, start=begin)
+
+        parts = [slice(i, i + self.chunk) for i in range(0, len(data), self.chunk)]
+        fits = in_threads(work, parts, self.threads)
+        names = [field.name for field in dataclasses.fields(LineFit)]
+        return LineFit(**{name: np.concatenate([getattr(f, name) for f in fits]) for name in names})
+
+    def measure(self, fit, data=None):
+        """All quantities, per line (N, L) and per spectrum (N,), and the spectra of the lines (N, P)."""
+        problem, data = self.problem, self.data if data is None else data
+        n_free, n_groups, tie, group = problem.tie.shape[1], problem.n_groups, problem.tie, problem.group
+        flux = np.nan_to_num(fit.flux) @ tie.T
+        lost = np.isnan(fit.flux) @ (tie != 0).T
+        covariance = tie @ fit.covariance[:, :n_free, :n_free] @ tie.T
+        flux_sigma = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+        spread = np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2))
+        centre = problem.centres * (1 + fit.velocity[:, group] / C_KMS)
+        instrument = np.broadcast_to(self.lsf, flux.shape) / centre * C_KMS
+        dispersion = np.sqrt(np.clip(fit.variance[:, group] + instrument**2, 0, None))
+        lines = line_spectra(problem, fit, None if self.lsf.ndim == 1 else self.lsf)
+        level, level_sigma = _pseudo_continuum(self, data - lines)
+        z1 = 1 + self.redshift
+        ew = flux / np.where(level > 0, level, np.nan) / z1
+        ew_sigma = np.hypot(flux_sigma / np.where(flux_sigma > 0, level, np.nan), flux * level_sigma / level**2) / z1
+        mask = np.where(lost, np.int32(DAPMask.NOCOV) | BAD, np.int32(0))
+        failed = ~(fit.converged & np.isfinite(fit.chi2) & np.isfinite(fit.flux).any(1))[:, None]
+        mask |= np.where(failed, np.int32(DAPMask.FITFAILED) | BAD, np.int32(0))
+        snr = np.where(flux_sigma > 0, flux / np.where(flux_sigma > 0, flux_sigma, 1), 0)
+        member = group[:, None] == np.arange(n_groups)
+        best = np.where(member, snr[..., None], -np.inf).max(1)  # (N, G), of the brightest line that moves along
+        doubt = np.where(fit.bounded[:, group], np.int32(DAPMask.NEARBOUND) | BAD, np.int32(0))
+        doubt |= np.where(best[:, group] < SURE, np.int32(DAPMask.UNRELIABLE) | BAD, np.int32(0))
+        return {
+            "flux": flux, "flux_sigma": flux_sigma, "covariance": covariance,
+            "ew": ew, "ew_sigma": np.abs(ew_sigma), "continuum": level, "continuum_sigma": level_sigma,
+            "velocity": fit.velocity[:, group], "velocity_sigma": spread[:, n_free + group],
+            "dispersion": dispersion,
+            "dispersion_sigma": spread[:, n_free + n_groups + group] / 2 / np.maximum(dispersion, 10.0),
+            "instrumental_dispersion": instrument, "mask": mask, "kinematic_mask": mask | doubt, "best": best,
+            "chi2": fit.chi2, "n_pixels": fit.n_pixels,
+            "degrees_of_freedom": fit.n_pixels - n_free - 2 * n_groups - len(problem.windows) * (problem.degree + 1),
+            "lines": lines,
+        }  # fmt: skip
+
+    def continuum(self, lines):
+        """What is below ``lines`` (N, P): the model that was taken off, and the polynomials."""
+        smooth = 0.0 if self.model is None else self.model
+        if self.problem.degree >= 0:
+            smooth = smooth + polynomial_spectra(self.problem, self.data - lines, self.weight)
+        return np.broadcast_to(smooth, self.data.shape)
+
+    def scatter(self, draws, fit, found):
+        """Errors from the scatter of fits to other data; fluxes with their covariance."""
+        names = ("flux", "ew", "continuum", "velocity", "dispersion")
+        n, sums, squares, product = 0, dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), 0.0
+        for data in draws:
+            again = self.measure(self.fit(data, start=(fit.velocity, fit.variance)), data)
+            step = {name: again[name] - found[name] for name in names}
+            for name in names:
+                sums[name] = sums[name] + step[name]
+                squares[name] = squares[name] + step[name] ** 2
+            product = product + step["flux"][:, :, None] * step["flux"][:, None]
+            n += 1
+        with np.errstate(invalid="ignore"):
+            out = {f"{name}_sigma": np.sqrt((squares[name] - sums[name] ** 2 / n).clip(0) / (n - 1)) for name in names}
+        mean = sums["flux"] / n
+        return out | {"covariance": (product - n * mean[:, :, None] * mean[:, None]) / (n - 1)}
+
+    def second(self, fit):
+        """A job of twice the lines for the spectra that a second component describes better, which these are (N,) and
+        its fit; narrow component first."""
+        single = self.problem
+        chosen = np.zeros(len(self.data), bool)
+        found = self.measure(fit)
+        bright = np.flatnonzero((found["best"].max(1) > 3 * SURE) & (found["mask"] & BAD == 0).any(1))
+        if not bright.size:
+            return None, chosen, None
+        job = dataclasses.replace(self.rows(bright), problem=_doubled(single))
+        if job.lsf.ndim == 1:
+            job.lsf = np.repeat(job.lsf, 2)
+        else:
+            job.lsf = np.repeat(job.lsf, 2, axis=1)
+        velocity, variance = fit.velocity[bright], np.maximum(fit.variance[bright], 30.0**2)
+        sigma = np.sqrt(variance)
+        starts = [  # a broad base at rest or blueshifted (outflow); two streams side by side
+            ((velocity, velocity), (0.5 * variance, 5 * variance + 100.0**2)),
+            ((velocity, velocity - 150), (0.5 * variance, 3 * variance + 100.0**2)),
+            ((velocity - sigma, velocity + sigma), (0.4 * variance, 0.4 * variance)),
+        ]
+        best = None
+        for places, widths in starts:
+            trial = job.fit(start=(np.concatenate(places, 1), np.concatenate(widths, 1)))
+            if best is None:
+                best = trial
+                continue
+            better = trial.chi2 < best.chi2
+            for name in (field.name for field in dataclasses.fields(LineFit)):
+                getattr(best, name)[better] = getattr(trial, name)[better]
+        best = _narrow_first(best, single.tie.shape[1], single.n_groups)
+        n_more = single.tie.shape[1] + 2 * single.n_groups
+        freedom = found["degrees_of_freedom"][bright] - n_more
+        scale = np.maximum(best.chi2 / np.maximum(freedom, 1), 1)
+        gain = (fit.chi2[bright] - best.chi2) / scale - n_more * np.log(np.maximum(fit.n_pixels[bright], 2))
+        lines = job.measure(best)["best"].reshape(len(bright), 2, -1).max(2)  # S/N of the best line of each
+        good = (gain > EVIDENCE) & (lines > SURE).all(1) & best.converged & ~best.bounded.any(1)
+        chosen[bright[good]] = True
+        names = [field.name for field in dataclasses.fields(LineFit)]
+        kept = LineFit(**{name: getattr(best, name)[good] for name in names})
+        return job.rows(np.flatnonzero(good)) if good.any() else None, chosen, kept
+
+
+def _doubled(problem):
+    """The problem with every line twice: copies side by side, the second set with fluxes and groups of its own."""
+    n_lines, n_free = problem.tie.shape
+    tie = np.zeros((2 * n_lines, 2 * n_free))
+    tie[::2, :n_free], tie[1::2, n_free:] = problem.tie, problem.tie
+    group = np.empty(2 * n_lines, int)
+    group[::2], group[1::2] = problem.group, problem.group + problem.n_groups
+    return dataclasses.replace(
+        problem, centres=np.repeat(problem.centres, 2), lsf=np.repeat(problem.lsf, 2), tie=tie, group=group
+    )
+
+
+def _narrow_first(fit, n_free, n_groups):
+    """Exchange the components where the second is the narrower."""
+    swap = fit.variance[:, :n_groups].mean(1) > fit.variance[:, n_groups:].mean(1)
+    free, group = np.roll(np.arange(2 * n_free), n_free), np.roll(np.arange(2 * n_groups), n_groups)
+    order = np.concatenate([free, 2 * n_free + group, 2 * n_free + 2 * n_groups + group])
+    pick = lambda x, index: np.where(swap[:, None], x[:, index], x)  # noqa: E731
+    covariance = np.where(swap[:, None, None], fit.covariance[:, order[:, None], order], fit.covariance)
+    return dataclasses.replace(fit, flux=pick(fit.flux, free), velocity=pick(fit.velocity, group),
+                               variance=pick(fit.variance, group), bounded=pick(fit.bounded, group),
+                               covariance=covariance)  # fmt: skip
+
+
+def _pseudo_continuum(job, residual):
+    """Continuum at the lines and its error: between the means of the DAP's side bands, lines subtracted."""
+    problem, weight = job.problem, job.weight
+    light, wave, z1 = residual if job.model is None else residual + job.model, problem.wave, 1 + job.redshift
+    copies = len(problem.centres) // len(job.table)  # two of each line where there are two components
+    level, sigma = (np.full((len(residual), len(problem.centres)), np.nan) for _ in range(2))
+    smooth = None
+    for i, line in enumerate(job.table):
+        sides, here = [], slice(copies * i, copies * (i + 1))
+        for name in ("blue", "red"):
+            low, high = line[name].to_value(u.AA) * z1
+            inside = (wave > low) & (wave < high)
+            if not inside.any():
+                break
+            good = weight[:, inside] > 0
+            n = good.sum(1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                mean = np.where(good, light[:, inside], 0).sum(1) / n
+                noise = np.sqrt(np.where(good, 1 / weight[:, inside], 0).sum(1)) / n
+            sides.append(((low + high) / 2, np.where(n > 0, mean, np.nan), noise))
+        if len(sides) == 2:
+            (a, mean_a, noise_a), (b, mean_b, noise_b) = sides
+            part = (problem.centres[copies * i] - a) / (b - a)
+            level[:, here] = (mean_a * (1 - part) + mean_b * part)[:, None]
+            sigma[:, here] = np.hypot(noise_a * (1 - part), noise_b * part)[:, None]
+        else:  # no side bands: the fitted continuum itself
+            smooth = job.continuum(job.data - residual) if smooth is None else smooth
+            level[:, here] = smooth[:, np.searchsorted(wave, problem.centres[copies * i])][:, None]
+    return level, sigma
+
+
+def split_components(job, fit, found):
+    """What was found of the narrow and of the broad component; ``found`` itself is turned to their sums."""
+    double, chosen, second = job.second(fit)
+    single = {name: value.copy() for name, value in found.items()}
+    narrow, broad = single, {name: np.full_like(value, np.nan) if value.dtype.kind == "f" else value.copy()
+                             for name, value in single.items()}  # fmt: skip
+    absent = np.int32(DAPMask.NOVALUE) | BAD
+    for name in ("mask", "kinematic_mask"):
+        broad[name][~chosen] = absent
+    if double is None:
+        return narrow, broad
+    two = double.measure(second)
+    for part, i in ((narrow, 0), (broad, 1)):
+        for name in ("flux", "flux_sigma", "ew", "ew_sigma", "continuum", "continuum_sigma", "velocity",
+                     "velocity_sigma", "dispersion", "dispersion_sigma", "instrumental_dispersion", "mask",
+                     "kinematic_mask"):  # fmt: skip
+            part[name][chosen] = two[name][:, i::2]
+        part["covariance"][chosen] = two["covariance"][:, i::2, i::2]
+        for name in ("chi2", "n_pixels", "degrees_of_freedom"):
+            part[name][chosen] = two[name]
+        for name in ("mask", "kinematic_mask"):
+            part[name][chosen] |= np.int32(DAPMask.MULTICOMP)
+    for name in ("lines", "chi2", "n_pixels", "degrees_of_freedom"):
+        found[name][chosen] = two[name]
+    n = two["flux"].shape[1] // 2
+    both = np.repeat(np.eye(n), 2, axis=1)  # (L, 2L), sums over the components
+    covariance = both @ two["covariance"] @ both.T
+    found["flux"][chosen] = two["flux"] @ both.T
+    found["covariance"][chosen] = covariance
+    found["flux_sigma"][chosen] = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    level, level_sigma, z1 = two["continuum"][:, ::2], two["continuum_sigma"][:, ::2], 1 + job.redshift
+    found["ew"][chosen] = two["ew"] @ both.T
+    found["ew_sigma"][chosen] = np.hypot(found["flux_sigma"][chosen] / level,
+                                         found["flux"][chosen] * level_sigma / level**2) / z1  # fmt: skip
+    for name in ("mask", "kinematic_mask"):
+        found[name][chosen] |= np.int32(DAPMask.MULTICOMP)
+    return narrow, broad
