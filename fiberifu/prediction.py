@@ -144,6 +144,23 @@ class Prediction:
         cube.meta["prediction"] = self
         return cube
 
+    def continuum(self):
+        """The predicted starlight alone, without lines.
+
+        Returns
+        -------
+        `~astropy.units.Quantity`
+            Of the shape of `cube`, or of `spectrum`: ``fit_line_maps(cube, continuum=prediction.continuum(), ...)``
+            fits the lines above it.
+        """
+        k = self.renderer.basis.config.n_continuum
+        total = 0.0
+        for node in self.nodes:
+            shape = self.renderer.continuum(node.redshift).numpy()  # (n_wave, k)
+            total = total + node.weight * (node.gaussian.mean.numpy()[:, :k] @ shape.T)
+        total = (total * self.renderer.transmission.numpy()).reshape(*self.shape, -1)
+        return (np.moveaxis(total, -1, 0) if self.wcs is not None else total) * FLUX_DENSITY
+
     def sample(self, n, *, seed=None):
         """Draw noiseless spectra, coherent in wavelength as the errors are.
 
@@ -354,20 +371,24 @@ class Prediction:
             "flags": self.flags,
             "card": self.card,
             "redshift": self.redshift,
+            "lsf": self._lsf() * u.AA,
+            "medium": "vacuum",
             "header": {
                 "BEAM": (float(self.beam.to_value(u.arcsec)), "[arcsec] effective FWHM of PSF and aperture"),
                 "APERTURE": str(self.aperture),
                 "PSFFWHM": (round(float(self.image.psf_fwhm), 4), "[arcsec] FWHM of the image's PSF"),
-                "LSFSIGMA": (self._lsf_middle(), "[Angstrom] sigma at the middle pixel"),
+                "LSFSIGMA": (
+                    round(float(self._lsf()[len(self.wavelength) // 2]), 4),
+                    "[Angstrom] sigma at the middle pixel",
+                ),
                 "FRAME": ("barycentric, vacuum", "wavelengths"),
             },
         }
 
-    def _lsf_middle(self):
+    def _lsf(self):
         import torch
 
-        middle = self.wavelength[len(self.wavelength) // 2].value
-        return round(float(self.renderer.lsf(torch.tensor([middle], dtype=torch.float64))[0]), 4)
+        return self.renderer.lsf(torch.from_numpy(self.wavelength.value.astype(float))).numpy()
 
     def _factors(self):
         """The coefficients and their covariance as arrays; spatial axes last, as in the cube."""

@@ -500,3 +500,24 @@ def test_nothing_usable_is_said_aloud(ifu, image):
     assert len(repr(p)) < 200 and "not an observation" in repr(p)
     with pytest.raises(ValueError, match="pure number"):
         ifu.predict(image, NEAR[0], redshift=3000 * u.km / u.s)
+
+
+def test_projected_lines_are_those_of_a_fit_to_drawn_spectra(ifu, image):
+    """Two ways to the same fluxes and errors: the model's amplitudes, and fits with free width to its spectra."""
+    from fiberifu.lines import fit_line_maps
+
+    p = ifu.predict_cube(image, size=8 * u.arcsec, spaxel=2 * u.arcsec)
+    cube, projected = p.cube(), p.line_maps()
+    keys = ["Hb", "O3_5007", "Ha", "N2_6583", "S2_6716"]
+    maps = fit_line_maps(cube, keys, redshift=p.redshift, lsf=cube.meta["lsf"], continuum=p.continuum(),
+                         errors="samples", samples=40)  # fmt: skip
+    assert maps.flags is None or not (maps.flags & int(Flag.FORMAL_ERRORS)).any()
+    for key in keys:
+        np.testing.assert_allclose(maps.flux[key].data, projected.flux[key].data, rtol=2e-3)
+        ratio = maps.flux[key].uncertainty.array / projected.flux[key].uncertainty.array
+        assert 0.8 < np.median(ratio) < 1.25, key
+    np.testing.assert_allclose(maps.dispersion["Ha"].data, projected.dispersion["Ha"].data, rtol=1e-2)
+    assert np.abs(maps.velocity["Ha"].data).max() < 2
+    with pytest.warns(AstropyUserWarning, match="predicted pixels are correlated"):
+        formal = fit_line_maps(cube, keys, redshift=p.redshift, lsf=cube.meta["lsf"], continuum=p.continuum())
+    assert (formal.flags & int(Flag.FORMAL_ERRORS)).all()
