@@ -419,3 +419,25 @@ def test_one_pixel_with_an_absurd_error_does_not_rule(fitted):
     again = fit(cube(wrong, tiny))
     assert np.abs((values(again) - values(maps)) / 0.5).max() < 1
     assert not again.flux["Ha"].mask.any()
+
+
+@pytest.mark.parametrize("device", ["torch:cpu", "torch:cuda"])
+def test_torch_gives_the_same(device):
+    """The engine on torch tensors: the same numbers to rounding, bad spaxels and two components included."""
+    import torch
+
+    if device == "torch:cuda" and not torch.cuda.is_available():
+        pytest.skip("no graphics card")
+    _, data, error, _ = mock(n=50, seed=21, reach=500.0)
+    error[3] = np.inf
+    data[4, 100:300] = np.nan
+    spectra = cube(data, error)
+    for keywords in ({}, {"kinematics": "balmer+forbidden"}, {"components": 2}):
+        here, there = fit(spectra, **keywords), fit(spectra, backend=device, **keywords)
+        for name in ("flux", "velocity", "dispersion", "ew"):
+            a, b = values(here, name), values(there, name)
+            np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(there.flux["Ha"].flags, here.flux["Ha"].flags)
+    for backend, message in (("fortran", "backend is 'fortran'; use"), ("torch:tpu9", "backend is 'torch:tpu9'")):
+        with pytest.raises(ValueError, match=message):
+            fit(spectra, backend=backend)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fiberifu.constants import C_KMS
+from fiberifu.lines.backend import NUMPY
 
 __all__ = ["LineFit", "LineProblem", "fit_lines", "line_spectra", "polynomial_spectra"]
 
@@ -25,6 +26,7 @@ SEED_SIGMA = 90.0  # km/s
 USUAL = 160.0  # km/s; pixels are gathered for lines up to this width, wider ones are done again
 REACH = 4.5  # sigma around a line that enter the sums
 EDGE = 0.999999
+ROOT_2PI = float(np.sqrt(2 * np.pi))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,19 @@ class LineFit:
     bounded: np.ndarray
 
 
-def fit_lines(problem, data, weight, *, lsf=None, start=None, max_steps=40, tolerance=1e-3):
+class _Placed:
+    """The problem's arrays where the work is done; what only steers stays with ``host``, the `LineProblem`."""
+
+    def __init__(self, problem, xp):
+        self.host, self.xp = problem, xp
+        self.wave, self.basis, self.centres, self.tie, self.group = (
+            xp.asarray(x) for x in (problem.wave, problem.basis, problem.centres, problem.tie, problem.group)
+        )
+        self.member = xp.asarray((problem.group[:, None] == np.arange(problem.n_groups)).astype(float))
+        self.lowest = xp.asarray(_lowest_variance(problem))
+
+
+def fit_lines(problem, data, weight, *, lsf=None, start=None, max_steps=40, tolerance=1e-3, xp=NUMPY):
     """Fit all spaxels.
 
     Parameters
@@ -132,46 +146,55 @@ def fit_lines(problem, data, weight, *, lsf=None, start=None, max_steps=40, tole
     max_steps : int
     tolerance : float
         Stop when a step would lower chi2 by less.
+    xp : backend
+        Where to compute, see `fiberifu.lines.backend.get_backend`.
 
     Returns
     -------
     LineFit
+        Of NumPy arrays.
     """
-    data = np.where(weight > 0, data, 0.0)
-    poly = _Polynomials(problem, data, weight)
-    velocity, variance = _seed(problem, poly, data, weight) if start is None else start
-    blur2 = np.broadcast_to(problem.blur2(lsf), (len(data), len(problem.centres)))
-    sums = _LocalSums(problem, poly, blur2, data, weight, velocity, reach_sigma=USUAL)
-    fit = _iterate(problem, sums, velocity, variance, max_steps, tolerance)
-    wide = fit.variance.max(1) > USUAL**2
-    moved = np.abs(fit.velocity - velocity).max(1) > 1.5 * STEP
-    if (again := np.flatnonzero(wide | moved)).size:  # few: their pixels are chosen anew, around where they went
-        wider = _LocalSums(problem, poly.rows(again), blur2[again], data[again], weight[again], fit.velocity[again],
+    placed = _Placed(problem, xp)
+    data, weight = xp.asarray(np.where(weight > 0, data, 0.0)), xp.asarray(weight)
+    poly = _Polynomials(placed, data, weight)
+    velocity, variance = _seed(placed, poly, data, weight) if start is None else map(xp.asarray, start)
+    blur2 = xp.asarray(np.broadcast_to(problem.blur2(lsf), (len(data), len(problem.centres))))
+    sums = _LocalSums(placed, poly, blur2, data, weight, velocity, reach_sigma=USUAL)
+    fit = _iterate(placed, sums, velocity, variance, max_steps, tolerance)
+    wide = xp.amax(fit.variance, 1) > USUAL**2
+    moved = xp.amax(abs(fit.velocity - velocity), 1) > 1.5 * STEP
+    again = xp.flatnonzero(wide | moved)
+    if len(again):  # few: their pixels are chosen anew, around where they went
+        wider = _LocalSums(placed, poly.rows(again), blur2[again], data[again], weight[again], fit.velocity[again],
                            reach_sigma=problem.max_sigma)  # fmt: skip
-        second = _iterate(problem, wider, fit.velocity[again], fit.variance[again], max_steps, tolerance)
+        second = _iterate(placed, wider, fit.velocity[again], fit.variance[again], max_steps, tolerance)
         for name in ("flux", "velocity", "variance", "covariance", "chi2", "converged", "bounded"):
             getattr(fit, name)[again] = getattr(second, name)
-    return fit
+    return LineFit(**{name: xp.to_numpy(value) for name, value in vars(fit).items()})
 
 
 class _Polynomials:
     """The polynomials, solved for once: lines are compared with what is left of the data."""
 
-    def __init__(self, problem, data, weight):
+    def __init__(self, placed, data, weight):
+        xp, problem = placed.xp, placed.host
         k = problem.degree + 1
         self.white, self.half, self.left = [], [], 0.0
-        self.n_pixels = np.zeros(len(data), int)
+        self.n_pixels = xp.zeros(len(data), dtype=int)
         for low, high in problem.windows:
-            basis, w, y = problem.basis[low:high], weight[:, low:high], data[:, low:high]
+            basis, w, y = placed.basis[low:high], weight[:, low:high], data[:, low:high]
             gram = (w @ (basis[:, :, None] * basis[:, None]).reshape(high - low, k * k)).reshape(len(w), k, k)
-            scale = gram.diagonal(axis1=1, axis2=2).mean(1) if k else np.ones(len(w))
-            gram += (np.where(scale > 0, 1e-12 * scale, 1.0))[:, None, None] * np.eye(k)
-            white = np.linalg.inv(np.linalg.cholesky(gram)) if k else gram  # white @ gram @ white.T = 1
+            if k:
+                scale = xp.diagonal(gram, 0, 1, 2).mean(1)
+                gram = gram + xp.where(scale > 0, 1e-12 * scale, 1.0)[:, None, None] * xp.eye(k)
+                white = xp.linalg.inv(xp.linalg.cholesky(gram))  # white @ gram @ white.T = 1
+            else:
+                white = gram
             half = (white @ ((w * y) @ basis)[..., None])[..., 0]
             self.white.append(white)
             self.half.append(half)
             self.left = self.left + (w * y * y).sum(1) - (half**2).sum(1)  # chi2 without any line
-            self.n_pixels += (w > 0).sum(1)
+            self.n_pixels = self.n_pixels + (w > 0).sum(1)
 
     def rows(self, index):
         """The same for some spaxels."""
@@ -181,13 +204,13 @@ class _Polynomials:
         return part
 
 
-def _seed(problem, poly, data, weight):
+def _seed(placed, poly, data, weight):
     """Best velocity of a grid, by the drop of chi2 line by line: templates common to all spaxels, so plain products."""
+    xp, problem = placed.xp, placed.host
     grid = np.arange(-GRID, GRID + 1, STEP)
     blur2 = problem.blur2()
-    gain = np.zeros((len(data), len(grid)))
     n_free = problem.tie.shape[1]
-    power, overlap = np.zeros((len(data), len(grid), n_free)), np.zeros((len(data), len(grid), n_free))
+    power, overlap = (xp.zeros((len(data), len(grid), n_free)) for _ in range(2))
     for i, (low, high) in enumerate(problem.windows):
         wave, basis = problem.wave[low:high], problem.basis[low:high]
         w = weight[:, low:high]
@@ -200,84 +223,102 @@ def _seed(problem, poly, data, weight):
         free = np.flatnonzero(problem.tie[lines].any(0))
         shape = np.einsum("vlp,lf->vfp", shape, problem.tie[lines][:, free])
         v, f, p = shape.shape
-        square = (w @ (shape**2).reshape(-1, p).T).reshape(-1, v, f)
         k = basis.shape[1]
-        cross = np.einsum("vfp,pk->pvfk", shape, basis).reshape(p, v * f * k)
-        cross = (w @ cross).reshape(len(w), v * f, k) @ poly.white[i].transpose(0, 2, 1)
+        cross = xp.asarray(np.einsum("vfp,pk->pvfk", shape, basis).reshape(p, v * f * k))
+        flat = xp.asarray(shape.reshape(-1, p).T)
+        square = (w @ flat**2).reshape(-1, v, f)
+        cross = (w @ cross).reshape(len(w), v * f, k) @ xp.swapaxes(poly.white[i], 1, 2)
         power[..., free] += square - (cross**2).sum(-1).reshape(-1, v, f)
-        overlap[..., free] += (wy @ shape.reshape(-1, p).T).reshape(-1, v, f)
+        overlap[..., free] += (wy @ flat).reshape(-1, v, f)
         overlap[..., free] -= (cross @ poly.half[i][..., None])[..., 0].reshape(-1, v, f)
-    gain = np.where(power > 0, np.maximum(overlap, 0) ** 2 / np.where(power > 0, power, 1), 0).sum(-1)
-    best = grid[gain.argmax(1)]
+    good = power > 0
+    gain = xp.where(good, overlap.clip(0) ** 2 / xp.where(good, power, 1.0), 0.0).sum(-1)
+    best = xp.asarray(grid)[gain.argmax(1)]
     n_groups = problem.n_groups
-    return np.repeat(best[:, None], n_groups, 1), np.full((len(data), n_groups), SEED_SIGMA**2)
+    return xp.tile(best[:, None], (1, n_groups)), xp.full((len(data), n_groups), SEED_SIGMA**2)
 
 
 class _LocalSums:
     """Gathered pixels around the lines, and the sums over them that a step needs."""
 
-    def __init__(self, problem, poly, blur2, data, weight, velocity, reach_sigma):
-        self.problem, self.poly, self.blur2 = problem, poly, blur2
+    def __init__(self, placed, poly, blur2, data, weight, velocity, reach_sigma):
+        self.placed, self.poly, self.blur2 = placed, poly, blur2
+        xp, problem = placed.xp, placed.host
         centre = problem.centres
-        sigma = np.sqrt((centre * reach_sigma / C_KMS) ** 2 + blur2.max(0))
+        sigma = np.sqrt((centre * reach_sigma / C_KMS) ** 2 + xp.to_numpy(xp.amax(blur2, 0)))
         half = REACH * sigma + centre * STEP / C_KMS
+        spread = float((xp.amax(velocity, 1) - xp.amin(velocity, 1)).max())
         self.blocks = []
         for i, (low, high) in enumerate(problem.windows):
             lines = np.flatnonzero(problem.window_of == i)
             # lines whose pixels overlap, in any spaxel, are summed together
-            shift = centre[lines] * (np.ptp(velocity, axis=1).max() / C_KMS)
+            shift = centre[lines] * spread / C_KMS
             begin, end = centre[lines] - half[lines] - shift, centre[lines] + half[lines] + shift
             for part in np.split(lines, 1 + np.flatnonzero(begin[1:] > end[:-1])):
-                self._gather(i, part, low, high, velocity, half, data, weight)
+                self._gather(i, part, low, high, velocity, xp.asarray(half[part]), data, weight)
 
     def _gather(self, window, lines, low, high, velocity, half, data, weight):
-        problem = self.problem
-        at = problem.centres[lines] * (1 + velocity[:, problem.group[lines]] / C_KMS)  # (N, lines)
-        first = np.searchsorted(problem.wave, (at - half[lines]).min(1)).clip(low, high - 1)
-        last = np.searchsorted(problem.wave, (at + half[lines]).max(1)).clip(low + 1, high)
+        placed, xp = self.placed, self.placed.xp
+        at = placed.centres[lines] * (1 + velocity[:, self.placed.group[lines]] / C_KMS)  # (N, lines)
+        first = xp.searchsorted(placed.wave, xp.amin(at - half, 1)).clip(low, high - 1)
+        last = xp.searchsorted(placed.wave, xp.amax(at + half, 1)).clip(low + 1, high)
         size = min(int((last - first).max()), high - low)
-        first = np.minimum(first, high - size)
-        index = first[:, None] + np.arange(size)
-        rows = np.arange(len(data))[:, None]
+        first = first.clip(low, high - size)
+        index = first[:, None] + xp.arange(size)
+        rows = xp.arange(len(data))[:, None]
         w = weight[rows, index]
-        basis = problem.basis[index] @ self.poly.white[window].transpose(0, 2, 1)  # whitened polynomials
-        self.blocks.append((window, lines, problem.wave[index], w, w * data[rows, index], basis))
+        basis = placed.basis[index] @ xp.swapaxes(self.poly.white[window], 1, 2)  # whitened polynomials
+        self.blocks.append((window, lines, placed.wave[index], w, w * data[rows, index], basis))
 
     def rows(self, index):
         """The same for some spaxels."""
         part = object.__new__(_LocalSums)
-        part.problem, part.blur2, part.poly = self.problem, self.blur2[index], self.poly.rows(index)
+        part.placed, part.blur2, part.poly = self.placed, self.blur2[index], self.poly.rows(index)
         part.blocks = [(i, lines, *(x[index] for x in arrays)) for i, lines, *arrays in self.blocks]
         return part
 
     def __call__(self, velocity, variance):
         """Gram matrix (N, 3 L, 3 L) of line profiles and their derivatives by centre and by sigma, and its overlap
         (N, 3 L) with the data, polynomials projected out; profiles' centres and sigmas (N, L)."""
-        problem = self.problem
-        n, n_lines = len(velocity), len(problem.centres)
-        gram, overlap = np.zeros((n, 3, n_lines, 3, n_lines)), np.zeros((n, 3, n_lines))
-        centre = problem.centres * (1 + velocity[:, problem.group] / C_KMS)
-        sigma = np.sqrt((centre / C_KMS) ** 2 * variance[:, problem.group] + self.blur2)
+        placed, xp = self.placed, self.placed.xp
+        n, n_lines = len(velocity), len(placed.centres)
+        gram, overlap = xp.zeros((n, 3, n_lines, 3, n_lines)), xp.zeros((n, 3, n_lines))
+        centre = placed.centres * (1 + velocity[:, placed.group] / C_KMS)
+        sigma = xp.sqrt((centre / C_KMS) ** 2 * variance[:, placed.group] + self.blur2)
         shared = {}
         for window, lines, wave, w, wy, basis in self.blocks:
             x = (wave[:, None] - centre[:, lines, None]) / sigma[:, lines, None]
-            t = np.exp(-0.5 * x * x) / (np.sqrt(2 * np.pi) * sigma[:, lines, None])
+            t = xp.exp(-0.5 * x * x) / (ROOT_2PI * sigma[:, lines, None])
             d = t * x / sigma[:, lines, None]
-            columns = np.concatenate([t, d, d * x - t / sigma[:, lines, None]], 1)  # (N, 3 lines, X)
+            columns = xp.concatenate([t, d, d * x - t / sigma[:, lines, None]], 1)  # (N, 3 lines, X)
             weighted = columns * w[:, None]
             m = len(lines)
-            block = (weighted @ columns.transpose(0, 2, 1)).reshape(n, 3, m, 3, m)
-            gram[:, :, lines[:, None], :, lines] = block.transpose(2, 4, 0, 1, 3)
+            block = (weighted @ xp.swapaxes(columns, 1, 2)).reshape(n, 3, m, 3, m)
+            _put(gram, lines, block)
             overlap[:, :, lines] = (columns @ wy[..., None]).reshape(n, 3, m)
             shared.setdefault(window, []).append((lines, (weighted @ basis).reshape(n, 3, m, basis.shape[2])))
         for window, parts in shared.items():  # lines of a window meet in its polynomial
             lines = np.concatenate([lines for lines, _ in parts])
-            cross = np.concatenate([c for _, c in parts], 2)
+            cross = xp.concatenate([c for _, c in parts], 2)
             flat = cross.reshape(n, 3 * len(lines), cross.shape[3])
-            product = (flat @ flat.transpose(0, 2, 1)).reshape(n, 3, len(lines), 3, len(lines))
-            gram[:, :, lines[:, None], :, lines] -= product.transpose(2, 4, 0, 1, 3)
+            product = (flat @ xp.swapaxes(flat, 1, 2)).reshape(n, 3, len(lines), 3, len(lines))
+            _put(gram, lines, -product, add=True)
             overlap[:, :, lines] -= (flat @ self.poly.half[window][..., None]).reshape(n, 3, -1)
         return gram.reshape(n, 3 * n_lines, -1), overlap.reshape(n, -1), centre, sigma
+
+
+def _put(gram, lines, block, add=False):
+    """``gram[:, :, lines, :, lines]`` set to ``block`` (N, 3, m, 3, m), or that added."""
+    low, m = int(lines[0]), len(lines)
+    if lines[-1] - low + 1 == m:  # neighbours, as lines of a block are: plain slices
+        part = gram[:, :, low : low + m, :, low : low + m]
+        if add:
+            part += block
+        else:
+            part[...] = block
+    else:
+        for i, line in enumerate(lines):
+            gram[:, :, line, :, lines] = block[:, :, i] + (gram[:, :, line, :, lines] if add else 0)
 
 
 @dataclass(eq=False)
@@ -297,92 +338,90 @@ class _State:
             getattr(self, name)[rows[good]] = getattr(other, name)[good]
 
 
-def _evaluate(problem, sums, velocity, variance):
+def _evaluate(placed, sums, velocity, variance):
+    xp, tie = placed.xp, placed.tie
     gram, overlap, centre, sigma = sums(velocity, variance)
-    n, n_lines = len(velocity), len(problem.centres)
-    n_free, n_groups = problem.tie.shape[1], problem.n_groups
-    lines = gram[:, :n_lines, :n_lines]
-    normal = problem.tie.T @ lines @ problem.tie
+    n, n_lines = len(velocity), len(placed.centres)
+    n_free, n_groups = tie.shape[1], placed.member.shape[1]
+    normal = tie.T @ gram[:, :n_lines, :n_lines] @ tie
     # a line without any pixel keeps its zeros; the rest is not disturbed
-    diagonal = normal.diagonal(axis1=1, axis2=2)
-    seen = diagonal > 1e-10 * np.maximum(diagonal.max(1, keepdims=True), 1e-300)
-    normal = normal + np.where(seen, 1e-10 * diagonal, 1.0)[:, None] * np.eye(n_free)
-    target = overlap[:, :n_lines] @ problem.tie * seen
-    inverse = np.linalg.inv(normal)
+    diagonal = xp.diagonal(normal, 0, 1, 2)
+    seen = diagonal > 1e-10 * xp.amax(diagonal, 1).clip(1e-300)[:, None]
+    normal = normal + xp.where(seen, 1e-10 * diagonal, 1.0)[:, None] * xp.eye(n_free)
+    target = overlap[:, :n_lines] @ tie * seen
+    inverse = xp.linalg.inv(normal)
     flux = (inverse @ target[..., None])[..., 0]
-    amplitude = flux @ problem.tie.T
+    amplitude = flux @ tie.T
     # columns of velocity and variance of each group, as mixtures of the lines' derivatives
-    by_velocity = amplitude * problem.centres / C_KMS
+    by_velocity = amplitude * placed.centres / C_KMS
     by_variance = amplitude * (centre / C_KMS) ** 2 / (2 * sigma)
-    member = (problem.group[:, None] == np.arange(n_groups)).astype(float)
-    mix = np.zeros((n, 3 * n_lines, n_free + 2 * n_groups))
-    mix[:, :n_lines, :n_free] = problem.tie * seen[:, None]
-    mix[:, n_lines : 2 * n_lines, n_free : n_free + n_groups] = by_velocity[..., None] * member
-    mix[:, 2 * n_lines :, n_free + n_groups :] = by_variance[..., None] * member
-    hessian = mix.transpose(0, 2, 1) @ gram @ mix
+    mix = xp.zeros((n, 3 * n_lines, n_free + 2 * n_groups))
+    mix[:, :n_lines, :n_free] = tie * seen[:, None]
+    mix[:, n_lines : 2 * n_lines, n_free : n_free + n_groups] = by_velocity[..., None] * placed.member
+    mix[:, 2 * n_lines :, n_free + n_groups :] = by_variance[..., None] * placed.member
+    hessian = xp.swapaxes(mix, 1, 2) @ gram @ mix
     hessian[:, :n_free, :n_free] = normal
     corner = hessian[:, :n_free, n_free:]
-    schur = hessian[:, n_free:, n_free:] - corner.transpose(0, 2, 1) @ inverse @ corner
-    slope = (mix[..., n_free:].transpose(0, 2, 1) @ overlap[..., None])[..., 0]
-    slope = slope - (corner.transpose(0, 2, 1) @ flux[..., None])[..., 0]
+    schur = hessian[:, n_free:, n_free:] - xp.swapaxes(corner, 1, 2) @ inverse @ corner
+    slope = (xp.swapaxes(mix[..., n_free:], 1, 2) @ overlap[..., None])[..., 0]
+    slope = slope - (xp.swapaxes(corner, 1, 2) @ flux[..., None])[..., 0]
     return _State(sums.poly.left - (target * flux).sum(1), flux, hessian, schur, slope, seen)
 
 
-def _iterate(problem, sums, velocity, variance, max_steps, tolerance):
+def _iterate(placed, sums, velocity, variance, max_steps, tolerance):
     """Levenberg-Marquardt on velocities and variances; converged spaxels are left out as they finish."""
+    xp, problem = placed.xp, placed.host
     n, n_groups = velocity.shape
-    velocity, variance = velocity.copy(), variance.copy()
-    lowest = _lowest_variance(problem)
-    state = _evaluate(problem, sums, velocity, variance)
-    damping, converged = np.full(n, 1e-3), np.zeros(n, bool)
-    rows, active = np.arange(n), sums
+    velocity, variance = velocity + 0.0, variance + 0.0  # copies
+    state = _evaluate(placed, sums, velocity, variance)
+    damping, converged = xp.full(n, 1e-3), xp.zeros(n, dtype=bool)
+    rows, active = xp.arange(n), sums
     for _ in range(max_steps):
         schur, slope = state.schur[rows], state.slope[rows]
-        diagonal = schur.diagonal(axis1=1, axis2=2)
-        floor = 1e-12 * np.maximum(diagonal.max(1, keepdims=True), 1e-30)
-        damped = schur + (damping[rows][:, None] * diagonal + floor)[:, None] * np.eye(2 * n_groups)
-        step = np.linalg.solve(damped, slope[..., None])[..., 0]
+        diagonal = xp.diagonal(schur, 0, 1, 2)
+        floor = 1e-12 * xp.amax(diagonal, 1).clip(1e-30)[:, None]
+        damped = schur + (damping[rows][:, None] * diagonal + floor)[:, None] * xp.eye(2 * n_groups)
+        step = xp.linalg.solve(damped, slope[..., None])[..., 0]
         # the expected drop of chi2 tells when all is done
         drop = (step * slope).sum(1)
         done = ~(drop > tolerance)
-        fresh = done & ~converged[rows] & np.isfinite(drop)
-        _last_step(state, rows[fresh], step[fresh], drop[fresh], velocity, variance, problem, lowest)
+        fresh = done & ~converged[rows] & xp.isfinite(drop)
+        _last_step(placed, state, rows[fresh], step[fresh], drop[fresh], velocity, variance)
         converged[rows[fresh]] = True
-        keep = np.flatnonzero(~done)
-        if not keep.size:
+        keep = xp.flatnonzero(~done)
+        if not len(keep):
             break
-        if keep.size < 0.8 * len(rows):
-            rows, step, active, keep = rows[keep], step[keep], active.rows(keep), np.arange(keep.size)
+        if len(keep) < 0.8 * len(rows):
+            rows, step, active = rows[keep], step[keep], active.rows(keep)
         try_velocity = (velocity[rows] + step[:, :n_groups].clip(-150, 150)).clip(
             -problem.max_velocity, problem.max_velocity
         )
-        grow = np.maximum(np.abs(variance[rows]), 40.0**2)
-        try_variance = (variance[rows] + step[:, n_groups:].clip(-0.7 * grow, 2 * grow)).clip(
-            lowest, problem.max_sigma**2
-        )
-        trial = _evaluate(problem, active, try_velocity, try_variance)
-        better = trial.chi2 < state.chi2[rows] + 1e-9 * np.abs(state.chi2[rows])
-        better &= ~converged[rows]
+        grow = abs(variance[rows]).clip(40.0**2)
+        stride = xp.minimum(xp.maximum(step[:, n_groups:], -0.7 * grow), 2 * grow)
+        try_variance = xp.maximum(variance[rows] + stride, placed.lowest).clip(None, problem.max_sigma**2)
+        trial = _evaluate(placed, active, try_velocity, try_variance)
+        better = trial.chi2 < state.chi2[rows] + 1e-9 * abs(state.chi2[rows])
+        better = better & ~converged[rows]
         velocity[rows[better]], variance[rows[better]] = try_velocity[better], try_variance[better]
         state.update(better, rows, trial)
-        damping[rows] = np.where(better, damping[rows] * 0.2, damping[rows] * 8).clip(1e-9, 1e9)
+        damping[rows] = xp.where(better, damping[rows] * 0.2, damping[rows] * 8).clip(1e-9, 1e9)
         # pinned at a bound, or damped to nothing: no step is left to take
-        stuck = damping[rows] >= 1e8
-        converged[rows[stuck]] = True
-    return _finish(problem, sums, state, velocity, variance, lowest, converged)
+        converged[rows[damping[rows] >= 1e8]] = True
+    return _finish(placed, sums, state, velocity, variance, converged)
 
 
-def _last_step(state, rows, step, drop, velocity, variance, problem, lowest):
+def _last_step(placed, state, rows, step, drop, velocity, variance):
     """Take the step that lowers chi2 by less than the tolerance without another evaluation: to first order the fluxes
     follow along the joint Hessian."""
+    xp, problem = placed.xp, placed.host
     n_free, n_groups = state.flux.shape[1], velocity.shape[1]
     to_velocity = (velocity[rows] + step[:, :n_groups]).clip(-problem.max_velocity, problem.max_velocity)
-    to_variance = (variance[rows] + step[:, n_groups:]).clip(lowest, problem.max_sigma**2)
-    move = np.concatenate([to_velocity - velocity[rows], to_variance - variance[rows]], 1)
+    to_variance = xp.maximum(variance[rows] + step[:, n_groups:], placed.lowest).clip(None, problem.max_sigma**2)
+    move = xp.concatenate([to_velocity - velocity[rows], to_variance - variance[rows]], 1)
     velocity[rows], variance[rows] = to_velocity, to_variance
     hessian = state.hessian[rows]
     along = hessian[:, :n_free, n_free:] @ move[..., None]
-    state.flux[rows] -= np.linalg.solve(hessian[:, :n_free, :n_free], along)[..., 0]
+    state.flux[rows] -= xp.linalg.solve(hessian[:, :n_free, :n_free], along)[..., 0]
     state.chi2[rows] -= drop
 
 
@@ -396,16 +435,16 @@ def _lowest_variance(problem):
     return lowest
 
 
-def _finish(problem, sums, state, velocity, variance, lowest, converged):
-    hessian = state.hessian
-    diagonal = hessian.diagonal(axis1=1, axis2=2)
-    unit = np.where(diagonal > 0, diagonal, 1.0) ** -0.5
-    eye = np.eye(hessian.shape[1])
-    scaled = hessian * unit[:, :, None] * unit[:, None] + (1e-9 + (diagonal <= 0))[:, None] * eye
-    covariance = np.linalg.inv(scaled) * unit[:, :, None] * unit[:, None]
-    flux = np.where(state.seen, state.flux, np.nan)
-    bounded = (np.abs(velocity) >= EDGE * problem.max_velocity) | (variance <= lowest + 1e-6 * np.abs(lowest))
-    bounded |= variance >= EDGE * problem.max_sigma**2
+def _finish(placed, sums, state, velocity, variance, converged):
+    xp, problem, hessian, lowest = placed.xp, placed.host, state.hessian, placed.lowest
+    diagonal = xp.diagonal(hessian, 0, 1, 2)
+    unit = xp.where(diagonal > 0, diagonal, 1.0) ** -0.5
+    ridge = 1e-9 + 1.0 * (diagonal <= 0)
+    scaled = hessian * unit[:, :, None] * unit[:, None] + ridge[:, None] * xp.eye(hessian.shape[1])
+    covariance = xp.linalg.inv(scaled) * unit[:, :, None] * unit[:, None]
+    flux = xp.where(state.seen, state.flux, np.nan)
+    bounded = (abs(velocity) >= EDGE * problem.max_velocity) | (variance <= lowest + 1e-6 * abs(lowest))
+    bounded = bounded | (variance >= EDGE * problem.max_sigma**2)
     return LineFit(flux, velocity, variance, covariance, state.chi2, sums.poly.n_pixels, converged, bounded)
 
 
@@ -416,7 +455,8 @@ def line_spectra(problem, fit, lsf=None):
     centre = problem.centres * (1 + fit.velocity[:, problem.group] / C_KMS)
     sigma = np.sqrt((centre / C_KMS) ** 2 * fit.variance[:, problem.group] + problem.blur2(lsf))
     reach = 5 * sigma  # beyond it a line is 4e-6 of its peak
-    first, last = (np.searchsorted(problem.wave, ends) for ends in ((centre - reach).min(0), (centre + reach).max(0)))
+    ends = np.fmin.reduce(centre - reach, 0), np.fmax.reduce(centre + reach, 0)
+    first, last = (np.searchsorted(problem.wave, end) for end in ends)
     for j, i in enumerate(problem.window_of):
         low, high = max(first[j], problem.windows[i][0]), min(last[j], problem.windows[i][1])
         x = (problem.wave[low:high] - centre[:, j, None]) / sigma[:, j, None]
@@ -427,7 +467,7 @@ def line_spectra(problem, fit, lsf=None):
 def polynomial_spectra(problem, data, weight):
     """The best polynomials (N, P) in the windows, zero elsewhere; for data without lines."""
     data = np.where(weight > 0, data, 0.0)
-    poly = _Polynomials(problem, data, weight)
+    poly = _Polynomials(_Placed(problem, NUMPY), data, weight)
     out = np.zeros(data.shape)
     for (low, high), white, half in zip(problem.windows, poly.white, poly.half, strict=True):
         coefficients = (white.transpose(0, 2, 1) @ half[..., None])[..., 0]

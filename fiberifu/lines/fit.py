@@ -17,6 +17,7 @@ from specutils import Spectrum
 
 from fiberifu.constants import C_KMS
 from fiberifu.flags import Flag
+from fiberifu.lines.backend import get_backend
 from fiberifu.lines.engine import LineProblem
 from fiberifu.lines.job import BAD, Job, split_components
 from fiberifu.lines.maps import DAPMask, LineMaps
@@ -52,6 +53,7 @@ def fit_line_maps(
     mask=None,
     threads=None,
     chunk=256,
+    backend="numpy",
 ):
     """Fit emission lines in every spaxel of a cube, or in every spectrum of a list.
 
@@ -103,7 +105,10 @@ def fit_line_maps(
     threads : int, optional
         All cores by default.
     chunk : int
-        Spectra fitted together; results do not depend on it.
+        Spectra fitted together; results do not depend on it. A graphics card wants thousands.
+    backend : {'numpy', 'torch'} or str
+        Where the fits are done: ``"torch"`` is the graphics card if there is one, ``"torch:cuda:1"`` a certain device;
+        in float64 as with NumPy, and the same to rounding.
 
     Returns
     -------
@@ -166,7 +171,7 @@ def fit_line_maps(
         tuple((int(place[low]), int(place[high - 1]) + 1) for low, high in windows),
         degree=degree,
     )
-    job = Job(problem, data, weight, model, sigma, fitted, redshift, threads, chunk)
+    job = Job(problem, data, weight, model, sigma, fitted, redshift, threads, chunk, get_backend(backend))
     fit = job.fit()
     found = job.measure(fit)
     if errors != "formal":

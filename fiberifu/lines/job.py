@@ -11,6 +11,7 @@ import numpy as np
 from astropy.table import QTable
 
 from fiberifu.constants import C_KMS
+from fiberifu.lines.backend import NUMPY
 from fiberifu.lines.engine import LineFit, LineProblem, fit_lines, line_spectra, polynomial_spectra
 from fiberifu.lines.maps import DAPMask
 from fiberifu.lines.threads import in_threads
@@ -38,6 +39,7 @@ class Job:
     redshift: float
     threads: int | None
     chunk: int
+    xp: object = NUMPY
 
     def rows(self, index):
         """The same for some spectra."""
@@ -56,10 +58,10 @@ class Job:
         def work(part):
             lsf = None if self.lsf.ndim == 1 else self.lsf[part]
             begin = None if start is None else tuple(x[part] for x in start)
-            return fit_lines(self.problem, data[part], self.weight[part], lsf=lsf, start=begin)
+            return fit_lines(self.problem, data[part], self.weight[part], lsf=lsf, start=begin, xp=self.xp)
 
         parts = [slice(i, i + self.chunk) for i in range(0, len(data), self.chunk)]
-        fits = in_threads(work, parts, self.threads)
+        fits = in_threads(work, parts, self.threads if self.xp is NUMPY else 1)
         names = [field.name for field in dataclasses.fields(LineFit)]
         return LineFit(**{name: np.concatenate([getattr(f, name) for f in fits]) for name in names})
 
