@@ -172,3 +172,25 @@ def test_mastar_files(data_dir):
         power = hdus["SRES"].data
     sigma = np.sqrt(templates.variance)
     assert C / power.max() / 2.36 < sigma.min() and sigma.max() < C / power.min() / 2.35
+
+
+def test_real_spaxels_of_manga(data_dir):
+    """An early-type and a young spaxel: models follow the spectra, velocities are near the redshifts."""
+    from fiberifu.surveys import read_manga_spectra
+
+    whole = read_manga_spectra(data_dir / "manga" / "MaNGA_test_spectra.fits.gz")
+    templates = StellarTemplates.read_mastar(data_dir / "templates" / "mastar_ssp_v1.0")
+    for i, redshift, dispersion, widest in ((2, 0.0493, 236, 1.9), (7, 0.0182, 30, 1.1), (5, 0.0172, None, None)):
+        spectrum = Spectrum(whole.flux[i : i + 1], spectral_axis=whole.spectral_axis, spectral_axis_index=1,
+                            uncertainty=InverseVariance(whole.uncertainty.array[i : i + 1]),
+                            mask=whole.mask[i : i + 1])  # fmt: skip
+        maps = fit_line_maps(spectrum, ["Ha", "N2", "Hb"], redshift=redshift, lsf=whole.meta["lsf"][i],
+                             continuum=templates)  # fmt: skip
+        stars = maps.meta["stellar"]
+        if dispersion is None:  # nothing in it but masked pixels: flagged, not raised
+            assert np.isnan(stars.velocity[0]) and maps.flux["Ha"].mask.all()
+            continue
+        assert abs(stars.velocity[0]) < 40 and stars.velocity_sigma[0] < 6
+        assert abs(stars.dispersion[0] - dispersion) < 15
+        residual = maps.residual().flux.value * np.sqrt(spectrum.uncertainty.array)
+        assert np.sqrt(np.nanmean(residual[~spectrum.mask] ** 2)) < widest
