@@ -18,7 +18,7 @@ from specutils import Spectrum
 from fiberifu.constants import C_KMS
 from fiberifu.flags import Flag
 from fiberifu.lines.backend import get_backend
-from fiberifu.lines.engine import LineProblem
+from fiberifu.lines.engine import LineFit, LineProblem
 from fiberifu.lines.job import BAD, Job, split_components
 from fiberifu.lines.maps import DAPMask, LineMaps
 from fiberifu.lines.rows import Rows
@@ -175,8 +175,9 @@ def fit_line_maps(
     fit = job.fit()
     found = job.measure(fit)
     if errors != "formal":
-        found |= job.scatter(_draws(errors, samples, seed, rows, cube, job, found, pixels), fit, found)
-    parts = split_components(job, fit, found) if components == 2 else ()  # changes what was found to the totals
+        found |= job.scatter(_draws(errors, samples, seed, rows, cube, job, fit, pixels), fit, found)
+    two_fits = job.second(fit) if components == 2 else (None, None, None)
+    parts = split_components(job, found, two_fits) if components == 2 else ()  # what was found becomes the totals
     assemble = lambda x: _assemble(x, rows, lines, covered, redshift, cube, errors)  # noqa: E731
     maps = assemble(found)
     with warnings.catch_warnings():
@@ -184,7 +185,7 @@ def fit_line_maps(
         maps.components = tuple(assemble(part) for part in parts)
     if stellar is not None:
         maps.meta["stellar"] = stellar
-    maps.fitted = FittedSpectra(rows, pixels, job, found["lines"])
+    maps.fitted = FittedSpectra(rows, pixels, job, fit, *two_fits)
     return maps
 
 
@@ -250,12 +251,13 @@ def _continuum(rows, continuum, baseline, pixels, redshift, lsf, medium, mask, t
     return rows.model(model, pixels), -1 if baseline is None else baseline, None
 
 
-def _draws(errors, samples, seed, rows, cube, job, found, pixels):
+def _draws(errors, samples, seed, rows, cube, job, fit, pixels):
     """Iterate over rows of data (N, P) to be fitted again, continuum model taken off."""
     if errors == "mc":
         if not (isinstance(samples, int | np.integer) and samples > 1):
             raise ValueError(f"samples is {samples!r}; for errors='mc' a number of 2 or more")
-        clean = found["lines"] + job.continuum(found["lines"]) - (0 if job.model is None else job.model)
+        clean = job.lines(fit)
+        clean = clean + job.continuum(clean) - (0 if job.model is None else job.model)
         noise = np.divide(1, np.sqrt(job.weight), out=np.zeros_like(job.weight), where=job.weight > 0)
         streams = [np.random.default_rng([seed, i]) for i in range(len(clean))]
         for _ in range(samples):
@@ -283,20 +285,29 @@ def _draws(errors, samples, seed, rows, cube, job, found, pixels):
 # ---------------------------------------------------------------- what comes out
 @dataclasses.dataclass(eq=False)
 class FittedSpectra:
-    """The spectra of a fit: ``lines`` (N, P) at ``pixels`` of the cube's ``rows``, continuum on demand."""
+    """The spectra of a fit at ``pixels`` of the cube's ``rows``, made on demand.
+
+    ``second`` is the fit, by the job ``double``, of those spectra (``chosen``) that have two components.
+    """
 
     rows: Rows
     pixels: np.ndarray
     job: Job
-    lines: np.ndarray
+    fit: LineFit
+    double: Job | None = None
+    chosen: np.ndarray | None = None
+    second: LineFit | None = None
 
     def spectrum(self, what):
         """``"lines"``, ``"continuum"`` or ``"all"`` as a Spectrum like the cube, NaN where nothing was fitted."""
         if what not in ("all", "continuum", "lines"):
             raise ValueError(f"what is {what!r}; use 'all', 'continuum' or 'lines'")
-        values = 0.0 if what == "continuum" else self.lines
+        lines = self.job.lines(self.fit)
+        if self.double is not None:
+            lines[self.chosen] = self.double.lines(self.second)
+        values = 0.0 if what == "continuum" else lines
         if what != "lines":
-            values = values + self.job.continuum(self.lines)
+            values = values + self.job.continuum(lines)
         inside = np.concatenate([np.arange(low, high) for low, high in self.job.problem.windows])
         return self._like(self.rows.back(values[:, inside] / self.rows.factor, self.pixels[inside]))
 

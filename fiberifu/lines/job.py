@@ -23,6 +23,14 @@ SURE = 3.0  # S/N below which velocity and width are called unreliable
 EVIDENCE = 10.0  # difference of BIC that a second component must earn (Kass & Raftery 1995, "very strong")
 
 
+FIT = [field.name for field in dataclasses.fields(LineFit)]
+
+
+def _rows(fit, index):
+    """A `LineFit` of some spectra."""
+    return LineFit(**{name: getattr(fit, name)[index] for name in FIT})
+
+
 @dataclasses.dataclass
 class Job:
     """Spectra to be fitted: arrays as the engine takes them, and what their fluxes mean.
@@ -60,14 +68,24 @@ class Job:
             begin = None if start is None else tuple(x[part] for x in start)
             return fit_lines(self.problem, data[part], self.weight[part], lsf=lsf, start=begin, xp=self.xp)
 
-        parts = [slice(i, i + self.chunk) for i in range(0, len(data), self.chunk)]
-        fits = in_threads(work, parts, self.threads if self.xp is NUMPY else 1)
-        names = [field.name for field in dataclasses.fields(LineFit)]
-        return LineFit(**{name: np.concatenate([getattr(f, name) for f in fits]) for name in names})
+        fits = in_threads(work, self._parts(), self.threads if self.xp is NUMPY else 1)
+        return LineFit(**{name: np.concatenate([getattr(f, name) for f in fits]) for name in FIT})
 
     def measure(self, fit, data=None):
-        """All quantities, per line (N, L) and per spectrum (N,), and the spectra of the lines (N, P)."""
-        problem, data = self.problem, self.data if data is None else data
+        """All quantities, per line (N, L) and per spectrum (N,), of a fit to ``data``, by default the job's own."""
+        data = self.data if data is None else data
+
+        def work(part):
+            return self.rows(part)._measure(_rows(fit, part), data[part])
+
+        found = in_threads(work, self._parts(), self.threads)
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    def _parts(self):
+        return [slice(i, i + self.chunk) for i in range(0, len(self.data), self.chunk)]
+
+    def _measure(self, fit, data):
+        problem = self.problem
         n_free, n_groups, tie, group = problem.tie.shape[1], problem.n_groups, problem.tie, problem.group
         flux = np.nan_to_num(fit.flux) @ tie.T
         lost = np.isnan(fit.flux) @ (tie != 0).T
@@ -77,8 +95,7 @@ class Job:
         centre = problem.centres * (1 + fit.velocity[:, group] / C_KMS)
         instrument = np.broadcast_to(self.lsf, flux.shape) / centre * C_KMS
         dispersion = np.sqrt(np.clip(fit.variance[:, group] + instrument**2, 0, None))
-        lines = line_spectra(problem, fit, None if self.lsf.ndim == 1 else self.lsf)
-        level, level_sigma = _pseudo_continuum(self, data - lines)
+        level, level_sigma = _pseudo_continuum(self, data, self.lines(fit))
         z1 = 1 + self.redshift
         ew = flux / np.where(level > 0, level, np.nan) / z1
         ew_sigma = np.hypot(flux_sigma / np.where(flux_sigma > 0, level, np.nan), flux * level_sigma / level**2) / z1
@@ -99,14 +116,18 @@ class Job:
             "instrumental_dispersion": instrument, "mask": mask, "kinematic_mask": mask | doubt, "best": best,
             "chi2": fit.chi2, "n_pixels": fit.n_pixels,
             "degrees_of_freedom": fit.n_pixels - n_free - 2 * n_groups - len(problem.windows) * (problem.degree + 1),
-            "lines": lines,
         }  # fmt: skip
 
-    def continuum(self, lines):
+    def lines(self, fit):
+        """Spectra (N, P) of the lines of a fit."""
+        return line_spectra(self.problem, fit, None if self.lsf.ndim == 1 else self.lsf)
+
+    def continuum(self, lines, data=None):
         """What is below ``lines`` (N, P): the model that was taken off, and the polynomials."""
         smooth = 0.0 if self.model is None else self.model
         if self.problem.degree >= 0:
-            smooth = smooth + polynomial_spectra(self.problem, self.data - lines, self.weight)
+            data = self.data if data is None else data
+            smooth = smooth + polynomial_spectra(self.problem, data - lines, self.weight)
         return np.broadcast_to(smooth, self.data.shape)
 
     def scatter(self, draws, fit, found):
@@ -154,7 +175,7 @@ class Job:
                 best = trial
                 continue
             better = trial.chi2 < best.chi2
-            for name in (field.name for field in dataclasses.fields(LineFit)):
+            for name in FIT:
                 getattr(best, name)[better] = getattr(trial, name)[better]
         best = _narrow_first(best, single.tie.shape[1], single.n_groups)
         n_more = single.tie.shape[1] + 2 * single.n_groups
@@ -164,9 +185,7 @@ class Job:
         lines = job.measure(best)["best"].reshape(len(bright), 2, -1).max(2)  # S/N of the best line of each
         good = (gain > EVIDENCE) & (lines > SURE).all(1) & best.converged & ~best.bounded.any(1)
         chosen[bright[good]] = True
-        names = [field.name for field in dataclasses.fields(LineFit)]
-        kept = LineFit(**{name: getattr(best, name)[good] for name in names})
-        return job.rows(np.flatnonzero(good)) if good.any() else None, chosen, kept
+        return job.rows(np.flatnonzero(good)) if good.any() else None, chosen, _rows(best, good)
 
 
 def _doubled(problem):
@@ -193,12 +212,13 @@ def _narrow_first(fit, n_free, n_groups):
                                covariance=covariance)  # fmt: skip
 
 
-def _pseudo_continuum(job, residual):
+def _pseudo_continuum(job, data, lines):
     """Continuum at the lines and its error: between the means of the DAP's side bands, lines subtracted."""
     problem, weight = job.problem, job.weight
-    light, wave, z1 = residual if job.model is None else residual + job.model, problem.wave, 1 + job.redshift
+    wave, z1 = problem.wave, 1 + job.redshift
+    light = data - lines if job.model is None else data - lines + job.model
     copies = len(problem.centres) // len(job.table)  # two of each line where there are two components
-    level, sigma = (np.full((len(residual), len(problem.centres)), np.nan) for _ in range(2))
+    level, sigma = (np.full((len(data), len(problem.centres)), np.nan) for _ in range(2))
     smooth = None
     for i, line in enumerate(job.table):
         sides, here = [], slice(copies * i, copies * (i + 1))
@@ -219,14 +239,14 @@ def _pseudo_continuum(job, residual):
             level[:, here] = (mean_a * (1 - part) + mean_b * part)[:, None]
             sigma[:, here] = np.hypot(noise_a * (1 - part), noise_b * part)[:, None]
         else:  # no side bands: the fitted continuum itself
-            smooth = job.continuum(job.data - residual) if smooth is None else smooth
+            smooth = job.continuum(lines, data) if smooth is None else smooth
             level[:, here] = smooth[:, np.searchsorted(wave, problem.centres[copies * i])][:, None]
     return level, sigma
 
 
-def split_components(job, fit, found):
-    """What was found of the narrow and of the broad component; ``found`` itself is turned to their sums."""
-    double, chosen, second = job.second(fit)
+def split_components(job, found, two_fits):
+    """What was found of the narrow and of the broad component, from `Job.second`; ``found`` is turned to their sums."""
+    double, chosen, second = two_fits
     single = {name: value.copy() for name, value in found.items()}
     narrow, broad = single, {name: np.full_like(value, np.nan) if value.dtype.kind == "f" else value.copy()
                              for name, value in single.items()}  # fmt: skip
@@ -246,7 +266,7 @@ def split_components(job, fit, found):
             part[name][chosen] = two[name]
         for name in ("mask", "kinematic_mask"):
             part[name][chosen] |= np.int32(DAPMask.MULTICOMP)
-    for name in ("lines", "chi2", "n_pixels", "degrees_of_freedom"):
+    for name in ("chi2", "n_pixels", "degrees_of_freedom"):
         found[name][chosen] = two[name]
     n = two["flux"].shape[1] // 2
     both = np.repeat(np.eye(n), 2, axis=1)  # (L, 2L), sums over the components
