@@ -441,3 +441,92 @@ def test_torch_gives_the_same(device):
     for backend, message in (("fortran", "backend is 'fortran'; use"), ("torch:tpu9", "backend is 'torch:tpu9'")):
         with pytest.raises(ValueError, match=message):
             fit(spectra, backend=backend)
+
+
+def test_blank_sky_adds_up_to_nothing():
+    """Fluxes where there is no line scatter around zero: their sum is no detection."""
+    rng = np.random.default_rng(31)
+    data = 1 + 0.1 * rng.standard_normal((600, len(WAVE)))
+    spectra = cube(data, np.full(data.shape, 0.1))
+    for lines, kinematics in ((["Ha"], "all"), (KEYS, "all"), (KEYS, "balmer+forbidden")):
+        maps = fit_line_maps(spectra, lines, redshift=Z, lsf=POWER, kinematics=kinematics)
+        ha = maps.flux["Ha"]
+        pull = ha.data / ha.uncertainty.array
+        assert not ha.mask.any() and ((ha.flags & DAPMask.UNRELIABLE) != 0).mean() > 0.97
+        assert abs(pull.mean()) < 0.15 and 0.9 < pull.std() < 1.15, (lines, pull.mean(), pull.std())
+        total, error = maps.total()["Ha"]
+        assert abs(total / error) < 4
+        assert maps.velocity["Ha"].mask.mean() > 0.97
+
+
+def test_a_group_without_lines_does_not_spoil_the_other():
+    """Bright H-alpha, no forbidden lines, kinematics of their own: all is measured, and right."""
+    rng = np.random.default_rng(32)
+    v = rng.uniform(-150, 150, 200)
+    data = 1 + 0.1 * rng.standard_normal((200, len(WAVE)))
+    for wave, flux in ((6564.632, 60.0), (4862.691, 20.0)):
+        centre = wave * (1 + Z) * (1 + v[:, None] / C)
+        width = np.hypot(centre * 90 / C, wave * (1 + Z) / POWER / 2.3548)
+        data += flux * np.exp(-0.5 * ((WAVE - centre) / width) ** 2) / width / np.sqrt(2 * np.pi)
+    maps = fit(cube(data, np.full(data.shape, 0.1)), kinematics="balmer+forbidden")
+    assert maps.flux["Ha"].mask.mean() < 0.01 and maps.velocity["Ha"].mask.mean() < 0.01
+    assert abs(maps.total()["Ha"][0].value / (200 * 60) - 1) < 0.01
+
+
+def test_two_streams_far_apart():
+    """Two narrow components 600 km/s apart are found as what they are."""
+    rng = np.random.default_rng(33)
+    rest = line_table(KEYS)["wavelength"].to_value(u.AA) * (1 + Z)
+    data = 1 + 0.1 * rng.standard_normal((20, len(WAVE)))
+    for velocity, scale in ((-300, 100.0), (300, 80.0)):
+        for wave, ratio in zip(rest, RATIOS, strict=True):
+            centre = wave * (1 + velocity / C)
+            width = np.hypot(centre * 50 / C, wave / POWER / 2.3548)
+            data += scale * ratio * np.exp(-0.5 * ((WAVE - centre) / width) ** 2) / width / np.sqrt(2 * np.pi)
+    maps = fit(cube(data, np.full(data.shape, 0.1)), components=2)
+    assert abs(np.median(maps.flux["Ha"].data) / 180 - 1) < 0.02
+    assert np.median(maps.chi2.data) < 1.2
+    places = np.sort([part.velocity["Ha"].data for part in maps.components], axis=0)
+    assert np.abs(places[0] + 300).max() < 15 and np.abs(places[1] - 300).max() < 15
+
+
+def test_absorption_is_no_component():
+    """Balmer absorption under a polynomial is not taken for a broad component of gas."""
+    rng = np.random.default_rng(34)
+    clean, _, error, _ = mock(60, seed=34, ha=30.0)
+    for wave in (6564.632, 4862.691):
+        centre = wave * (1 + Z)
+        clean -= 0.25 * np.exp(-0.5 * ((WAVE - centre) / 9) ** 2)
+    maps = fit(cube(clean + error * rng.standard_normal(clean.shape), error), components=2)
+    broad = maps.components[1]
+    for key in ("Ha", "Hb"):
+        found = ~broad.flux[key].mask
+        assert not (broad.snr[key].data[found] < -3).any() and found.mean() < 0.1
+
+
+def test_a_line_on_masked_pixels_has_no_value():
+    """What is masked is not measured: it is said, and other lines are not disturbed."""
+    _, data, error, truth = mock(n=30, seed=35, ha=50.0)
+    centre = 6564.632 * (1 + Z)
+    mask = np.broadcast_to(np.abs(WAVE - centre) < centre * 350 / C, data.shape)
+    alone = fit_line_maps(cube(data, error), ["Ha"], redshift=Z, lsf=POWER, mask=mask)
+    assert alone.flux["Ha"].mask.all() and ((alone.flux["Ha"].flags & DAPMask.LOWCOV) != 0).all()
+    maps = fit(cube(data, error), mask=mask)
+    assert maps.flux["Ha"].mask.all() and not maps.flux["O3_5007"].mask.any()
+    pull = (maps.flux["O3_5007"].data - 50) / maps.flux["O3_5007"].uncertainty.array
+    assert abs(pull.mean()) < 0.8
+    half = fit(cube(data, error), mask=np.broadcast_to((WAVE > centre + 2) & (WAVE < centre + 5), data.shape))
+    flags = half.flux["Ha"].flags
+    assert ((flags & DAPMask.LOWCOV) != 0).any() and not half.flux["Ha"].mask.any()
+
+
+def test_errors_of_faint_kinematics_are_true():
+    """At S/N 3 to 10 the formal errors of velocity and width are inflated to what they are."""
+    clean, _, _, truth = mock(n=1500, seed=36)
+    data = clean + 1.2 * np.random.default_rng(3).standard_normal(clean.shape)
+    maps = fit(cube(data, np.full(data.shape, 1.2)))
+    snr = maps.snr["Ha"].data
+    use = (snr > 4) & (snr < 9) & ~maps.velocity["Ha"].mask
+    assert use.sum() > 150
+    pull = (maps.velocity["Ha"].data - truth["v"])[use] / maps.velocity["Ha"].uncertainty.array[use]
+    assert 0.8 < pull.std() < 1.25

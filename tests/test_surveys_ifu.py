@@ -377,7 +377,7 @@ def test_sami_sectors(sector_cube):
     cube, bins = sector_cube, sector_cube.meta["bins"]
     assert cube.shape == (4096, 50, 50) and bins.shape == (50, 50) and cube.meta["weight"] is None
     assert cube.meta["redshift"] == pytest.approx(0.05386, abs=1e-5) and cube.meta["covariance"] == {}
-    assert cube.mask[:, bins == 0].all() and not cube.mask[:, bins == 1].all()
+    assert cube.mask[:, bins == -1].all() and not cube.mask[:, bins == 1].all()
     for number in np.unique(bins[bins > 0])[:5]:
         spectra = cube.flux.value[:, bins == number]
         np.testing.assert_array_equal(spectra, np.broadcast_to(spectra[:, :1], spectra.shape))

@@ -22,7 +22,8 @@ __all__ = ["bin_spectra", "spread_bins", "voronoi_bins"]
 
 COVARIANCE = 1.62  # of MaNGA's cubes: sigma of N spaxels grows by 1 + 1.62 log10 N (Law et al. 2016, AJ 152, 83)
 LARGEST = 100  # spaxels beyond which it grows no more (the same: 1 + 1.62 log10 100 = 4.2)
-HOW = ("mean", "sum")
+HOW = ("mean", "sum", "repeated")
+KEPT = ("provenance", "extinction_corrected", "ebv", "medium", "redshift")  # of the metadata
 PER_SPAXEL = ("flux", "continuum")  # the quantities that a sum has N times as much of
 
 
@@ -35,7 +36,9 @@ def bin_spectra(cube, bins, *, how="mean", covariance=COVARIANCE, mask=None):
         Of any shape, in a flux density; with an uncertainty.
     bins : array_like of int, shape spatial
         Bin of each spaxel, negative for none.
-    how : {'mean', 'sum'}
+    how : {'mean', 'sum', 'repeated'}
+        Cubes that were binned already repeat a spectrum, and its errors, in all spaxels of a bin: 'repeated' takes the
+        first of them (``bins=cube.meta["bins"]`` of `~fiberifu.surveys.read_sami_cube`).
         Every good pixel counts alike. A sum is the mean times the spaxels of the bin that have any good pixel, so that
         a masked pixel does not make a dip.
     covariance : float
@@ -70,15 +73,19 @@ def bin_spectra(cube, bins, *, how="mean", covariance=COVARIANCE, mask=None):
     weight[flags & Flag.BAD_SPAXEL != 0] = 0
     good = weight > 0
     used = np.flatnonzero((index >= 0) & good.any(1))
+    if how == "repeated":
+        used = used[np.unique(index[used], return_index=True)[1]]
     member = csr_array((np.ones(len(used)), (index[used], used)), shape=(len(bin_ids), len(index)))
     n = member @ good.astype(float)  # (B, P)
-    scale = 1 if how == "mean" else member.sum(1)[:, None]
+    scale = member.sum(1)[:, None] if how == "sum" else 1
     with np.errstate(divide="ignore", invalid="ignore"):
         flux = member @ np.where(good, data, 0) / n * scale
         sigma = np.sqrt(member @ np.where(good, 1 / weight, 0)) / n * scale * _correction(n, covariance)
     together = np.zeros(len(bin_ids), np.int32)
     np.bitwise_or.at(together, index[used], flags[used])
-    kept = {name: cube.meta[name] for name in ("provenance", "extinction_corrected", "ebv") if name in cube.meta}
+    kept = {name: cube.meta[name] for name in KEPT if name in cube.meta}
+    if np.shape(cube.meta.get("lsf")) == cube.spectral_axis.shape:
+        kept["lsf"] = cube.meta["lsf"]
     absent = n == 0
     flux, sigma, absent = (_as_given(x, rows) for x in (np.where(absent, 0, flux), np.where(absent, 1, sigma), absent))
     spectra = Spectrum(

@@ -26,6 +26,7 @@ SEED_SIGMA = 90.0  # km/s
 USUAL = 160.0  # km/s; pixels are gathered for lines up to this width, wider ones are done again
 REACH = 4.5  # sigma around a line that enter the sums
 EDGE = 0.999999
+SLOW = 0.5  # of chi2, that the last steps may still leave
 ROOT_2PI = float(np.sqrt(2 * np.pi))
 
 
@@ -102,7 +103,8 @@ class LineFit:
         km/s, and the squared dispersion of the gas [km2/s2]: negative where lines are narrower than the instrument.
     covariance : ndarray (N, F + 2 G, F + 2 G)
         Of fluxes, velocities and variances together.
-    chi2 : ndarray (N,)
+    chi2, gain : ndarray (N,)
+        And by how much it is lower than without any line.
     n_pixels : ndarray (N,) of int
         Pixels of weight above 0 in the windows.
     converged, bounded : ndarray (N,), (N, G) of bool
@@ -114,6 +116,7 @@ class LineFit:
     variance: np.ndarray
     covariance: np.ndarray
     chi2: np.ndarray
+    gain: np.ndarray
     n_pixels: np.ndarray
     converged: np.ndarray
     bounded: np.ndarray
@@ -128,10 +131,9 @@ class _Placed:
             xp.asarray(x) for x in (problem.wave, problem.basis, problem.centres, problem.tie, problem.group)
         )
         self.member = xp.asarray((problem.group[:, None] == np.arange(problem.n_groups)).astype(float))
-        self.lowest = xp.asarray(_lowest_variance(problem))
 
 
-def fit_lines(problem, data, weight, *, lsf=None, start=None, max_steps=40, tolerance=1e-3, xp=NUMPY):
+def fit_lines(problem, data, weight, *, lsf=None, start=None, fixed=False, max_steps=40, tolerance=1e-3, xp=NUMPY):
     """Fit all spaxels.
 
     Parameters
@@ -143,6 +145,8 @@ def fit_lines(problem, data, weight, *, lsf=None, start=None, max_steps=40, tole
         Instrumental sigma of each spaxel, Angstrom; by default that of the problem.
     start : (ndarray (N, G), ndarray (N, G)), optional
         Velocities and variances to begin with; by default the best of a grid of velocities.
+    fixed : bool
+        Leave them there, and find the fluxes alone.
     max_steps : int
     tolerance : float
         Stop when a step would lower chi2 by less.
@@ -159,18 +163,34 @@ def fit_lines(problem, data, weight, *, lsf=None, start=None, max_steps=40, tole
     poly = _Polynomials(placed, data, weight)
     velocity, variance = _seed(placed, poly, data, weight) if start is None else map(xp.asarray, start)
     blur2 = xp.asarray(np.broadcast_to(problem.blur2(lsf), (len(data), len(problem.centres))))
-    sums = _LocalSums(placed, poly, blur2, data, weight, velocity, reach_sigma=USUAL)
+    lowest = xp.asarray(_lowest_variance(problem, lsf, len(data)))
+    sums = _LocalSums(placed, poly, blur2, lowest, data, weight, velocity, reach_sigma=USUAL)
+    if fixed:
+        return _numpy(xp, _at(placed, sums, velocity, variance))
     fit = _iterate(placed, sums, velocity, variance, max_steps, tolerance)
     wide = xp.amax(fit.variance, 1) > USUAL**2
     moved = xp.amax(abs(fit.velocity - velocity), 1) > 1.5 * STEP
     again = xp.flatnonzero(wide | moved)
     if len(again):  # few: their pixels are chosen anew, around where they went
-        wider = _LocalSums(placed, poly.rows(again), blur2[again], data[again], weight[again], fit.velocity[again],
-                           reach_sigma=problem.max_sigma)  # fmt: skip
+        wider = _LocalSums(placed, poly.rows(again), blur2[again], lowest[again], data[again], weight[again],
+                           fit.velocity[again], reach_sigma=problem.max_sigma)  # fmt: skip
         second = _iterate(placed, wider, fit.velocity[again], fit.variance[again], max_steps, tolerance)
-        for name in ("flux", "velocity", "variance", "covariance", "chi2", "converged", "bounded"):
+        for name in ("flux", "velocity", "variance", "covariance", "chi2", "gain", "converged", "bounded"):
             getattr(fit, name)[again] = getattr(second, name)
+    return _numpy(xp, fit)
+
+
+def _numpy(xp, fit):
     return LineFit(**{name: xp.to_numpy(value) for name, value in vars(fit).items()})
+
+
+def _at(placed, sums, velocity, variance):
+    """Fluxes where velocities and widths are known: errors are of the fluxes alone."""
+    state = _evaluate(placed, sums, velocity, variance)
+    n_free = state.flux.shape[1]
+    state.hessian[:, :n_free, n_free:] = 0
+    state.hessian[:, n_free:, :n_free] = 0
+    return _finish(placed, sums, state, velocity, variance, placed.xp.zeros(len(velocity), dtype=bool) | True)
 
 
 class _Polynomials:
@@ -241,8 +261,8 @@ def _seed(placed, poly, data, weight):
 class _LocalSums:
     """Gathered pixels around the lines, and the sums over them that a step needs."""
 
-    def __init__(self, placed, poly, blur2, data, weight, velocity, reach_sigma):
-        self.placed, self.poly, self.blur2 = placed, poly, blur2
+    def __init__(self, placed, poly, blur2, lowest, data, weight, velocity, reach_sigma):
+        self.placed, self.poly, self.blur2, self.lowest = placed, poly, blur2, lowest
         xp, problem = placed.xp, placed.host
         centre = problem.centres
         sigma = np.sqrt((centre * reach_sigma / C_KMS) ** 2 + xp.to_numpy(xp.amax(blur2, 0)))
@@ -273,7 +293,8 @@ class _LocalSums:
     def rows(self, index):
         """The same for some spaxels."""
         part = object.__new__(_LocalSums)
-        part.placed, part.blur2, part.poly = self.placed, self.blur2[index], self.poly.rows(index)
+        part.placed, part.poly = self.placed, self.poly.rows(index)
+        part.blur2, part.lowest = self.blur2[index], self.lowest[index]
         part.blocks = [(i, lines, *(x[index] for x in arrays)) for i, lines, *arrays in self.blocks]
         return part
 
@@ -376,8 +397,9 @@ def _iterate(placed, sums, velocity, variance, max_steps, tolerance):
     state = _evaluate(placed, sums, velocity, variance)
     damping, converged = xp.full(n, 1e-3), xp.zeros(n, dtype=bool)
     rows, active = xp.arange(n), sums
+    left = xp.full(n, np.inf)  # drop of chi2 that is still expected
     for _ in range(max_steps):
-        schur, slope = state.schur[rows], state.slope[rows]
+        schur, slope = _unpinned(placed, active, state.schur[rows], state.slope[rows], velocity[rows], variance[rows])
         diagonal = xp.diagonal(schur, 0, 1, 2)
         floor = 1e-12 * xp.amax(diagonal, 1).clip(1e-30)[:, None]
         damped = schur + (damping[rows][:, None] * diagonal + floor)[:, None] * xp.eye(2 * n_groups)
@@ -386,8 +408,9 @@ def _iterate(placed, sums, velocity, variance, max_steps, tolerance):
         drop = (step * slope).sum(1)
         done = ~(drop > tolerance)
         fresh = done & ~converged[rows] & xp.isfinite(drop)
-        _last_step(placed, state, rows[fresh], step[fresh], drop[fresh], velocity, variance)
+        _last_step(placed, sums, state, rows[fresh], step[fresh], drop[fresh], velocity, variance)
         converged[rows[fresh]] = True
+        left[rows] = drop
         keep = xp.flatnonzero(~done)
         if not len(keep):
             break
@@ -398,25 +421,38 @@ def _iterate(placed, sums, velocity, variance, max_steps, tolerance):
         )
         grow = abs(variance[rows]).clip(40.0**2)
         stride = xp.minimum(xp.maximum(step[:, n_groups:], -0.7 * grow), 2 * grow)
-        try_variance = xp.maximum(variance[rows] + stride, placed.lowest).clip(None, problem.max_sigma**2)
+        try_variance = xp.maximum(variance[rows] + stride, active.lowest).clip(None, problem.max_sigma**2)
         trial = _evaluate(placed, active, try_velocity, try_variance)
         better = trial.chi2 < state.chi2[rows] + 1e-9 * abs(state.chi2[rows])
         better = better & ~converged[rows]
         velocity[rows[better]], variance[rows[better]] = try_velocity[better], try_variance[better]
         state.update(better, rows, trial)
         damping[rows] = xp.where(better, damping[rows] * 0.2, damping[rows] * 8).clip(1e-9, 1e9)
-        # pinned at a bound, or damped to nothing: no step is left to take
+        # damped to nothing: no step is left to take
         converged[rows[damping[rows] >= 1e8]] = True
+    converged = converged | (left < SLOW)
     return _finish(placed, sums, state, velocity, variance, converged)
 
 
-def _last_step(placed, state, rows, step, drop, velocity, variance):
+def _unpinned(placed, sums, schur, slope, velocity, variance):
+    """Curvature and slope without the parameters that lie at a bound and would go beyond it: these stay."""
+    xp, problem = placed.xp, placed.host
+    place = xp.concatenate([velocity, variance], 1)
+    top = xp.concatenate([0 * velocity + problem.max_velocity, 0 * variance + problem.max_sigma**2], 1)
+    bottom = xp.concatenate([0 * velocity - problem.max_velocity, sums.lowest], 1)
+    pinned = ((place >= top) & (slope > 0)) | ((place <= bottom) & (slope < 0))
+    free = xp.where(pinned, 0.0, 1.0)
+    schur = schur * free[:, :, None] * free[:, None] + (1 - free)[:, None] * xp.eye(place.shape[1])
+    return schur, slope * free
+
+
+def _last_step(placed, sums, state, rows, step, drop, velocity, variance):
     """Take the step that lowers chi2 by less than the tolerance without another evaluation: to first order the fluxes
     follow along the joint Hessian."""
     xp, problem = placed.xp, placed.host
     n_free, n_groups = state.flux.shape[1], velocity.shape[1]
     to_velocity = (velocity[rows] + step[:, :n_groups]).clip(-problem.max_velocity, problem.max_velocity)
-    to_variance = xp.maximum(variance[rows] + step[:, n_groups:], placed.lowest).clip(None, problem.max_sigma**2)
+    to_variance = xp.maximum(variance[rows] + step[:, n_groups:], sums.lowest[rows]).clip(None, problem.max_sigma**2)
     move = xp.concatenate([to_velocity - velocity[rows], to_variance - variance[rows]], 1)
     velocity[rows], variance[rows] = to_velocity, to_variance
     hessian = state.hessian[rows]
@@ -425,18 +461,14 @@ def _last_step(placed, state, rows, step, drop, velocity, variance):
     state.chi2[rows] -= drop
 
 
-def _lowest_variance(problem):
-    """Lower bound (G,) of the gas variance: no line may become narrower than half of its instrumental sigma."""
-    lowest = np.empty(problem.n_groups)
-    for g in range(problem.n_groups):
-        mine = problem.group == g
-        blur2 = problem.blur2()[mine] * (C_KMS / problem.centres[mine]) ** 2
-        lowest[g] = -0.75 * blur2.min()
-    return lowest
+def _lowest_variance(problem, lsf, n):
+    """Lower bound (N, G) of the gas variance: no line may become narrower than half of its instrumental sigma."""
+    blur2 = np.broadcast_to(problem.blur2(lsf), (n, len(problem.centres))) * (C_KMS / problem.centres) ** 2
+    return np.stack([-0.75 * blur2[:, problem.group == g].min(1) for g in range(problem.n_groups)], 1)
 
 
 def _finish(placed, sums, state, velocity, variance, converged):
-    xp, problem, hessian, lowest = placed.xp, placed.host, state.hessian, placed.lowest
+    xp, problem, hessian, lowest = placed.xp, placed.host, state.hessian, sums.lowest
     diagonal = xp.diagonal(hessian, 0, 1, 2)
     unit = xp.where(diagonal > 0, diagonal, 1.0) ** -0.5
     ridge = 1e-9 + 1.0 * (diagonal <= 0)
@@ -445,7 +477,8 @@ def _finish(placed, sums, state, velocity, variance, converged):
     flux = xp.where(state.seen, state.flux, np.nan)
     bounded = (abs(velocity) >= EDGE * problem.max_velocity) | (variance <= lowest + 1e-6 * abs(lowest))
     bounded = bounded | (variance >= EDGE * problem.max_sigma**2)
-    return LineFit(flux, velocity, variance, covariance, state.chi2, sums.poly.n_pixels, converged, bounded)
+    gain = sums.poly.left - state.chi2
+    return LineFit(flux, velocity, variance, covariance, state.chi2, gain, sums.poly.n_pixels, converged, bounded)
 
 
 def line_spectra(problem, fit, lsf=None):

@@ -11,7 +11,6 @@ import warnings
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from specutils import Spectrum
 
@@ -23,7 +22,7 @@ from fiberifu.lines.job import BAD, Job, split_components
 from fiberifu.lines.maps import DAPMask, LineMaps
 from fiberifu.lines.rows import Rows
 from fiberifu.lines.stellar import StellarTemplates, fit_starlight
-from fiberifu.lines.table import air_to_vacuum, line_table
+from fiberifu.lines.table import air_to_vacuum, observed_lines
 from fiberifu.provenance import Provenance
 
 __all__ = ["fit_line_maps"]
@@ -32,6 +31,7 @@ ROOM = 600.0  # km/s; a line is covered when all of this around it is
 KINEMATICS = {"all": lambda groups: np.zeros(len(groups), int),
               "balmer+forbidden": lambda groups: (~np.isin(groups, ("balmer", "paschen"))).astype(int),
               "table": lambda groups: np.unique(groups, return_inverse=True)[1]}  # fmt: skip
+CALM, STELLAR = 90.0, 60.0  # km/s: width of lines that are not found; error of stellar velocities in use
 ERRORS = ("formal", "mc", "samples")
 
 
@@ -49,7 +49,7 @@ def fit_line_maps(
     errors="formal",
     samples=100,
     seed=0,
-    medium="vacuum",
+    medium=None,
     mask=None,
     threads=None,
     chunk=256,
@@ -58,8 +58,9 @@ def fit_line_maps(
     """Fit emission lines in every spaxel of a cube, or in every spectrum of a list.
 
     Gaussians, integrated over pixels and widened by the instrument, on a continuum; lines of one kinematic group share
-    velocity and intrinsic width, doublets of fixed ratio one flux. Fluxes may be negative: where there is no line they
-    scatter around zero.
+    velocity and intrinsic width, doublets of fixed ratio one flux. Fluxes may be negative. Where all lines together do
+    not stand out of the noise, fluxes are measured at the velocity of the stars (with templates) or at the redshift,
+    and a width of 90 km/s: they scatter around zero, so that sums may include them, and are flagged UNRELIABLE.
 
     Parameters
     ----------
@@ -71,8 +72,8 @@ def fit_line_maps(
         Systemic; velocities are c (z_obs - z) / (1 + z), within +-1000 km/s of it.
     lsf : float, `~astropy.units.Quantity` or callable, optional
         Instrumental resolution: a resolving power lambda / FWHM; sigma as a length, one number, one per wavelength or
-        one per pixel of the cube; or a function of observed wavelength that returns sigma, both in Angstrom. None:
-        widths are as observed, the instrument's included.
+        one per pixel of the cube; a function of observed wavelength that returns sigma, both in Angstrom; or "cube" for
+        ``cube.meta["lsf"]``, which the readers of surveys write. None: widths are as observed, instrument included.
     continuum : int, `~specutils.Spectrum`, array_like, callable, "ssp" or `StellarTemplates`
         Degree of a polynomial in each window around the lines; or a model of the continuum, of the shape of the cube,
         to be subtracted; or a function that makes one of the cube; or templates of starlight to be fitted first
@@ -98,8 +99,9 @@ def fit_line_maps(
         predicted the number is enough: they are drawn from its prediction.
     seed : int
         Of the noise, which for a spectrum depends on its place in the cube alone.
-    medium : {'vacuum', 'air'}
-        Of the cube's wavelengths (MaNGA, DESI: vacuum; SAMI, MUSE: air).
+    medium : {'vacuum', 'air'}, optional
+        Of the cube's wavelengths (MaNGA, DESI: vacuum; SAMI, MUSE: air); by default ``cube.meta["medium"]``, which the
+        readers of surveys write, else vacuum.
     mask : array_like of bool, optional
         True = bad, broadcast to the shape of the cube; in addition to the cube's own mask.
     threads : int, optional
@@ -134,10 +136,15 @@ def fit_line_maps(
         raise ValueError(f"errors is {errors!r}; use one of {ERRORS}")
     if components not in (1, 2) or (components == 2 and errors != "formal"):
         raise ValueError(f"components is {components!r} with errors={errors!r}; 1, or 2 with formal errors")
-    if not (np.isscalar(redshift) and np.isfinite(redshift) and redshift > -0.01):
-        raise ValueError(f"redshift is {redshift!r}; give the one systemic redshift")
-    lines = table if isinstance(table, QTable) else line_table(table, medium)
-    lines = lines[np.argsort(lines["wavelength"])]
+    lines, redshift, medium = observed_lines(table, redshift, cube, medium)
+    if isinstance(lsf, str):
+        if lsf != "cube" or cube.meta.get("lsf") is None:
+            raise ValueError(f"lsf is {lsf!r}; 'cube' takes cube.meta['lsf'], which is {cube.meta.get('lsf')!r}")
+        lsf = cube.meta["lsf"]
+    try:
+        window = u.Quantity(window).to_value(u.AA)
+    except u.UnitConversionError as error:
+        raise ValueError(f"window is {window}; give a length such as 60 * u.AA") from error
     centres = lines["wavelength"].to_value(u.AA) * (1 + redshift)
     covered = _covered(rows, centres)
     if not covered.size:
@@ -146,7 +153,7 @@ def fit_line_maps(
             "check redshift and table"
         )
     fitted = lines[covered]
-    windows = _windows(rows, centres[covered], u.Quantity(window).to_value(u.AA) * (1 + redshift))
+    windows = _windows(rows, centres[covered], window * (1 + redshift))
     used = np.zeros(len(rows.wave), bool)
     for low, high in windows:
         used[low:high] = True
@@ -171,12 +178,14 @@ def fit_line_maps(
         tuple((int(place[low]), int(place[high - 1]) + 1) for low, high in windows),
         degree=degree,
     )
-    job = Job(problem, data, weight, model, sigma, fitted, redshift, threads, chunk, get_backend(backend))
-    fit = job.fit()
-    found = job.measure(fit)
+    calm = _calm(len(data), problem.n_groups, stellar)
+    job = Job(problem, data, weight, model, sigma, fitted, redshift, calm, threads, chunk, get_backend(backend))
+    fit, forced = job.search()
+    found = job.measure(fit, forced)
     if errors != "formal":
-        found |= job.scatter(_draws(errors, samples, seed, rows, cube, job, fit, pixels), fit, found)
-    two_fits = job.second(fit) if components == 2 else (None, None, None)
+        draws = _draws(errors, samples, seed, rows, cube, job, fit, pixels)
+        found |= job.scatter(draws, fit, forced, found, anew=errors == "mc")
+    two_fits = job.second(fit, forced) if components == 2 else (None, None, None)
     parts = split_components(job, found, two_fits) if components == 2 else ()  # what was found becomes the totals
     assemble = lambda x: _assemble(x, rows, lines, covered, redshift, cube, errors)  # noqa: E731
     maps = assemble(found)
@@ -249,6 +258,14 @@ def _continuum(rows, continuum, baseline, pixels, redshift, lsf, medium, mask, t
         return stellar.model[:, pixels], 1 if baseline is None else baseline, stellar
     model = continuum(rows.cube) if callable(continuum) else continuum
     return rows.model(model, pixels), -1 if baseline is None else baseline, None
+
+
+def _calm(n, n_groups, stellar):
+    """Velocities and variances (N, G) for spectra without a line: of the stars where known, else at the redshift."""
+    velocity = np.zeros(n)
+    if stellar is not None:
+        velocity = np.where(stellar.velocity_sigma < STELLAR, stellar.velocity, 0.0)
+    return np.repeat(velocity[:, None], n_groups, 1), np.full((n, n_groups), CALM**2)
 
 
 def _draws(errors, samples, seed, rows, cube, job, fit, pixels):
@@ -354,6 +371,8 @@ def _assemble(found, rows, lines, covered, redshift, cube, errors="formal"):
             stacklevel=3,
         )
     extra = {name: found[name].reshape(shape) for name in ("chi2", "n_pixels", "degrees_of_freedom") if name in found}
+    if np.shape(cube.meta.get("bins")) == shape:  # spaxels of a bin repeat one measurement
+        extra["bins"] = np.asarray(cube.meta["bins"])
     return LineMaps(
         [str(key) for key in lines["key"]],
         full("flux"),

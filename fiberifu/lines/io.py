@@ -28,6 +28,8 @@ LAYOUT = {  # quantity -> (extension, BUNIT as the DAP writes it, has an error)
     "dispersion": ("EMLINE_GSIGMA", "km/s", True),
     "instrumental_dispersion": ("EMLINE_INSTSIGMA", "km/s", False),
 }
+# Extensions of numbers that maps of fits have in meta.
+KEPT = {"F_CHI2": "chi2", "F_NPIX": "n_pixels", "F_DOF": "degrees_of_freedom", "F_BINS": "bins"}
 SUMS = {  # the same of `sum_line_maps`; the DAP has no moments of them
     "flux": ("EMLINE_SFLUX", FLUX_BUNIT, True),
     "ew": ("EMLINE_SEW", "ang", True),
@@ -96,6 +98,10 @@ def write_dap_maps(maps, path, *, sums=None, overwrite=False):
         if array is not None:
             dtype = np.int32 if name == "FLAGS" else np.float32
             hdus.append(fits.ImageHDU(np.asarray(array, dtype=dtype), name=name))
+    for name, key in KEPT.items():
+        if key in maps.meta:
+            array = np.asarray(maps.meta[key])
+            hdus.append(fits.ImageHDU(array.astype(np.float32 if array.dtype.kind == "f" else np.int32), name=name))
     for hdu in hdus:
         if maps.provenance is not None:
             maps.provenance.to_header(hdu.header)
@@ -191,8 +197,17 @@ def _from_hdus(hdus, layout):
         ebv=primary.get("EBVGAL"),
         provenance=Provenance.from_header(primary) if "DATATYPE" in primary else None,
         extinction_corrected=primary.get("EXTCORR", "GEXTLAW" in primary),
-        meta={"header": primary},
+        meta={"header": primary} | _meta(hdus, lines, channels),
     )
+
+
+def _meta(hdus, lines, channels):
+    """What is kept in meta: chi2 and bins, what was done to the fluxes, and lines that stand for a blend."""
+    meta = {key: np.array(hdus[name].data) for name, key in KEPT.items() if name in hdus}
+    if hdus[0].header.get("DUSTCORR"):
+        meta["internal_extinction"] = True
+    blends = {line: channel for line, channel in zip(lines, channels, strict=True) if channel in BLENDS}
+    return meta | ({"blends": blends} if blends else {})
 
 
 def _line(channel):

@@ -9,6 +9,7 @@ import dataclasses
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable
+from scipy.stats import chi2 as chi2_distribution
 
 from fiberifu.constants import C_KMS
 from fiberifu.lines.backend import NUMPY
@@ -20,10 +21,21 @@ __all__ = ["BAD", "SURE", "Job", "split_components"]
 
 BAD = np.int32(DAPMask.DONOTUSE)
 SURE = 3.0  # S/N below which velocity and width are called unreliable
+CHANCE = 5e-5  # of noise to gain as much, at one of the twenty or so velocities that are independent
+WIDE, NARROW = 300.0, 50.0  # km/s; fits that end wider than the one are tried again from the other
+WHOLE, HALF = 0.8, 0.4  # fraction of a line's pixels: less is LOWCOV, still less no value
+# S/N at which formal errors would be half of what they should: measured by benchmarks/lines.py (H-alpha, eight lines)
+FAINT_VELOCITY, FAINT_DISPERSION = 2.8, 3.1
 EVIDENCE = 10.0  # difference of BIC that a second component must earn (Kass & Raftery 1995, "very strong")
 
 
 FIT = [field.name for field in dataclasses.fields(LineFit)]
+
+
+def _take(fit, rows, other, better):
+    """Take over the rows ``rows[better]`` from another fit of ``rows``."""
+    for name in FIT:
+        getattr(fit, name)[rows[better]] = getattr(other, name)[better]
 
 
 def _rows(fit, index):
@@ -35,7 +47,8 @@ def _rows(fit, index):
 class Job:
     """Spectra to be fitted: arrays as the engine takes them, and what their fluxes mean.
 
-    ``model`` (N, P) has been taken off ``data``; ``lsf`` is (L,) or (N, L).
+    ``model`` (N, P) has been taken off ``data``; ``lsf`` is (L,) or (N, L); ``calm`` are velocities and variances
+    (N, G) for spectra in which no line is found.
     """
 
     problem: LineProblem
@@ -45,6 +58,7 @@ class Job:
     lsf: np.ndarray
     table: QTable
     redshift: float
+    calm: tuple
     threads: int | None
     chunk: int
     xp: object = NUMPY
@@ -56,27 +70,57 @@ class Job:
             data=self.data[index],
             weight=self.weight[index],
             model=None if self.model is None else self.model[index],
+            calm=tuple(x[index] for x in self.calm),
             lsf=self.lsf if self.lsf.ndim == 1 else self.lsf[index],
         )
 
-    def fit(self, data=None, start=None):
+    def fit(self, data=None, start=None, fixed=False):
         """`LineFit` of all spectra, or of other ``data`` with the same weights, from ``start`` if given."""
         data = self.data if data is None else data
 
         def work(part):
             lsf = None if self.lsf.ndim == 1 else self.lsf[part]
             begin = None if start is None else tuple(x[part] for x in start)
-            return fit_lines(self.problem, data[part], self.weight[part], lsf=lsf, start=begin, xp=self.xp)
+            return fit_lines(self.problem, data[part], self.weight[part], lsf=lsf, start=begin, fixed=fixed, xp=self.xp)
 
         fits = in_threads(work, self._parts(), self.threads if self.xp is NUMPY else 1)
         return LineFit(**{name: np.concatenate([getattr(f, name) for f in fits]) for name in FIT})
 
-    def measure(self, fit, data=None):
+    def search(self, data=None, forced=None):
+        """The fit, and for which spectra (N,) it is forced: no line is found in them, or it is known before.
+
+        The best velocity of noise is that of its highest peak: fluxes there would never be negative, and their sum over
+        blank sky a detection. Where all lines together do not stand out, velocity and width are put to ``calm``.
+        """
+        fit = self.fit(data)
+        trapped = fit.bounded.any(1) | (fit.variance > WIDE**2).any(1) | (fit.flux < 0).all(1)
+        if (rows := np.flatnonzero(trapped)).size:  # in a minimum that is not the deepest, perhaps
+            for velocity in (fit.velocity[rows], self.calm[0][rows]):
+                start = velocity, np.full(velocity.shape, NARROW**2)
+                again = self.rows(rows).fit(None if data is None else data[rows], start)
+                _take(fit, rows, again, again.chi2 < fit.chi2[rows])
+        if forced is None:
+            freedom = np.maximum(self._freedom(fit), 1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                forced = ~(fit.gain * freedom / fit.chi2 > chi2_distribution.isf(CHANCE, self.problem.tie.shape[1]))
+        if (rows := np.flatnonzero(forced)).size:
+            part = self.rows(rows)
+            start = tuple(x[rows] for x in self.calm)
+            again = part.fit(None if data is None else data[rows], start, fixed=True)
+            _take(fit, rows, again, np.ones(len(rows), bool))
+        return fit, forced
+
+    def _freedom(self, fit):
+        problem = self.problem
+        n_more = problem.tie.shape[1] + 2 * problem.n_groups + len(problem.windows) * (problem.degree + 1)
+        return fit.n_pixels - n_more
+
+    def measure(self, fit, forced, data=None):
         """All quantities, per line (N, L) and per spectrum (N,), of a fit to ``data``, by default the job's own."""
         data = self.data if data is None else data
 
         def work(part):
-            return self.rows(part)._measure(_rows(fit, part), data[part])
+            return self.rows(part)._measure(_rows(fit, part), forced[part], data[part])
 
         found = in_threads(work, self._parts(), self.threads)
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
@@ -84,11 +128,11 @@ class Job:
     def _parts(self):
         return [slice(i, i + self.chunk) for i in range(0, len(self.data), self.chunk)]
 
-    def _measure(self, fit, data):
+    def _measure(self, fit, forced, data):
         problem = self.problem
         n_free, n_groups, tie, group = problem.tie.shape[1], problem.n_groups, problem.tie, problem.group
-        flux = np.nan_to_num(fit.flux) @ tie.T
         lost = np.isnan(fit.flux) @ (tie != 0).T
+        flux = np.where(lost, np.nan, np.nan_to_num(fit.flux) @ tie.T)
         covariance = tie @ fit.covariance[:, :n_free, :n_free] @ tie.T
         flux_sigma = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         spread = np.sqrt(np.diagonal(fit.covariance, axis1=1, axis2=2))
@@ -102,21 +146,44 @@ class Job:
         mask = np.where(lost, np.int32(DAPMask.NOCOV) | BAD, np.int32(0))
         failed = ~(fit.converged & np.isfinite(fit.chi2) & np.isfinite(fit.flux).any(1))[:, None]
         mask |= np.where(failed, np.int32(DAPMask.FITFAILED) | BAD, np.int32(0))
-        snr = np.where(flux_sigma > 0, flux / np.where(flux_sigma > 0, flux_sigma, 1), 0)
+        snr = np.nan_to_num(flux / np.where(flux_sigma > 0, flux_sigma, np.inf))
         member = group[:, None] == np.arange(n_groups)
         best = np.where(member, snr[..., None], -np.inf).max(1)  # (N, G), of the brightest line that moves along
+        seen = self._seen(fit.velocity[:, group], np.clip(fit.variance[:, group], NARROW**2, None))
+        # where a line alone says where it is, it may have been found beside its masked pixels
+        beside = self._seen(*(x[:, group] for x in self.calm))
+        seen = np.where(snr >= best[:, group], np.minimum(seen, beside), seen)
+        mask |= np.where(seen < WHOLE, np.int32(DAPMask.LOWCOV), np.int32(0))
+        mask |= np.where(seen < HALF, np.int32(DAPMask.NOVALUE) | BAD, np.int32(0))
+        mask |= np.where(forced[:, None], np.int32(DAPMask.UNRELIABLE), np.int32(0))
         doubt = np.where(fit.bounded[:, group], np.int32(DAPMask.NEARBOUND) | BAD, np.int32(0))
-        doubt |= np.where(best[:, group] < SURE, np.int32(DAPMask.UNRELIABLE) | BAD, np.int32(0))
+        doubt |= np.where((best[:, group] < SURE) | forced[:, None], np.int32(DAPMask.UNRELIABLE) | BAD, np.int32(0))
+        # errors of faint lines: there are other minima near, which the curvature of this one does not know of
+        faint = np.maximum(best[:, group], SURE) ** -3
+        velocity_sigma = spread[:, n_free + group] * (1 + FAINT_VELOCITY**3 * faint)
+        variance_sigma = spread[:, n_free + n_groups + group] * (1 + FAINT_DISPERSION**3 * faint)
+        empty = (fit.n_pixels == 0)[:, None] | lost.all(1)[:, None]
+        gone = lambda x: np.where(empty, np.nan, x)  # noqa: E731
         return {
-            "flux": flux, "flux_sigma": flux_sigma, "covariance": covariance,
+            "flux": flux, "flux_sigma": np.where(lost, np.nan, flux_sigma), "covariance": covariance,
             "ew": ew, "ew_sigma": np.abs(ew_sigma), "continuum": level, "continuum_sigma": level_sigma,
-            "velocity": fit.velocity[:, group], "velocity_sigma": spread[:, n_free + group],
-            "dispersion": dispersion,
-            "dispersion_sigma": spread[:, n_free + n_groups + group] / 2 / np.maximum(dispersion, 10.0),
+            "velocity": gone(fit.velocity[:, group]), "velocity_sigma": gone(velocity_sigma),
+            "dispersion": gone(dispersion),
+            "dispersion_sigma": gone(variance_sigma / 2 / np.maximum(dispersion, 10.0)),
             "instrumental_dispersion": instrument, "mask": mask, "kinematic_mask": mask | doubt, "best": best,
             "chi2": fit.chi2, "n_pixels": fit.n_pixels,
-            "degrees_of_freedom": fit.n_pixels - n_free - 2 * n_groups - len(problem.windows) * (problem.degree + 1),
+            "degrees_of_freedom": self._freedom(fit),
         }  # fmt: skip
+
+    def _seen(self, velocity, variance):
+        """Fraction (N, L) of the pixels within three sigma of each line that are good."""
+        wave, n = self.problem.wave, len(self.weight)
+        centre = self.problem.centres * (1 + velocity / C_KMS)
+        sigma = np.sqrt((centre / C_KMS) ** 2 * variance + np.broadcast_to(self.lsf, centre.shape) ** 2)
+        total = np.concatenate([np.zeros((n, 1), np.int32), np.cumsum(self.weight > 0, 1, dtype=np.int32)], 1)
+        first, last = (np.searchsorted(wave, centre + side * 3 * sigma) for side in (-1, 1))
+        rows = np.arange(n)[:, None]
+        return (total[rows, last] - total[rows, first]) / np.maximum(last - first, 1)
 
     def lines(self, fit):
         """Spectra (N, P) of the lines of a fit."""
@@ -130,12 +197,17 @@ class Job:
             smooth = smooth + polynomial_spectra(self.problem, data - lines, self.weight)
         return np.broadcast_to(smooth, self.data.shape)
 
-    def scatter(self, draws, fit, found):
-        """Errors from the scatter of fits to other data; fluxes with their covariance."""
+    def scatter(self, draws, fit, forced, found, anew):
+        """Errors from the scatter of fits to other data, ``anew`` or from where the lines were; fluxes with their
+        covariance."""
         names = ("flux", "ew", "continuum", "velocity", "dispersion")
         n, sums, squares, product = 0, dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), 0.0
         for data in draws:
-            again = self.measure(self.fit(data, start=(fit.velocity, fit.variance)), data)
+            if anew:
+                other, _ = self.search(data, forced)
+            else:
+                other = self.fit(data, start=(fit.velocity, fit.variance))
+            again = self.measure(other, forced, data)
             step = {name: again[name] - found[name] for name in names}
             for name in names:
                 sums[name] = sums[name] + step[name]
@@ -147,43 +219,49 @@ class Job:
         mean = sums["flux"] / n
         return out | {"covariance": (product - n * mean[:, :, None] * mean[:, None]) / (n - 1)}
 
-    def second(self, fit):
+    def second(self, fit, forced):
         """A job of twice the lines for the spectra that a second component describes better, which these are (N,) and
         its fit; narrow component first."""
         single = self.problem
         chosen = np.zeros(len(self.data), bool)
-        found = self.measure(fit)
+        found = self.measure(fit, forced)
         bright = np.flatnonzero((found["best"].max(1) > 3 * SURE) & (found["mask"] & BAD == 0).any(1))
         if not bright.size:
             return None, chosen, None
-        job = dataclasses.replace(self.rows(bright), problem=_doubled(single))
+        job = self.rows(bright)
+        job = dataclasses.replace(job, problem=_doubled(single), calm=tuple(np.tile(x, (1, 2)) for x in job.calm))
         if job.lsf.ndim == 1:
             job.lsf = np.repeat(job.lsf, 2)
         else:
             job.lsf = np.repeat(job.lsf, 2, axis=1)
         velocity, variance = fit.velocity[bright], np.maximum(fit.variance[bright], 30.0**2)
         sigma = np.sqrt(variance)
-        starts = [  # a broad base at rest or blueshifted (outflow); two streams side by side
+        slim = np.full(variance.shape, 60.0**2)
+        starts = [  # a broad base at rest or blueshifted (outflow); two streams side by side, near and far
             ((velocity, velocity), (0.5 * variance, 5 * variance + 100.0**2)),
             ((velocity, velocity - 150), (0.5 * variance, 3 * variance + 100.0**2)),
             ((velocity - sigma, velocity + sigma), (0.4 * variance, 0.4 * variance)),
+            ((velocity - sigma, velocity + sigma), (slim, slim)),
+            *(((velocity, velocity + step), (slim, slim)) for step in (-600, -350, 350, 600)),
         ]
         best = None
         for places, widths in starts:
-            trial = job.fit(start=(np.concatenate(places, 1), np.concatenate(widths, 1)))
+            trial = job.fit(start=(np.concatenate(places, 1).clip(-900, 900), np.concatenate(widths, 1)))
             if best is None:
                 best = trial
                 continue
-            better = trial.chi2 < best.chi2
-            for name in FIT:
-                getattr(best, name)[better] = getattr(trial, name)[better]
+            cost, limit = (f.chi2 + np.where(f.converged & ~f.bounded.any(1), 0, 1e300) for f in (trial, best))
+            _take(best, np.arange(len(bright)), trial, cost < limit)
         best = _narrow_first(best, single.tie.shape[1], single.n_groups)
         n_more = single.tie.shape[1] + 2 * single.n_groups
         freedom = found["degrees_of_freedom"][bright] - n_more
         scale = np.maximum(best.chi2 / np.maximum(freedom, 1), 1)
         gain = (fit.chi2[bright] - best.chi2) / scale - n_more * np.log(np.maximum(fit.n_pixels[bright], 2))
-        lines = job.measure(best)["best"].reshape(len(bright), 2, -1).max(2)  # S/N of the best line of each
+        measured = job.measure(best, np.zeros(len(bright), bool))
+        lines = measured["best"].reshape(len(bright), 2, -1).max(2)  # S/N of the best line of each
+        faintest = (measured["flux"] / measured["flux_sigma"]).min(1)  # one in absorption is no gas
         good = (gain > EVIDENCE) & (lines > SURE).all(1) & best.converged & ~best.bounded.any(1)
+        good &= ~(faintest < -SURE)
         chosen[bright[good]] = True
         return job.rows(np.flatnonzero(good)) if good.any() else None, chosen, _rows(best, good)
 
@@ -255,7 +333,7 @@ def split_components(job, found, two_fits):
         broad[name][~chosen] = absent
     if double is None:
         return narrow, broad
-    two = double.measure(second)
+    two = double.measure(second, np.zeros(len(second.chi2), bool))
     for part, i in ((narrow, 0), (broad, 1)):
         for name in ("flux", "flux_sigma", "ew", "ew_sigma", "continuum", "continuum_sigma", "velocity",
                      "velocity_sigma", "dispersion", "dispersion_sigma", "instrumental_dispersion", "mask",

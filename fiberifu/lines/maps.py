@@ -224,8 +224,8 @@ class LineMaps:
     def intrinsic_dispersion(self):
         """Dispersion without the instrument's, km/s: square root of the difference of squares.
 
-        Where lines are narrower than the instrument it is 0, with NEARBOUND; its error is that of the observed
-        dispersion, propagated, and large where the two are close.
+        Where lines are narrower than the instrument it is 0, with NEARBOUND and DONOTUSE; its error is that of the
+        observed dispersion, propagated, and large where the two are close.
         """
         value, sigma, unit = self._data["dispersion"]
         instrument = self._data["instrumental_dispersion"][0]
@@ -233,7 +233,7 @@ class LineMaps:
         intrinsic = np.sqrt(np.clip(square, 0, None))
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.where(intrinsic > 0, value * sigma / intrinsic, np.nan)
-        mask = self._mask["dispersion"] | np.where(square > 0, 0, np.int32(DAPMask.NEARBOUND))
+        mask = self._mask["dispersion"] | np.where(square > 0, 0, np.int32(DAPMask.NEARBOUND | DAPMask.DONOTUSE))
         return _ByLine(self.lines, lambda i: self._ccd(intrinsic[i], error[i], unit, mask[i]))
 
     @property
@@ -383,13 +383,17 @@ class LineMaps:
 
     def _variance_of_sum(self, sigma, n, correlation):
         """Variance of the sum of n spaxels that have the errors ``sigma``, 0 elsewhere."""
+        bins = self.meta.get("bins")
+        if bins is not None:  # what spaxels of a bin have in common adds up linearly
+            by_bin = np.bincount(np.ravel(bins) - np.min(bins), np.ravel(sigma))
+            if correlation is None or np.ndim(correlation) == 0 and not callable(correlation):
+                growth = 1.0 if correlation is None else 1 + correlation * np.log10(np.clip((by_bin > 0).sum(), 1, 100))
+                return (by_bin**2).sum() * growth**2
+            raise ValueError("correlation: for maps of bins give a number (among the bins) or None")
         if correlation is None:
             predicted = self.provenance is not None and self.provenance.datatype == "PREDICTED"
             if self.shared is None and predicted:
                 return sigma.sum() ** 2
-            bins = self.meta.get("bins")
-            if bins is not None:
-                return (np.bincount(np.ravel(bins + 1), np.ravel(sigma)) ** 2).sum()
             return (sigma**2).sum()
         if callable(correlation):
             if len(self.shape) != 2:

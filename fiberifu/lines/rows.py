@@ -12,6 +12,7 @@ from fiberifu.lines.maps import CONTINUUM_UNIT
 
 __all__ = ["Rows"]
 
+LOWEST = 50  # resolving power: what is less was meant as something else
 FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigma
 POWERS = {"std": 1, "var": 2, "ivar": -2}  # of the error, by the names of astropy.nddata
 BLOCK = 64  # pixels
@@ -162,7 +163,12 @@ class Rows:
                 sigma = curve[:, low] * (1 - part) + curve[:, low + 1] * part
                 sigma = np.where(np.isfinite(sigma), sigma, np.nanmedian(sigma, 0))
         if sigma.shape[-1:] != wave.shape or not (np.isfinite(sigma).all() and (sigma >= 0).all()):
-            raise ValueError(f"lsf={lsf!r}: sigma must be finite and not negative, got {sigma}")
+            raise ValueError(f"lsf={lsf!r}: sigma must be finite and not negative, of shape {wave.shape}, got {sigma}")
+        if np.median(sigma / wave) > 1 / LOWEST / FWHM:
+            raise ValueError(
+                f"lsf={lsf!r}: that is a resolving power lambda/FWHM below {LOWEST}; give sigma with its unit, such as "
+                "1.2 * u.AA, or a resolving power"
+            )
         return sigma
 
     def _along(self, value):

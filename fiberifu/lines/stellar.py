@@ -30,7 +30,7 @@ __all__ = ["StellarFit", "StellarTemplates", "fit_starlight"]
 
 STEP = 1e-4  # of ln(wavelength) on the rest-frame grid: 30 km/s
 LEVELS = np.array([0, 30, 45, 60, 75, 90, 105, 120, 140, 160, 180, 205, 230, 260, 290, 330, 370, 420, 500.0])  # km/s
-MASKED = 500.0  # km/s on either side of emission lines
+MASKED = 600.0  # km/s on either side of emission lines
 MAX_VELOCITY, MAX_SIGMA = 1000.0, 450.0  # km/s
 CLIP = 4.0  # sigma
 PRIOR = np.array([200.0, 80.0])  # km/s, around velocity and dispersion of the co-added spectrum
@@ -190,8 +190,9 @@ def fit_starlight(templates, wave, data, weight, *, redshift, sigma=None, degree
     good = (weight > 0).sum(1) > 100
     poly = np.polynomial.legendre.legvander(np.linspace(-1, 1, len(extra)), degree)[:, 1:]
     n = len(data)
-    out = StellarFit(np.full((n, len(wave)), np.nan), *np.full((4, n), np.nan), np.zeros((n, len(templates))),
-                     np.full(n, np.nan), np.zeros(n, int))  # fmt: skip
+    model = np.full((n, len(wave)), np.nan, np.float32)
+    out = StellarFit(model, *np.full((4, n), np.nan), np.zeros((n, len(templates))), np.full(n, np.nan),
+                     np.zeros(n, int))  # fmt: skip
     if not good.any():
         return out
     centre, curve, mixture = _coadded(renderer, poly, data[good], weight[good])

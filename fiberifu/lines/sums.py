@@ -13,14 +13,13 @@ Shapes: N spectra, P pixels, L lines; bands are (L, 3, 2): blue, main, red; lowe
 import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
-from astropy.table import QTable
 
 from fiberifu.constants import C_KMS
 from fiberifu.lines.fit import _assemble, _covered
 from fiberifu.lines.job import BAD, SURE
 from fiberifu.lines.maps import DAPMask
 from fiberifu.lines.rows import Rows
-from fiberifu.lines.table import line_table
+from fiberifu.lines.table import observed_lines
 
 __all__ = ["sum_line_maps"]
 
@@ -36,7 +35,7 @@ def sum_line_maps(
     continuum=None,
     window=None,
     velocity=None,
-    medium="vacuum",
+    medium=None,
     mask=None,
 ):
     """Sum emission lines over bandpasses in every spaxel of a cube, or in every spectrum of a list.
@@ -62,8 +61,8 @@ def sum_line_maps(
     velocity : `~astropy.units.Quantity` or `~astropy.nddata.NDData`, shape spatial, optional
         By which bands are shifted in addition, relative to ``redshift``: ``maps.velocity["Ha"]`` of a fit. Where it
         is masked or not finite, bands stay.
-    medium : {'vacuum', 'air'}
-        Of the cube's wavelengths (MaNGA, DESI: vacuum; SAMI, MUSE: air).
+    medium : {'vacuum', 'air'}, optional
+        Of the cube's wavelengths; by default ``cube.meta["medium"]``, else vacuum.
     mask : array_like of bool, optional
         True = bad, broadcast to the shape of the cube; in addition to the cube's own mask.
 
@@ -90,10 +89,7 @@ def sum_line_maps(
         For a predicted cube, whose pixels are correlated: errors are flagged.
     """
     rows = Rows(cube)
-    if not (np.isscalar(redshift) and np.isfinite(redshift) and redshift > -0.01):
-        raise ValueError(f"redshift is {redshift!r}; give the one systemic redshift")
-    lines = table if isinstance(table, QTable) else line_table(table, medium)
-    lines = lines[np.argsort(lines["wavelength"])]
+    lines, redshift, medium = observed_lines(table, redshift, cube, medium)
     centres = lines["wavelength"].to_value(u.AA) * (1 + redshift)
     covered = _covered(rows, centres)
     if not covered.size:

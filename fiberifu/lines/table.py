@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The emission lines: names, wavelengths, ties and equivalent-width bandpasses, each with its source."""
 
+import re
 from functools import cache
 from importlib import resources
 
@@ -80,6 +81,54 @@ def line_table(name="strong", medium="vacuum"):
     return table
 
 
+def observed_lines(table, redshift, cube, medium=None):
+    """The lines of a fit in the medium of a cube: times ``1 + redshift`` their wavelengths are the cube's, exactly.
+
+    Air wavelengths of lines do not scale with 1 + z: the refractive index is that of the wavelength that arrives.
+
+    Parameters
+    ----------
+    table : str, sequence of str or `~astropy.table.QTable`
+        As for `line_table`; a table says its medium in ``meta["medium"]``, vacuum by default.
+    redshift : float or dimensionless `~astropy.units.Quantity`
+        Systemic.
+    cube : `~specutils.Spectrum`
+        Whose ``meta["medium"]`` is taken where ``medium`` is None.
+    medium : {'vacuum', 'air'}, optional
+
+    Returns
+    -------
+    lines : `~astropy.table.QTable`
+        In order of wavelength.
+    redshift : float
+    medium : str
+
+    Raises
+    ------
+    ValueError
+        For a medium that is not that of the cube, or a redshift that is none.
+    """
+    known = cube.meta.get("medium") if hasattr(cube, "meta") else None
+    medium = medium or known or "vacuum"
+    if medium not in ("vacuum", "air") or known not in (None, medium):
+        raise ValueError(f"medium is {medium!r}, and the cube's metadata say {known!r}; 'vacuum' or 'air'")
+    try:
+        z = float(u.Quantity(redshift).to_value(u.one)) if not isinstance(redshift, str) else np.nan
+    except (TypeError, ValueError, u.UnitConversionError):
+        z = np.nan
+    if not -0.01 < z < 20:
+        raise ValueError(f"redshift is {redshift!r}; give the one systemic redshift, a number without unit")
+    lines = table.copy() if isinstance(table, QTable) else line_table(table)
+    lines.sort("wavelength")
+    was_air = lines.meta.get("medium") == "air"
+    for name in ("wavelength", "blue", "main", "red"):
+        if name in lines.colnames:
+            rest = air_to_vacuum(lines[name]) if was_air else lines[name]
+            lines[name] = vacuum_to_air(rest * (1 + z)) / (1 + z) if medium == "air" else rest
+    lines.meta["medium"] = medium
+    return lines, z, medium
+
+
 def resolve_line(name, *, known=None):
     """The short key of a line, from its key, an alias or the name of a DAP channel.
 
@@ -101,6 +150,8 @@ def resolve_line(name, *, known=None):
     key = ALIASES.get(name, name)
     if key not in keys:
         key = dict(zip(table["dap_name"], table["key"], strict=True)).get(str(name).strip(), key)
+    if key not in keys:
+        key = _spelt(str(name), list(table["key"])) or key
     if key in keys:
         return str(key)
     if name in DOUBLETS:
@@ -108,7 +159,22 @@ def resolve_line(name, *, known=None):
             f"line {name!r} is a doublet; say {' or '.join(map(repr, DOUBLETS[name]))}, "
             f"or {'+'.join(DOUBLETS[name])!r} where sums are taken"
         )
-    raise ValueError(f"line {name!r} is not known; known are {', '.join(keys)} and their DAP channel names")
+    known_elsewhere = known is not None and key in list(table["key"])
+    problem = "is not among these" if known_elsewhere else "is not known; known are"
+    raise ValueError(f"line {name!r} {problem}: {', '.join(keys)} (DAP channel names and NII6583 will do, too)")
+
+
+def _spelt(name, keys):
+    """Key of a line in other common spellings: ``NII6583``, ``[O III] 5007``, ``halpha``; None if it is none."""
+    greek = re.fullmatch(r"h[\s_-]?(alpha|beta|gamma|delta)(\d{4})?", name.strip(), re.IGNORECASE)
+    if greek:
+        return {"alpha": "Ha", "beta": "Hb", "gamma": "Hg", "delta": "Hd"}[greek[1].lower()]
+    match = re.fullmatch(r"\[?\s*([A-Z][a-z]?)\s*(I{1,3}|IV|V)\s*\]?[\s_-]*(\d{4})", name.strip())
+    if not match:
+        return None
+    start = f"{match[1]}{['I', 'II', 'III', 'IV', 'V'].index(match[2]) + 1}_"
+    near = [key for key in keys if key.startswith(start) and abs(int(key[len(start) :]) - int(match[3])) <= 2]
+    return near[0] if len(near) == 1 else None
 
 
 def _refractive_index(wavelength):

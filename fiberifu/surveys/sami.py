@@ -73,7 +73,7 @@ def read_sami_cube(blue, red=None, *, deredden=False):
         * ``dust`` : factors (n_wave,) that correct for Galactic extinction (Planck's E(B-V), ``ebv_planck``, with the
           law of Cardelli, Clayton & Mathis 1989, ApJ 345, 245), or None;
         * ``ebv`` : Galactic E(B-V) in mag (SFD), or None; ``extinction_corrected``, whether it was corrected for;
-        * ``bins`` : number of the bin of each spaxel (ny, nx), 0 outside; None for a default cube;
+        * ``bins`` : number of the bin of each spaxel (ny, nx), -1 outside; None for a default cube;
         * ``weight`` : effective exposure (n_wave, ny, nx), or None;
         * ``covariance`` : for each arm the extension COVAR, ``values`` (n, 5, 5, ny, nx) relative to the variance, at
           ``wavelength`` (n,); empty for binned cubes, whose variance includes it (Sharp et al. 2015, MNRAS 446, 1551);
@@ -112,7 +112,7 @@ def read_sami_cube(blue, red=None, *, deredden=False):
         "ebv": dust_header.get("EBVSFD98"),
         "ebv_planck": dust_header.get("EBVPLNCK"),
         "extinction_corrected": bool(deredden),
-        "bins": None if bins is None else bins.astype(int),
+        "bins": None if bins is None else np.where(bins > 0, bins, -1).astype(int),
         "weight": _joined(arms, "WEIGHT"),
         "covariance": {arm.name: _covariance(arm) for arm in arms if "COVAR" in arm.extensions},
         "psf_fwhm": {arm.name: arm.header["PSFFWHM"] * u.arcsec for arm in arms if "PSFFWHM" in arm.header},
