@@ -279,9 +279,13 @@ def _describe_file(path):
             header = hdus[0].header.copy()
     except OSError as error:
         raise ValueError(f"{path} is no readable FITS file: {error}") from error
-    if "DATATYPE" not in header:
-        raise ValueError(f"{path} has no DATATYPE card: fiberifu did not write it")
-    rows = {key.replace("_", " "): value for key, value in asdict(Provenance.from_header(header)).items()}
+    if "DATATYPE" in header:
+        rows = {key.replace("_", " "): value for key, value in asdict(Provenance.from_header(header)).items()}
+    elif "FIBIFUV" in header:  # lines of an observed cube
+        names = {"FIBIFUV": "fiberifu", "REDSHIFT": "redshift", "EXTCORR": "extinction corrected", "EBVGAL": "ebv"}
+        rows = {"data": "line maps of an observed cube"} | {names[key]: header[key] for key in names if key in header}
+    else:
+        raise ValueError(f"{path} has neither a DATATYPE nor a FIBIFUV card: fiberifu did not write it")
     return "\n".join([_rows(rows), "", *(f"{name:<20} {shape:<18} {unit}".rstrip() for name, shape, unit in parts)])
 
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
 from fakes import FakePrediction
 
-from fiberifu import cli, line_job
+from fiberifu import cli, jobs, line_job
 from fiberifu.datasets import simulated_cube
-from fiberifu.formats import write_cube
+from fiberifu.formats import read_cube, write_cube
 from fiberifu.lines import DAPMask, LineMaps
 from fiberifu.plot import plot_line_maps
+from fiberifu.provenance import Provenance
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,11 @@ def test_what_is_wrong_is_said_in_one_line(cube_file, tmp_path, capsys):
         assert text.startswith("fiberifu: error") and text.count("\n") == 1, text
         return text
 
-    assert "redshift: the cube does not tell it; give --redshift" in error(cube_file)
+    unknown = tmp_path / "unknown_sim_cube.fits"
+    cube = read_cube(cube_file)
+    cube.meta["provenance"] = Provenance(datatype="SIMULATED")
+    write_cube(cube, unknown)
+    assert "redshift: the cube does not tell it; give --redshift" in error(unknown)
     assert "no such file" in error(tmp_path / "absent.fits", "--redshift", 0.1)
     text = tmp_path / "text.fits"
     text.write_text("nothing")
@@ -137,3 +143,36 @@ def test_intrinsic_dispersion():
     found = maps.intrinsic_dispersion["Ha"]
     assert found.data[0] == pytest.approx(120.0) and found.uncertainty.array[0] == pytest.approx(5 * 130 / 120)
     assert found.data[1] == 0 and found.flags[1] & DAPMask.NEARBOUND and not found.flags[0]
+
+
+def test_components_bins_and_redshifts_from_the_command_line(data_dir, tmp_path, capsys, cube_file):
+    """Bins are fitted once and counted as bins; each component has a file; a doubtful redshift is said."""
+    folder = data_dir / "sami"
+    files = [str(folder / f"209807_A_sectors_{arm}.fits.gz") for arm in ("blue", "red")]
+    out = tmp_path / "out"
+    assert cli.main(["lines", *files, "--redshift", "0.05386", "--lines", "Ha,NII6583,[S II] 6716", "--components", "2",
+                     "-o", str(out)]) == 0  # fmt: skip
+    text = capsys.readouterr().out
+    assert " bins," in text and "broad_maps.fits" in text
+    maps = LineMaps.read(out / "209807_A_sectors_maps.fits")
+    broad = LineMaps.read(out / "209807_A_sectors_broad_maps.fits")
+    multiple = (maps.flux["Ha"].flags & DAPMask.MULTICOMP) != 0
+    assert multiple.any() and (~broad.flux["Ha"].mask)[multiple].all() and broad.flux["Ha"].mask[~multiple].all()
+    bins = maps.meta["bins"]
+    values = maps.flux["Ha"].data
+    assert all(
+        np.ptp(values[bins == i]) == 0 for i in np.unique(bins[bins >= 0]) if np.isfinite(values[bins == i]).all()
+    )
+    total, error = maps.total()["Ha"]
+    assert (
+        error > 3 * np.sqrt(np.nansum(maps.flux["Ha"].uncertainty.array ** 2)) * error.unit
+    )  # of bins, not of spaxels
+    assert jobs.describe(out / "209807_A_sectors_maps.fits").startswith("data")
+    assert maps.chi2.shape == maps.shape
+
+    redshift = read_cube(cube_file).meta["provenance"].redshift
+    assert cli.main(["lines", str(cube_file), "--lines", "Ha", "-o", str(tmp_path / "own")]) == 0
+    assert LineMaps.read(tmp_path / "own" / "galaxy_sim_maps.fits").redshift == pytest.approx(redshift)
+    capsys.readouterr()
+    with pytest.warns(AstropyUserWarning, match="0.05 was given, the file says"):
+        line_job.lines_to_folder([cube_file], tmp_path / "far", table=["Ha"], redshift=0.05)

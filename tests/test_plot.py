@@ -89,7 +89,7 @@ def test_map_hatches_what_is_bad():
 
 
 @pytest.mark.parametrize(
-    ("unit", "kind"), [(FLUX, "flux"), (u.AA, "equivalent width"), (u.km / u.s, "velocity"), (u.one, "S/N")]
+    ("unit", "kind"), [(FLUX, "flux"), (u.AA, "equivalent width"), (u.km / u.s, "velocity"), (u.one, "a title")]
 )
 def test_map_kind_from_unit(unit, kind):
     ax = plot_map(a_map(unit=unit), title="a title", redshift=0.03)

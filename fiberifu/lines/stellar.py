@@ -88,6 +88,9 @@ class StellarTemplates:
     def read_mastar(cls, folder=None):
         """The MaStar populations of Maraston et al. 2020 (MNRAS 496, 2962), as the MaNGA DAP has them.
 
+        The 54 files, 1.6 MB in all, are in the public repository of the DAP, https://github.com/sdss/mangadap, in the
+        folder ``mangadap/data/spectral_templates/mastar_ssp_v1.0``; they are BSD-licensed SDSS data.
+
         Parameters
         ----------
         folder : path-like, optional
@@ -102,7 +105,14 @@ class StellarTemplates:
         if folder is None:
             from fiberifu.simulate.templates import find_data_dir
 
-            folder = find_data_dir() / "templates" / "mastar_ssp_v1.0"
+            try:
+                folder = find_data_dir() / "templates" / "mastar_ssp_v1.0"
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    "no MaStar templates: copy mangadap/data/spectral_templates/mastar_ssp_v1.0 of "
+                    "https://github.com/sdss/mangadap to FOLDER/templates/mastar_ssp_v1.0, and set the environment "
+                    "variable FIBERIFU_DATA to FOLDER; or give any StellarTemplates"
+                ) from error
         files = sorted(Path(folder).glob("MaStar-SSP-*.fits*"))
         if not files:
             raise FileNotFoundError(
@@ -121,7 +131,7 @@ class StellarTemplates:
         return cls(wave * u.AA, np.stack(spectra), power, names)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StellarFit:
     """What `fit_starlight` found, for N spectra of P pixels.
 
@@ -145,6 +155,9 @@ class StellarFit:
     weights: np.ndarray
     chi2: np.ndarray
     n_pixels: np.ndarray
+
+    def __repr__(self):
+        return f"<StellarFit of {len(self.velocity)} spectra, {self.weights.shape[1]} templates>"
 
 
 def fit_starlight(templates, wave, data, weight, *, redshift, sigma=None, degree=8, masked=MASKED, threads=None):

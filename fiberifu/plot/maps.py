@@ -19,6 +19,8 @@ KINDS = {
     "dispersion": ("magma", "dispersion"),
     "snr": ("cividis", "S/N"),
     "ratio": ("plasma", "ratio"),
+    "chi2": ("viridis", "reduced χ²"),
+    "number": ("viridis", ""),
 }
 # Bits with which a value is still worth drawing.
 HARMLESS = DAPMask.LOWCOV | DAPMask.NEARBOUND | DAPMask.NOCORRECTION | DAPMask.MULTICOMP
@@ -45,7 +47,7 @@ def plot_map(
         bits of an integer mask (`~fiberifu.lines.DAPMask`) those that leave a usable value do not count.
     ax : `~astropy.visualization.wcsaxes.WCSAxes`, optional
         A new figure by default.  Empty axes are turned North up, East left; others keep their frame.
-    kind : {'flux', 'ew', 'velocity', 'dispersion', 'snr', 'ratio'}, optional
+    kind : {'flux', 'ew', 'velocity', 'dispersion', 'snr', 'ratio', 'chi2', 'number'}, optional
         Sets colours and stretch: flux by asinh, velocity symmetric about 0.  By default chosen from the unit.
     limits : (float, float), optional
         Of the colour scale; by default the ``percentiles`` of the good spaxels.
@@ -65,10 +67,10 @@ def plot_map(
     ValueError
         If ``data`` is no map on the sky, ``kind`` is unknown or ``ax`` is not WCSAxes.
     """
-    if data.wcs is None or np.ndim(data.data) != 2:
+    if getattr(data, "wcs", None) is None or np.ndim(data.data) != 2:
         raise ValueError(
-            f"data has {np.ndim(data.data)} axes and the wcs {data.wcs!r}; a map has 2 axes and a "
-            "celestial WCS (for lists of positions use plot_pointing)"
+            f"data is a {type(data).__name__} of {np.ndim(data)} axes, wcs {getattr(data, 'wcs', None)!r}; a map is "
+            "NDData with 2 axes and a celestial WCS (for lists of positions use plot_pointing)"
         )
     kind = _kind(data.unit) if kind is None else kind
     if kind not in KINDS:
@@ -114,7 +116,7 @@ def plot_map(
 
 def _kind(unit):
     if unit in (None, u.dimensionless_unscaled):
-        return "snr"
+        return "number"
     if u.Unit(unit).is_equivalent(u.AA):
         return "ew"
     return "velocity" if u.Unit(unit).is_equivalent(u.km / u.s) else "flux"

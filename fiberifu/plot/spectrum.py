@@ -56,10 +56,11 @@ def plot_spectrum(spectrum, index=None, *, ax=None, lines="strong", redshift=Non
         low, high = np.nanmin(flux, initial=0), np.nanmax(flux, initial=0)
         if high > low:
             ax.set_ylim(low - 0.05 * (high - low), high + 0.12 * (high - low))
-        ax.set_xlabel("vacuum wavelength (Å)")
+        medium = spectrum.meta.get("medium", "vacuum")
+        ax.set_xlabel(f"{medium} wavelength (Å)")
         ax.set_ylabel(f"flux ({unit_label(spectrum.unit)})")
         if lines is not None and redshift is not None:
-            _name_lines(ax, lines, redshift)
+            _name_lines(ax, lines, redshift, medium)
         if is_predicted(spectrum.meta):
             ax.text(
                 0.992,
@@ -117,9 +118,9 @@ def line_label(key, wavelength=True):
     return f"{ion} {match[3]}" if wavelength else ion
 
 
-def _name_lines(ax, lines, redshift):
+def _name_lines(ax, lines, redshift, medium):
     """Names above the spectrum, moved apart where they would touch, each with a leader to its line."""
-    table = line_table(lines)
+    table = line_table(lines, medium)
     table.sort("wavelength")
     low, high = ax.get_xlim()
     labels = []  # [text, [wavelengths]]; neighbours of one ion share a name
