@@ -521,3 +521,15 @@ def test_projected_lines_are_those_of_a_fit_to_drawn_spectra(ifu, image):
     with pytest.warns(AstropyUserWarning, match="predicted pixels are correlated"):
         formal = fit_line_maps(cube, keys, redshift=p.redshift, lsf=cube.meta["lsf"], continuum=p.continuum())
     assert (formal.flags & int(Flag.FORMAL_ERRORS)).all()
+
+
+@pytest.mark.filterwarnings("ignore:cube.*predicted pixels:astropy.utils.exceptions.AstropyUserWarning")
+def test_bright_lines_are_not_lost_to_what_a_polynomial_lacks(ifu, image):
+    """Pixels of a prediction are sharpest where there is no line: wide absorption would fit them best, and is no gas."""
+    from fiberifu.lines import fit_line_maps
+
+    place = CENTER.spherical_offsets_by(5 * u.arcsec, -6.3 * u.arcsec)
+    p = ifu.predict_cube(image, center=place, size=3 * u.arcsec, spaxel=0.75 * u.arcsec)
+    maps = fit_line_maps(p.cube(), "strong", redshift=p.redshift)
+    assert np.all(maps.flux["Ha"].data > 0.5 * p.line_maps().flux["Ha"].data)
+    assert np.all(maps.dispersion["Ha"].data < 300)

@@ -38,6 +38,13 @@ def _take(fit, rows, other, better):
         getattr(fit, name)[rows[better]] = getattr(other, name)[better]
 
 
+def _emission(fit):
+    """Signed sum (N,) of the squares of S/N of the free fluxes: negative where absorption prevails."""
+    flux = np.nan_to_num(fit.flux)
+    variance = np.diagonal(fit.covariance, axis1=1, axis2=2)[:, : flux.shape[1]]
+    return (flux * np.abs(flux) / np.where(variance > 0, variance, np.inf)).sum(1)
+
+
 def _rows(fit, index):
     """A `LineFit` of some spectra."""
     return LineFit(**{name: getattr(fit, name)[index] for name in FIT})
@@ -93,12 +100,14 @@ class Job:
         blank sky a detection. Where all lines together do not stand out, velocity and width are put to ``calm``.
         """
         fit = self.fit(data)
-        trapped = fit.bounded.any(1) | (fit.variance > WIDE**2).any(1) | (fit.flux < 0).all(1)
-        if (rows := np.flatnonzero(trapped)).size:  # in a minimum that is not the deepest, perhaps
+        trapped = fit.bounded.any(1) | (fit.variance > WIDE**2).any(1) | (_emission(fit) < 0)
+        if (rows := np.flatnonzero(trapped)).size:
             for velocity in (fit.velocity[rows], self.calm[0][rows]):
                 start = velocity, np.full(velocity.shape, NARROW**2)
                 again = self.rows(rows).fit(None if data is None else data[rows], start)
-                _take(fit, rows, again, again.chi2 < fit.chi2[rows])
+                # wide lines in absorption are no gas but what the continuum lacks: narrow ones in emission are better
+                lines = (_emission(again) > 0) & ~(again.variance > WIDE**2).any(1) & (_emission(_rows(fit, rows)) < 0)
+                _take(fit, rows, again, (again.chi2 < fit.chi2[rows]) | lines)
         if forced is None:
             freedom = np.maximum(self._freedom(fit), 1)
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -310,7 +319,8 @@ def _pseudo_continuum(job, data, lines):
             with np.errstate(divide="ignore", invalid="ignore"):
                 mean = np.where(good, light[:, inside], 0).sum(1) / n
                 noise = np.sqrt(np.where(good, 1 / weight[:, inside], 0).sum(1)) / n
-            sides.append(((low + high) / 2, np.where(n > 0, mean, np.nan), noise))
+                middle = good @ wave[inside] / n  # of the pixels that count
+            sides.append((middle, np.where(n > 0, mean, np.nan), noise))
         if len(sides) == 2:
             (a, mean_a, noise_a), (b, mean_b, noise_b) = sides
             part = (problem.centres[copies * i] - a) / (b - a)
