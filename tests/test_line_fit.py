@@ -12,6 +12,7 @@ from specutils import Spectrum
 
 from fiberifu.lines import DAPMask, fit_line_maps, line_table, vacuum_to_air
 from fiberifu.lines.engine import LineProblem, fit_lines, line_spectra, polynomial_spectra
+from fiberifu.lines.table import observed_lines
 from fiberifu.provenance import Provenance
 
 C = 299792.458
@@ -530,3 +531,59 @@ def test_errors_of_faint_kinematics_are_true():
     assert use.sum() > 150
     pull = (maps.velocity["Ha"].data - truth["v"])[use] / maps.velocity["Ha"].uncertainty.array[use]
     assert 0.8 < pull.std() < 1.25
+
+
+def test_the_medium_is_the_cubes(fitted):
+    """Taken from the cube, not contradicted in silence; air wavelengths are those that arrive, not (1 + z) rest."""
+    _, data, error, truth = mock(n=20, seed=41, ha=100.0)
+    air = vacuum_to_air(WAVE * u.AA)
+    spectra = Spectrum(flux=data * UNIT, spectral_axis=air, spectral_axis_index=1,
+                       uncertainty=StdDevUncertainty(error), meta={"medium": "air"})  # fmt: skip
+    maps = fit(spectra)
+    assert abs(np.median(maps.velocity["Ha"].data - truth["v"])) < 0.3
+    by_table = fit_line_maps(spectra, line_table(KEYS, "air"), redshift=Z, lsf=POWER)
+    np.testing.assert_allclose(by_table.velocity["Ha"].data, maps.velocity["Ha"].data, atol=0.01)
+    with pytest.raises(ValueError, match="medium is 'vacuum', and the cube's metadata say 'air'"):
+        fit(spectra, medium="vacuum")
+    lines, z, medium = observed_lines(["O2_3729"], 0.9, spectra)
+    vacuum = line_table(["O2_3729"])["wavelength"][0]
+    assert medium == "air" and z == 0.9
+    assert (lines["wavelength"][0] * 1.9 - vacuum_to_air(vacuum * 1.9)).to_value(u.AA) == pytest.approx(0, abs=1e-9)
+    wrong = vacuum_to_air(vacuum) / lines["wavelength"][0] - 1
+    assert abs(wrong * C) > 2  # km/s
+
+
+def test_redshifts_of_all_kinds(fitted):
+    _, data, error, _ = mock(n=2, seed=42)
+    expected = fit(cube(data, error)).flux["Ha"].data
+    for redshift in (np.array(Z), np.float32(Z), Z * u.one):
+        np.testing.assert_allclose(fit_line_maps(cube(data, error), KEYS, redshift=redshift, lsf=POWER).flux["Ha"].data,
+                                   expected, rtol=1e-4)  # fmt: skip
+    for wrong in ("0.03", [0.03, 0.04], 9000 * u.km / u.s, np.nan, 8890):
+        with pytest.raises(ValueError, match="redshift is"):
+            fit_line_maps(cube(data, error), KEYS, redshift=wrong, lsf=POWER)
+
+
+def test_resolution_that_was_meant_as_something_else(fitted):
+    _, data, error, _ = mock(n=2, seed=43)
+    spectra = cube(data, error)
+    with pytest.raises(ValueError, match="resolving power lambda/FWHM below 50; give sigma with its unit"):
+        fit(spectra, lsf=1.2)
+    with pytest.raises(ValueError, match="lsf is 'cube'.*which is None"):
+        fit(spectra, lsf="cube")
+    spectra.meta["lsf"] = np.full(len(WAVE), 1.2) * u.AA
+    assert fit(spectra, lsf="cube").instrumental_dispersion["Ha"].data[0] == pytest.approx(1.2 / 6761.6 * C, rel=2e-3)
+    with pytest.raises(ValueError, match="window is 3"):
+        fit(spectra, window=3 * u.s)
+
+
+def test_empty_spaxels_hold_no_numbers(fitted):
+    """Whoever forgets the mask sees NaN, not a plausible velocity."""
+    _, data, error, _ = mock(n=4, seed=44)
+    data[1] = np.nan
+    maps = fit(cube(data, error))
+    for name in ("flux", "velocity", "dispersion", "ew"):
+        values_ = getattr(maps, name)["Ha"]
+        assert np.isnan(values_.data[1]) and values_.mask[1] and np.isfinite(values_.data[[0, 2, 3]]).all(), name
+        if values_.uncertainty is not None:
+            assert np.isnan(values_.uncertainty.array[1]), name

@@ -323,3 +323,40 @@ def test_real_dap_maps(data_dir, tmp_path):
             ours, theirs = getattr(maps, name)[line], getattr(back, name)[line]
             assert_allclose(theirs.data, ours.data, rtol=1e-6)
             assert_array_equal(theirs.flags, ours.flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("NII6583", "N2_6583"), ("[NII]6583", "N2_6583"), ("[O III] 5007", "O3_5007"), ("OIII5007", "O3_5007"),
+     ("SII6731", "S2_6731"), ("halpha", "Ha"), ("HALPHA", "Ha"), ("H_beta", "Hb"), ("OI6300", "O1_6300")],
+)  # fmt: skip
+def test_spellings_of_other_surveys(name, key):
+    assert resolve_line(name) == key
+
+
+def test_a_line_that_these_maps_lack_is_known():
+    with pytest.raises(ValueError, match="'O3' is not among these: Ha"):
+        resolve_line("O3", known=["Ha", "Hb"])
+    with pytest.raises(ValueError, match="'Hx' is not known; known are"):
+        resolve_line("Hx")
+
+
+def test_dust_correction_is_remembered_in_files(arrays, tmp_path):
+    """Nobody corrects twice: the file says it, and chi2 and bins come along."""
+    from astropy.wcs import WCS
+
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.cdelt = ["RA---TAN", "DEC--TAN"], [-1e-4, 1e-4]
+    maps = LineMaps(["Hb", "Ha"], np.full((2, 3, 4), 10.0), np.full((2, 3, 4), 0.5), redshift=0.02, wcs=wcs,
+                    meta={"chi2": np.full((3, 4), 90.0), "degrees_of_freedom": np.full((3, 4), 100),
+                          "bins": np.arange(12).reshape(3, 4) // 3})  # fmt: skip
+    corrected = maps.deredden(0.3)
+    corrected.write(tmp_path / "dust.fits")
+    again = LineMaps.read(tmp_path / "dust.fits")
+    with pytest.raises(ValueError, match="already"):
+        again.deredden(0.3)
+    maps.write(tmp_path / "maps.fits")
+    again = LineMaps.read(tmp_path / "maps.fits")
+    np.testing.assert_allclose(again.chi2.data, 0.9)
+    flux, error = again.total()["Ha"]
+    assert flux.value == pytest.approx(120) and error.value == pytest.approx(np.sqrt(4) * 3 * 0.5)  # four bins of three

@@ -525,7 +525,7 @@ def test_projected_lines_are_those_of_a_fit_to_drawn_spectra(ifu, image):
 
 @pytest.mark.filterwarnings("ignore:cube.*predicted pixels:astropy.utils.exceptions.AstropyUserWarning")
 def test_bright_lines_are_not_lost_to_what_a_polynomial_lacks(ifu, image):
-    """Pixels of a prediction are sharpest where there is no line: wide absorption would fit them best, and is no gas."""
+    """Pixels of a prediction are sharpest where no line is: wide absorption would fit them best, and is no gas."""
     from fiberifu.lines import fit_line_maps
 
     place = CENTER.spherical_offsets_by(5 * u.arcsec, -6.3 * u.arcsec)
