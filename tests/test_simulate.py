@@ -11,6 +11,7 @@ from fiberifu.model import desi_lsf  # noqa: E402
 from fiberifu.simulate import SimConfig, Simulator, analytic_template_pack, reanchor  # noqa: E402
 from fiberifu.simulate.galaxy import galaxy_maps, galaxy_spectra  # noqa: E402
 from fiberifu.simulate.gas import LINES  # noqa: E402
+from fiberifu.simulate.grid import SpectralGrid  # noqa: E402
 from fiberifu.simulate.observe import (  # noqa: E402
     add_lines,
     aperture_patch,
@@ -183,12 +184,18 @@ def test_lines_on_spectra():
         wave,
         torch.tensor([0.02, 0.1]),
         torch.tensor([40.0, 90.0]),
+        SpectralGrid.desi(),
     )
     torch.testing.assert_close(flux.sum(1) * 0.8, torch.tensor([8.0, 3.0]), rtol=1e-4, atol=0)
     grid = 3600 + 0.8 * torch.arange(7781)
     near = (grid - 6564.632 * 1.1).abs() < 40
     mean = (grid * flux[1])[near].sum() / flux[1][near].sum()
     assert abs(float(mean) - 6564.632 * 1.1) < 0.02
+    manga = SpectralGrid.manga()
+    flux = torch.zeros(1, 4563)
+    red, width = torch.tensor([0.02]), torch.tensor([90.0])
+    add_lines(flux, torch.tensor([[3.0, 5.0, 9.0]]), torch.tensor([5008.24, 6564.632, 12000.0]), red, width, manga)
+    assert float((flux * manga.edges.diff()).sum()) == pytest.approx(8.0, rel=1e-4)  # the last is off the arm
     ends = torch.tensor([3600.0, 9800.0])
     resolution = ends / desi_lsf(ends) / 2.3548
     assert 2000 < resolution[0] < 2600

@@ -3,6 +3,7 @@
 ``draws -> galaxy (maps) x stars, gas (spectra) -> imager, fibre -> batch``; everything is linear in the maps.
 """
 
+from .grid import SpectralGrid
 from .observe import reanchor
 from .survey import SimConfig, Simulator
 from .templates import analytic_template_pack, build_template_pack, find_data_dir, load_template_pack
@@ -10,6 +11,7 @@ from .templates import analytic_template_pack, build_template_pack, find_data_di
 __all__ = [
     "SimConfig",
     "Simulator",
+    "SpectralGrid",
     "analytic_template_pack",
     "build_template_pack",
     "find_data_dir",

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ..constants import AB_NANOMAGGY, C_KMS
-from ..model.basis import desi_lsf
 
 __all__ = [
     "add_lines",
@@ -195,31 +194,33 @@ def image_noise(signal, white, fwhm, common, sky_sigma, pixel, electrons):
 # --- spectrograph
 
 
-def add_lines(flux, line_flux, line_wave, z, sigma_kms, *, start=3600.0, step=0.8, half=70):
+def add_lines(flux, line_flux, line_wave, z, sigma_kms, grid, *, half=70):
     """Add Gaussian lines, integrated over pixels, to spectra in place.
 
     Parameters
     ----------
     flux : Tensor (F, N)
-        1e-17 erg/s/cm2/A on the grid ``start + step * arange(N)``.
+        1e-17 erg/s/cm2/A on ``grid``.
     line_flux : Tensor (F, L)
         1e-17 erg/s/cm2.
     line_wave : Tensor (L,)
         Rest vacuum Angstrom.
     z, sigma_kms : Tensor (F,)
         Redshift and intrinsic width; the LSF is added in quadrature.
+    grid : SpectralGrid
+    half : int
+        Pixels on either side of a line that it may reach.
     """
     n = flux.shape[1]
     centre = line_wave.double() * (1 + z.double()[:, None])
-    sigma = torch.hypot(centre.float() * (sigma_kms[:, None] / C_KMS), desi_lsf(centre.float()))
-    position = (centre - start) / step
-    first = torch.round(position).long() - half
-    offset = torch.arange(2 * half + 2, device=flux.device) - 0.5
-    edge = (first[..., None] - position[..., None]).float() + offset
-    profile = torch.erf(edge * (step / math.sqrt(2)) / sigma[..., None]).diff(dim=-1) / (2 * step)
-    index = first[..., None] + torch.arange(2 * half + 1, device=flux.device)
-    profile = profile * line_flux[..., None] * ((index >= 0) & (index < n))
-    return flux.scatter_add_(1, index.clamp(0, n - 1).flatten(1), profile.flatten(1))
+    sigma = torch.hypot(centre.float() * (sigma_kms[:, None] / C_KMS), grid.lsf_at(centre))
+    first = torch.searchsorted(grid.edges, centre) - 1 - half
+    index = first[..., None] + torch.arange(2 * half + 2, device=flux.device)
+    edge = grid.edges[index.clamp(0, n)]  # beyond the ends all edges are one, and no light falls between
+    x = (edge - centre[..., None]).float() / (math.sqrt(2) * sigma[..., None])
+    profile = torch.erf(x).diff(dim=-1) / 2 / edge.diff(dim=-1).clamp(min=1e-3).float()
+    profile = profile * line_flux[..., None]
+    return flux.scatter_add_(1, index[..., :-1].clamp(0, n - 1).flatten(1), profile.flatten(1))
 
 
 def spectrum_sigma(flux, wave, throughput, sky, seeing, seconds):

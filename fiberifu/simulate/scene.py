@@ -14,6 +14,7 @@ import torch
 from ..constants import C_KMS
 from .galaxy import POPULATIONS, galaxy_maps, galaxy_spectra, sky_grid
 from .gas import GAS_COMPONENTS, LINE_WAVELENGTH, LINES, SIDEBANDS, GasTables
+from .grid import SpectralGrid
 from .observe import (
     ELECTRONS,
     PIXEL_SIGMA,
@@ -94,7 +95,7 @@ class Scenes:
             return torch.as_tensor(np.asarray(a), dtype=torch.float32, device=self.device)
 
         self.wave = tensor(wave)
-        self.edges = torch.as_tensor(np.append(wave - 0.4, wave[-1] + 0.4), device=self.device)
+        self.desi = SpectralGrid.desi(self.device)
         self.throughput, self.sky = tensor(pack["desi_throughput"]), tensor(pack["sky_dark"])
         curves = [pack[f"band_{b}"] for b in self.stars.bands]
         self.curves = tensor(band_weights(wave, np.asarray(pack["band_wave"]), curves))
@@ -157,7 +158,7 @@ class Scenes:
 
     # --- light to spectra
 
-    def spectra(self, scene, owner, amount):
+    def spectra(self, scene, owner, amount, grid=None):
         """Noiseless spectra and truth of apertures from the integrals of the component maps.
 
         Parameters
@@ -167,6 +168,8 @@ class Scenes:
             Galaxy of each aperture.
         amount : Tensor (F, J)
             Integral of each map of ``scene["stack"]`` under the aperture's kernel.
+        grid : SpectralGrid, optional
+            Pixels and resolution of the spectrograph; DESI's by default.
 
         Returns
         -------
@@ -174,25 +177,27 @@ class Scenes:
             flux (F, N) with lines; line_flux, line_ew (F, L); redshift (F,) of the gas in the aperture; sigma
             (F,) of the lines, km/s; band (F, C) nanomaggies of the full spectrum.
         """
+        grid = self.desi if grid is None else grid
         truth = self.truth(scene, owner, amount)
         made, g = scene["made"], scene["g"]
         mass = amount[:, :12].unflatten(1, (6, 2))
         ssp = torch.einsum("fpd,fps->fds", mass, made["weights"][owner])
-        # templates have 70 km/s of their own, DESI would add 55: what is left is broadened
-        extra = (truth["sigma_star"] ** 2 - 70.0**2 + 55.0**2).clamp(min=0).sqrt()
+        # templates have 70 km/s of their own, the instrument adds to the stars': what is left is broadened
+        extra = (truth["sigma_star"] ** 2 - 70.0**2 + grid.stellar_lsf**2).clamp(min=0).sqrt()
         rest = self.stars.spectrum(ssp, made["ebv"][owner], extra)
-        flux = self.stars.render(rest, g["redshift"][owner], self._shift(truth["velocity_star"]))
+        flux = self.stars.render(rest, g["redshift"][owner], self._shift(grid, truth["velocity_star"]))
         touched = torch.nonzero(amount[:, 24] > 1e-5 * amount[:, 28].clamp(min=1e-12))[:, 0]
         if len(touched):
             who = owner[touched]
             rest = (made["other_weights"][who] * amount[touched, 24:25]) @ self.stars.ssp
-            flux[touched] += self.stars.render(rest, g["neighbour_z"][who].clamp(min=_STAR_Z), self.edges)
-        add_lines(flux, truth["line_flux"], self.gas.wave, truth["redshift"], truth["sigma"])
+            flux[touched] += self.stars.render(rest, g["neighbour_z"][who].clamp(min=_STAR_Z), grid.edges)
+        add_lines(flux, truth["line_flux"], self.gas.wave, truth["redshift"], truth["sigma"], grid)
         return truth | {"flux": flux}
 
-    def _shift(self, velocity):
+    @staticmethod
+    def _shift(grid, velocity):
         """Pixel edges as seen from starlight that moves with ``velocity`` (F,) km/s within the galaxy."""
-        return self.edges[None] / (1 + velocity.double()[:, None] / C_KMS)
+        return grid.edges[None] / (1 + velocity.double()[:, None] / C_KMS)
 
     def truth(self, scene, owner, amount):
         """Lines, equivalent widths, photometry and kinematics of apertures; see `spectra`."""
