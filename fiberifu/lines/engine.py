@@ -21,12 +21,14 @@ from fiberifu.lines.backend import NUMPY
 __all__ = ["LineFit", "LineProblem", "fit_lines", "line_spectra", "polynomial_spectra"]
 
 GRID = 600.0  # km/s, reach of the velocity grid
-STEP = 75.0  # km/s, of the grid
+STEP = 100.0  # km/s, of the grid
+NEAR = 75.0  # km/s, that the best of it may be off
 SEED_SIGMA = 90.0  # km/s
 USUAL = 160.0  # km/s; pixels are gathered for lines up to this width, wider ones are done again
 REACH = 4.5  # sigma around a line that enter the sums
 EDGE = 0.999999
 SLOW = 0.5  # of chi2, that the last steps may still leave
+SMALL = 8  # matrices up to this size are inverted together
 ROOT_2PI = float(np.sqrt(2 * np.pi))
 
 
@@ -169,7 +171,7 @@ def fit_lines(problem, data, weight, *, lsf=None, start=None, fixed=False, max_s
         return _numpy(xp, _at(placed, sums, velocity, variance))
     fit = _iterate(placed, sums, velocity, variance, max_steps, tolerance)
     wide = xp.amax(fit.variance, 1) > USUAL**2
-    moved = xp.amax(abs(fit.velocity - velocity), 1) > 1.5 * STEP
+    moved = xp.amax(abs(fit.velocity - velocity), 1) > 1.5 * NEAR
     again = xp.flatnonzero(wide | moved)
     if len(again):  # few: their pixels are chosen anew, around where they went
         wider = _LocalSums(placed, poly.rows(again), blur2[again], lowest[again], data[again], weight[again],
@@ -215,26 +217,40 @@ class _Polynomials:
             self.half.append(half)
             self.left = self.left + (w * y * y).sum(1) - (half**2).sum(1)  # chi2 without any line
             self.n_pixels = self.n_pixels + (w > 0).sum(1)
+        # from sums with polynomials and data (K + 1 numbers for each window) to overlap with what is left of the data
+        self.is_polynomial = xp.asarray(np.tile(np.append(np.ones(k), 0.0), len(problem.windows)))
+        ones = xp.full((len(data), len(problem.windows), 1), 1.0)
+        self.tail = xp.concatenate([-xp.stack(self.half, 1), ones], 2)
+
+    def best(self, window):
+        """Coefficients (N, K) of the polynomials that fit best without any line."""
+        return (self.half[window][:, None] @ self.white[window])[:, 0]
 
     def rows(self, index):
         """The same for some spaxels."""
         part = object.__new__(_Polynomials)
         part.white, part.half = ([x[index] for x in part_] for part_ in (self.white, self.half))
-        part.left, part.n_pixels = self.left[index], self.n_pixels[index]
+        part.left, part.n_pixels, part.tail = self.left[index], self.n_pixels[index], self.tail[index]
+        part.is_polynomial = self.is_polynomial
         return part
 
 
 def _seed(placed, poly, data, weight):
-    """Best velocity of a grid, by the drop of chi2 line by line: templates common to all spaxels, so plain products."""
+    """Best velocity of a grid, by the drop of chi2 line by line: templates common to all spaxels, so plain products.
+
+    The polynomials are taken off the data; that they could also take up a little of a template, about as much at every
+    velocity, is left out.
+    """
     xp, problem = placed.xp, placed.host
     grid = np.arange(-GRID, GRID + 1, STEP)
     blur2 = problem.blur2()
     n_free = problem.tie.shape[1]
     power, overlap = (xp.zeros((len(data), len(grid), n_free)) for _ in range(2))
     for i, (low, high) in enumerate(problem.windows):
-        wave, basis = problem.wave[low:high], problem.basis[low:high]
-        w = weight[:, low:high]
-        wy = w * data[:, low:high]
+        wave, w = problem.wave[low:high], weight[:, low:high]
+        left = -poly.best(i) @ placed.basis[low:high].T
+        left += data[:, low:high]
+        left *= w
         lines = np.flatnonzero(problem.window_of == i)
         centre = problem.centres[lines] * (1 + grid[:, None] / C_KMS)  # (V, lines)
         sigma = np.sqrt((centre * SEED_SIGMA / C_KMS) ** 2 + blur2[lines])[..., None]
@@ -243,19 +259,19 @@ def _seed(placed, poly, data, weight):
         free = np.flatnonzero(problem.tie[lines].any(0))
         shape = np.einsum("vlp,lf->vfp", shape, problem.tie[lines][:, free])
         v, f, p = shape.shape
-        k = basis.shape[1]
-        cross = xp.asarray(np.einsum("vfp,pk->pvfk", shape, basis).reshape(p, v * f * k))
-        flat = xp.asarray(shape.reshape(-1, p).T)
-        square = (w @ flat**2).reshape(-1, v, f)
-        cross = (w @ cross).reshape(len(w), v * f, k) @ xp.swapaxes(poly.white[i], 1, 2)
-        power[..., free] += square - (cross**2).sum(-1).reshape(-1, v, f)
-        overlap[..., free] += (wy @ flat).reshape(-1, v, f)
-        overlap[..., free] -= (cross @ poly.half[i][..., None])[..., 0].reshape(-1, v, f)
+        flat = xp.asarray(np.ascontiguousarray(shape.reshape(-1, p).T))
+        power[..., free] += (w @ flat**2).reshape(-1, v, f)
+        overlap[..., free] += (left @ flat).reshape(-1, v, f)
     good = power > 0
     gain = xp.where(good, overlap.clip(0) ** 2 / xp.where(good, power, 1.0), 0.0).sum(-1)
-    best = xp.asarray(grid)[gain.argmax(1)]
+    # the top of the parabola through the highest three
+    best = gain.argmax(1).clip(1, len(grid) - 2)
+    before, here, after = (gain[xp.arange(len(data)), best + step] for step in (-1, 0, 1))
+    bend = 2 * here - before - after
+    top = xp.where(bend > 0, 0.5 * (after - before) / xp.where(bend > 0, bend, 1.0), 0.0).clip(-1, 1)
+    velocity = xp.asarray(grid)[best] + STEP * top
     n_groups = problem.n_groups
-    return xp.tile(best[:, None], (1, n_groups)), xp.full((len(data), n_groups), SEED_SIGMA**2)
+    return xp.tile(velocity[:, None], (1, n_groups)), xp.full((len(data), n_groups), SEED_SIGMA**2)
 
 
 class _LocalSums:
@@ -266,7 +282,7 @@ class _LocalSums:
         xp, problem = placed.xp, placed.host
         centre = problem.centres
         sigma = np.sqrt((centre * reach_sigma / C_KMS) ** 2 + xp.to_numpy(xp.amax(blur2, 0)))
-        half = REACH * sigma + centre * STEP / C_KMS
+        half = REACH * sigma + centre * NEAR / C_KMS
         spread = float((xp.amax(velocity, 1) - xp.amin(velocity, 1)).max())
         self.blocks = []
         for i, (low, high) in enumerate(problem.windows):
@@ -279,67 +295,37 @@ class _LocalSums:
 
     def _gather(self, window, lines, low, high, velocity, half, data, weight):
         placed, xp = self.placed, self.placed.xp
-        at = placed.centres[lines] * (1 + velocity[:, self.placed.group[lines]] / C_KMS)  # (N, lines)
+        at = placed.centres[lines] * (1 + velocity[:, placed.group[lines]] / C_KMS)  # (N, lines)
         first = xp.searchsorted(placed.wave, xp.amin(at - half, 1)).clip(low, high - 1)
         last = xp.searchsorted(placed.wave, xp.amax(at + half, 1)).clip(low + 1, high)
         size = min(int((last - first).max()), high - low)
         first = first.clip(low, high - size)
         index = first[:, None] + xp.arange(size)
         rows = xp.arange(len(data))[:, None]
-        w = weight[rows, index]
         basis = placed.basis[index] @ xp.swapaxes(self.poly.white[window], 1, 2)  # whitened polynomials
-        self.blocks.append((window, lines, placed.wave[index], w, w * data[rows, index], basis))
+        right = xp.concatenate([basis, data[rows, index][..., None]], 2)
+        self.blocks.append((_Block(placed, window, lines), placed.wave[index], weight[rows, index], right))
 
     def rows(self, index):
         """The same for some spaxels."""
         part = object.__new__(_LocalSums)
         part.placed, part.poly = self.placed, self.poly.rows(index)
         part.blur2, part.lowest = self.blur2[index], self.lowest[index]
-        part.blocks = [(i, lines, *(x[index] for x in arrays)) for i, lines, *arrays in self.blocks]
+        part.blocks = [(block, *(x[index] for x in arrays)) for block, *arrays in self.blocks]
         return part
 
-    def __call__(self, velocity, variance):
-        """Gram matrix (N, 3 L, 3 L) of line profiles and their derivatives by centre and by sigma, and its overlap
-        (N, 3 L) with the data, polynomials projected out; profiles' centres and sigmas (N, L)."""
-        placed, xp = self.placed, self.placed.xp
-        n, n_lines = len(velocity), len(placed.centres)
-        gram, overlap = xp.zeros((n, 3, n_lines, 3, n_lines)), xp.zeros((n, 3, n_lines))
-        centre = placed.centres * (1 + velocity[:, placed.group] / C_KMS)
-        sigma = xp.sqrt((centre / C_KMS) ** 2 * variance[:, placed.group] + self.blur2)
-        shared = {}
-        for window, lines, wave, w, wy, basis in self.blocks:
-            x = (wave[:, None] - centre[:, lines, None]) / sigma[:, lines, None]
-            t = xp.exp(-0.5 * x * x) / (ROOT_2PI * sigma[:, lines, None])
-            d = t * x / sigma[:, lines, None]
-            columns = xp.concatenate([t, d, d * x - t / sigma[:, lines, None]], 1)  # (N, 3 lines, X)
-            weighted = columns * w[:, None]
-            m = len(lines)
-            block = (weighted @ xp.swapaxes(columns, 1, 2)).reshape(n, 3, m, 3, m)
-            _put(gram, lines, block)
-            overlap[:, :, lines] = (columns @ wy[..., None]).reshape(n, 3, m)
-            shared.setdefault(window, []).append((lines, (weighted @ basis).reshape(n, 3, m, basis.shape[2])))
-        for window, parts in shared.items():  # lines of a window meet in its polynomial
-            lines = np.concatenate([lines for lines, _ in parts])
-            cross = xp.concatenate([c for _, c in parts], 2)
-            flat = cross.reshape(n, 3 * len(lines), cross.shape[3])
-            product = (flat @ xp.swapaxes(flat, 1, 2)).reshape(n, 3, len(lines), 3, len(lines))
-            _put(gram, lines, -product, add=True)
-            overlap[:, :, lines] -= (flat @ self.poly.half[window][..., None]).reshape(n, 3, -1)
-        return gram.reshape(n, 3 * n_lines, -1), overlap.reshape(n, -1), centre, sigma
 
+class _Block:
+    """Lines whose pixels overlap: their window, and the range of free fluxes (f of them) that they have."""
 
-def _put(gram, lines, block, add=False):
-    """``gram[:, :, lines, :, lines]`` set to ``block`` (N, 3, m, 3, m), or that added."""
-    low, m = int(lines[0]), len(lines)
-    if lines[-1] - low + 1 == m:  # neighbours, as lines of a block are: plain slices
-        part = gram[:, :, low : low + m, :, low : low + m]
-        if add:
-            part += block
-        else:
-            part[...] = block
-    else:
-        for i, line in enumerate(lines):
-            gram[:, :, line, :, lines] = block[:, :, i] + (gram[:, :, line, :, lines] if add else 0)
+    def __init__(self, placed, window, lines):
+        tie = placed.host.tie[lines]
+        free = np.flatnonzero(tie.any(0))
+        self.window, self.lines = window, slice(int(lines[0]), int(lines[-1]) + 1)
+        self.free = slice(int(free[0]), int(free[-1]) + 1)
+        alone = np.array_equal(tie[:, self.free], np.eye(len(lines)))
+        self.tie = None if alone else placed.xp.asarray(np.ascontiguousarray(tie[:, self.free].T))
+        self.member = placed.member.T[:, self.lines]  # (G, m)
 
 
 @dataclass(eq=False)
@@ -360,33 +346,81 @@ class _State:
 
 
 def _evaluate(placed, sums, velocity, variance):
-    xp, tie = placed.xp, placed.tie
-    gram, overlap, centre, sigma = sums(velocity, variance)
-    n, n_lines = len(velocity), len(placed.centres)
-    n_free, n_groups = tie.shape[1], placed.member.shape[1]
-    normal = tie.T @ gram[:, :n_lines, :n_lines] @ tie
+    """Best fluxes at these velocities and variances, and how chi2 changes with all of them.
+
+    First the profiles, of which the fluxes follow; then, with the fluxes, what moving and widening all lines of a group
+    does to the spectrum: one column for each, so that the sums over pixels are few.
+    """
+    xp, n, size = placed.xp, len(velocity), placed.tie.shape[1] + 2 * placed.member.shape[1]
+    n_free = placed.tie.shape[1]
+    centre = placed.centres * (1 + velocity[:, placed.group] / C_KMS)
+    sigma = xp.sqrt((centre / C_KMS) ** 2 * variance[:, placed.group] + sums.blur2)
+    scale = 1 / sigma
+    hessian = xp.zeros((n, size, size))
+    # sums of every column with the polynomials of each window and with the data in it
+    sides = xp.zeros((n, size, *sums.poly.tail.shape[1:]))
+    kept = []
+    for block, wave, w, right in sums.blocks:
+        x = (wave[:, None] - centre[:, block.lines, None]) * scale[:, block.lines, None]
+        q = x * x
+        t = xp.exp(-0.5 * q) * (scale[:, block.lines, None] / ROOT_2PI)  # (N, m, X)
+        profile = t if block.tie is None else block.tie @ t  # (N, f, X)
+        weighted = profile * w[:, None]
+        hessian[:, block.free, block.free] += weighted @ xp.swapaxes(profile, 1, 2)
+        sides[:, block.free, block.window] += weighted @ right
+        kept.append((profile, t * x, t * (q - 1)))
+    side = sides[:, :n_free].reshape(n, n_free, -1)
+    hessian[:, :n_free, :n_free] -= side @ xp.swapaxes(side * sums.poly.is_polynomial, 1, 2)  # projected out
+    tail = sums.poly.tail.reshape(n, -1, 1)
+    overlap = (side @ tail)[..., 0]
+    normal = hessian[:, :n_free, :n_free]
     # a line without any pixel keeps its zeros; the rest is not disturbed
     diagonal = xp.diagonal(normal, 0, 1, 2)
     seen = diagonal > 1e-10 * xp.amax(diagonal, 1).clip(1e-300)[:, None]
     normal = normal + xp.where(seen, 1e-10 * diagonal, 1.0)[:, None] * xp.eye(n_free)
-    target = overlap[:, :n_lines] @ tie * seen
-    inverse = xp.linalg.inv(normal)
+    target = overlap * seen
+    inverse = _inverse(xp, normal)
     flux = (inverse @ target[..., None])[..., 0]
-    amplitude = flux @ tie.T
-    # columns of velocity and variance of each group, as mixtures of the lines' derivatives
-    by_velocity = amplitude * placed.centres / C_KMS
-    by_variance = amplitude * (centre / C_KMS) ** 2 / (2 * sigma)
-    mix = xp.zeros((n, 3 * n_lines, n_free + 2 * n_groups))
-    mix[:, :n_lines, :n_free] = tie * seen[:, None]
-    mix[:, n_lines : 2 * n_lines, n_free : n_free + n_groups] = by_velocity[..., None] * placed.member
-    mix[:, 2 * n_lines :, n_free + n_groups :] = by_variance[..., None] * placed.member
-    hessian = xp.swapaxes(mix, 1, 2) @ gram @ mix
+    amplitude = flux @ placed.tie.T
+    by_velocity = amplitude * placed.centres / C_KMS * scale
+    by_variance = amplitude * (centre * scale / C_KMS) ** 2 / 2
+    for (block, _, w, right), (profile, tx, tq) in zip(sums.blocks, kept, strict=True):
+        moved = (by_velocity[:, None, block.lines] * block.member) @ tx  # (N, G, X)
+        widened = (by_variance[:, None, block.lines] * block.member) @ tq
+        columns = xp.concatenate([moved, widened], 1)
+        weighted = columns * w[:, None]
+        hessian[:, n_free:, block.free] += weighted @ xp.swapaxes(profile, 1, 2)
+        hessian[:, n_free:, n_free:] += weighted @ xp.swapaxes(columns, 1, 2)
+        sides[:, n_free:, block.window] += weighted @ right
+    sides = sides.reshape(n, size, -1)
+    side = sides[:, n_free:]
+    hessian[:, n_free:] -= (side * sums.poly.is_polynomial) @ xp.swapaxes(sides, 1, 2)
+    slope = (side @ tail)[..., 0]
+    hessian[:, n_free:, :n_free] *= seen[:, None]
     hessian[:, :n_free, :n_free] = normal
-    corner = hessian[:, :n_free, n_free:]
+    corner = xp.swapaxes(hessian[:, n_free:, :n_free], 1, 2)
+    hessian[:, :n_free, n_free:] = corner
     schur = hessian[:, n_free:, n_free:] - xp.swapaxes(corner, 1, 2) @ inverse @ corner
-    slope = (xp.swapaxes(mix[..., n_free:], 1, 2) @ overlap[..., None])[..., 0]
     slope = slope - (xp.swapaxes(corner, 1, 2) @ flux[..., None])[..., 0]
     return _State(sums.poly.left - (target * flux).sum(1), flux, hessian, schur, slope, seen)
+
+
+def _inverse(xp, matrix):
+    """Inverse of positive definite matrices (N, K, K): for small ones all of a step at once, since LAPACK's calls, one
+    for each, cost more than the work (Gauss-Jordan; needs no pivots where all are positive)."""
+    k = matrix.shape[1]
+    if k > SMALL:
+        return xp.linalg.inv(matrix)
+    inverse = matrix + 0.0
+    for i in range(k):
+        pivot = 1 / inverse[:, i, i]
+        row = inverse[:, i] * pivot[:, None]
+        column = inverse[:, :, i] + 0.0
+        inverse -= column[:, :, None] * row[:, None]
+        inverse[:, :, i] = -column * pivot[:, None]
+        inverse[:, i] = row
+        inverse[:, i, i] = pivot
+    return inverse
 
 
 def _iterate(placed, sums, velocity, variance, max_steps, tolerance):
@@ -403,7 +437,7 @@ def _iterate(placed, sums, velocity, variance, max_steps, tolerance):
         diagonal = xp.diagonal(schur, 0, 1, 2)
         floor = 1e-12 * xp.amax(diagonal, 1).clip(1e-30)[:, None]
         damped = schur + (damping[rows][:, None] * diagonal + floor)[:, None] * xp.eye(2 * n_groups)
-        step = xp.linalg.solve(damped, slope[..., None])[..., 0]
+        step = (_inverse(xp, damped) @ slope[..., None])[..., 0]
         # the expected drop of chi2 tells when all is done
         drop = (step * slope).sum(1)
         done = ~(drop > tolerance)
@@ -457,7 +491,7 @@ def _last_step(placed, sums, state, rows, step, drop, velocity, variance):
     velocity[rows], variance[rows] = to_velocity, to_variance
     hessian = state.hessian[rows]
     along = hessian[:, :n_free, n_free:] @ move[..., None]
-    state.flux[rows] -= xp.linalg.solve(hessian[:, :n_free, :n_free], along)[..., 0]
+    state.flux[rows] -= (_inverse(xp, hessian[:, :n_free, :n_free]) @ along)[..., 0]
     state.chi2[rows] -= drop
 
 
@@ -473,7 +507,7 @@ def _finish(placed, sums, state, velocity, variance, converged):
     unit = xp.where(diagonal > 0, diagonal, 1.0) ** -0.5
     ridge = 1e-9 + 1.0 * (diagonal <= 0)
     scaled = hessian * unit[:, :, None] * unit[:, None] + ridge[:, None] * xp.eye(hessian.shape[1])
-    covariance = xp.linalg.inv(scaled) * unit[:, :, None] * unit[:, None]
+    covariance = _inverse(xp, scaled) * unit[:, :, None] * unit[:, None]
     flux = xp.where(state.seen, state.flux, np.nan)
     bounded = (abs(velocity) >= EDGE * problem.max_velocity) | (variance <= lowest + 1e-6 * abs(lowest))
     bounded = bounded | (variance >= EDGE * problem.max_sigma**2)
@@ -502,7 +536,6 @@ def polynomial_spectra(problem, data, weight):
     data = np.where(weight > 0, data, 0.0)
     poly = _Polynomials(_Placed(problem, NUMPY), data, weight)
     out = np.zeros(data.shape)
-    for (low, high), white, half in zip(problem.windows, poly.white, poly.half, strict=True):
-        coefficients = (white.transpose(0, 2, 1) @ half[..., None])[..., 0]
-        out[:, low:high] = coefficients @ problem.basis[low:high].T
+    for i, (low, high) in enumerate(problem.windows):
+        out[:, low:high] = poly.best(i) @ problem.basis[low:high].T
     return out

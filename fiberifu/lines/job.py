@@ -189,8 +189,10 @@ class Job:
         wave, n = self.problem.wave, len(self.weight)
         centre = self.problem.centres * (1 + velocity / C_KMS)
         sigma = np.sqrt((centre / C_KMS) ** 2 * variance + np.broadcast_to(self.lsf, centre.shape) ** 2)
-        total = np.concatenate([np.zeros((n, 1), np.int32), np.cumsum(self.weight > 0, 1, dtype=np.int32)], 1)
         first, last = (np.searchsorted(wave, centre + side * 3 * sigma) for side in (-1, 1))
+        if (good := self.weight > 0).all():
+            return np.where(last > first, 1.0, 0.0)
+        total = np.concatenate([np.zeros((n, 1), np.int32), np.cumsum(good, 1, dtype=np.int32)], 1)
         rows = np.arange(n)[:, None]
         return (total[rows, last] - total[rows, first]) / np.maximum(last - first, 1)
 
@@ -301,26 +303,34 @@ def _narrow_first(fit, n_free, n_groups):
 
 def _pseudo_continuum(job, data, lines):
     """Continuum at the lines and its error: between the means of the DAP's side bands, lines subtracted."""
-    problem, weight = job.problem, job.weight
+    problem = job.problem
     wave, z1 = problem.wave, 1 + job.redshift
-    light = data - lines if job.model is None else data - lines + job.model
     copies = len(problem.centres) // len(job.table)  # two of each line where there are two components
     level, sigma = (np.full((len(data), len(problem.centres)), np.nan) for _ in range(2))
-    smooth = None
+    smooth, known = None, {}
+
+    def side_band(low, high):
+        """Mean wavelength, mean and error (N,) over the good pixels of a band; None where the band has no pixel."""
+        first, last = np.searchsorted(wave, low, side="right"), np.searchsorted(wave, high)
+        if first >= last:
+            return None
+        band = slice(first, last)
+        weight, light = job.weight[:, band], data[:, band] - lines[:, band]
+        light = light if job.model is None else light + job.model[:, band]
+        good = weight > 0
+        n = good.sum(1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            middle = good @ wave[band] / n
+            mean = np.where(n > 0, np.where(good, light, 0).sum(1) / n, np.nan)
+            return middle, mean, np.sqrt(np.where(good, 1 / weight, 0).sum(1)) / n
+
     for i, line in enumerate(job.table):
-        sides, here = [], slice(copies * i, copies * (i + 1))
-        for name in ("blue", "red"):
-            low, high = line[name].to_value(u.AA) * z1
-            inside = (wave > low) & (wave < high)
-            if not inside.any():
-                break
-            good = weight[:, inside] > 0
-            n = good.sum(1)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                mean = np.where(good, light[:, inside], 0).sum(1) / n
-                noise = np.sqrt(np.where(good, 1 / weight[:, inside], 0).sum(1)) / n
-                middle = good @ wave[inside] / n  # of the pixels that count
-            sides.append((middle, np.where(n > 0, mean, np.nan), noise))
+        here = slice(copies * i, copies * (i + 1))
+        limits = [tuple(line[name].to_value(u.AA) * z1) for name in ("blue", "red")]
+        for pair in limits:  # many lines share theirs
+            if pair not in known:
+                known[pair] = side_band(*pair)
+        sides = [known[pair] for pair in limits if known[pair] is not None]
         if len(sides) == 2:
             (a, mean_a, noise_a), (b, mean_b, noise_b) = sides
             part = (problem.centres[copies * i] - a) / (b - a)

@@ -15,6 +15,7 @@ __all__ = ["Rows"]
 LOWEST = 50  # resolving power: what is less was meant as something else
 FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigma
 POWERS = {"std": 1, "var": 2, "ivar": -2}  # of the error, by the names of astropy.nddata
+WEIGHTS = {1: lambda x: 1 / (x * x), 2: lambda x: 1 / x, -2: lambda x: x + 0.0}
 BLOCK = 64  # pixels
 NAMED = ("spaxel", "pix", "pixel", "fiber", "fibre", "beam")  # taken as they are: 'per spaxel' stays so
 
@@ -94,7 +95,7 @@ class Rows:
     def __call__(self, array, pixels=slice(None)):
         """(N, P) from an array of the cube's shape."""
         last = np.moveaxis(np.asarray(array), self.axis, -1)[..., self.order[pixels]]
-        return last.reshape(-1, last.shape[-1]).astype(bool if last.dtype == bool else float)
+        return last.reshape(-1, last.shape[-1]).astype(bool if last.dtype == bool else float, copy=False)
 
     def back(self, rows, pixels):
         """An array of the cube's shape from rows (N, P'), NaN at other pixels."""
@@ -123,8 +124,11 @@ class Rows:
         if isinstance(array, u.Quantity):
             array, unit = array.value, array.unit
         factor = self.factor if unit is None else _to_flux_density(unit ** (1 / power))
+        error = self(array, pixels)
+        if factor != 1:
+            error = error * factor**power
         with np.errstate(divide="ignore", invalid="ignore"):
-            return (self(array, pixels) * factor**power) ** (-2.0 / power)
+            return WEIGHTS[power](error)
 
     def resolution(self, lsf, wave=None):
         """Instrumental sigma, Angstrom, at every pixel, or at observed wavelengths ``wave`` (L,).

@@ -3,8 +3,9 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["in_threads"]
 
@@ -16,8 +17,14 @@ def in_threads(work, items, threads=None):
     """
     items = list(items)
     workers = min(threads or os.cpu_count() or 1, max(len(items), 1))
-    with threadpool_limits(1, "blas"):
+    with _libraries().limit(limits=1, user_api="blas"):
         if workers == 1:
             return list(map(work, items))
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(work, items))
+
+
+@cache
+def _libraries():
+    """The linear algebra that is loaded; to look for it takes as long as fitting a dozen spectra."""
+    return ThreadpoolController()
