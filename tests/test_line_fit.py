@@ -312,10 +312,9 @@ def test_bad_cubes():
     np.testing.assert_allclose(values(fit(ivar)), values(fit(cube(data, error))), rtol=1e-6)
 
 
-def test_two_components_where_there_are_two():
-    """A broad blueshifted base is found where it is, and nowhere else; fluxes add up to the truth."""
-    n = 40
-    clean, _, error, truth = mock(n, seed=4, ha=60.0)
+def outflows(n, seed=4):
+    """Data and errors of ``n`` spectra, every other one with a broad blueshifted base; which, and the velocities."""
+    clean, _, error, truth = mock(n, seed=seed, ha=60.0)
     base = np.arange(n) % 2 == 0
     rest = line_table(KEYS)["wavelength"].to_value(u.AA) * (1 + Z)
     for wave, ratio in zip(rest, RATIOS, strict=True):
@@ -323,7 +322,12 @@ def test_two_components_where_there_are_two():
         width = np.hypot(centre * 400 / C, wave / POWER / 2.3548)[:, None]
         profile = np.exp(-0.5 * ((WAVE - centre[:, None]) / width) ** 2) / width / np.sqrt(2 * np.pi)
         clean += 60 * ratio * profile * base[:, None]
-    data = clean + error * np.random.default_rng(2).standard_normal(clean.shape)
+    return clean + error * np.random.default_rng(2).standard_normal(clean.shape), error, base, truth["v"]
+
+
+def test_two_components_where_there_are_two():
+    """A broad blueshifted base is found where it is, and nowhere else; fluxes add up to the truth."""
+    data, error, base, velocity = outflows(40)
     maps = fit(cube(data, error), components=2)
     found = (maps.flux["Ha"].flags & DAPMask.MULTICOMP) != 0
     assert found[base].mean() > 0.9 and not found[~base].any()
@@ -331,7 +335,7 @@ def test_two_components_where_there_are_two():
     for flux, part in ((60.0, narrow), (60.0, broad), (120.0, maps)):
         pull = (part.flux["Ha"].data - flux)[found] / part.flux["Ha"].uncertainty.array[found]
         assert abs(pull.mean()) < 1.2 and pull.std() < 1.6
-    assert np.abs(broad.velocity["Ha"].data - truth["v"] + 150)[found].mean() < 40
+    assert np.abs(broad.velocity["Ha"].data - velocity + 150)[found].mean() < 40
     squares = (m["Ha"].data[found] ** 2 for m in (broad.dispersion, broad.instrumental_dispersion))
     assert abs(np.median(np.sqrt(next(squares) - next(squares))) - 400) < 30
     assert broad.flux["Ha"].mask[~found].all() and not narrow.flux["Ha"].mask.any()
@@ -357,6 +361,25 @@ def test_monte_carlo_errors_agree_with_formal_ones(fitted):
     part = fit(cube(data[:1], error[:1]), errors="mc", samples=5, seed=3)
     whole = fit(cube(data[:2], error[:2]), errors="mc", samples=5, seed=3, chunk=1)
     np.testing.assert_allclose(part.flux["Ha"].uncertainty.array[0], whole.flux["Ha"].uncertainty.array[0], rtol=1e-6)
+
+
+def test_monte_carlo_errors_of_two_components():
+    """Errors of each component and of their sum are those of the curvature, about; fluxes stay."""
+    data, error, base, _ = outflows(10)
+    formal = fit(cube(data, error), components=2)
+    drawn = fit(cube(data, error), components=2, errors="mc", samples=80, seed=1)
+    found = (formal.flux["Ha"].flags & DAPMask.MULTICOMP) != 0
+    assert found.sum() >= 4 and not found[~base].any()
+    np.testing.assert_array_equal(values(drawn), values(formal))
+    for a, b in zip((formal, *formal.components), (drawn, *drawn.components), strict=True):
+        for key in ("Ha", "N2_6583"):
+            ratio = b.flux[key].uncertainty.array[found] / a.flux[key].uncertainty.array[found]
+            assert 0.85 < np.median(ratio) < 1.25
+        ratio = b.velocity["Ha"].uncertainty.array[found] / a.velocity["Ha"].uncertainty.array[found]
+        assert 0.85 < np.median(ratio) < 1.3 or a is formal  # of the sum: those of one component, which does not fit
+    # what one component loses the other gains: the sum is known better than both
+    total, *parts = (m.flux["Ha"].uncertainty.array[found] for m in (drawn, *drawn.components))
+    assert (total < np.hypot(*parts)).all()
 
 
 def test_errors_from_samples_know_of_correlated_pixels():

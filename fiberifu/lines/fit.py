@@ -18,7 +18,7 @@ from fiberifu.constants import C_KMS
 from fiberifu.flags import Flag
 from fiberifu.lines.backend import get_backend
 from fiberifu.lines.engine import LineFit, LineProblem
-from fiberifu.lines.job import BAD, Job, split_components
+from fiberifu.lines.job import BAD, Job, Scatter, split_components
 from fiberifu.lines.maps import DAPMask, LineMaps
 from fiberifu.lines.rows import Rows
 from fiberifu.lines.stellar import StellarTemplates, fit_starlight
@@ -90,7 +90,8 @@ def fit_line_maps(
         With 2, a second set of all lines, with kinematics of its own, is kept where it earns a difference of 10 in the
         Bayesian information criterion (Schwarz 1978, Ann. Statist. 6, 461; chi2 scaled to 1 per degree of freedom if
         it is more) and both have a line of S/N > 3. ``maps`` then has the total fluxes, with MULTICOMP, and the
-        velocities and widths of the fit of one component; ``maps.components`` the two, the narrow one first.
+        velocities and widths of the fit of one component; ``maps.components`` the two, the narrow one first. Errors by
+        repetition take as known which spectra have two.
     errors : {'formal', 'mc', 'samples'}
         From the curvature of chi2; from ``samples`` fits to the model with new noise; or from fits to ``samples``
         given cubes, whose scatter is the error: for pixels that are correlated, as those of a prediction are.
@@ -134,8 +135,8 @@ def fit_line_maps(
         raise ValueError(f"kinematics is {kinematics!r}; use one of {sorted(KINEMATICS)}")
     if errors not in ERRORS:
         raise ValueError(f"errors is {errors!r}; use one of {ERRORS}")
-    if components not in (1, 2) or (components == 2 and errors != "formal"):
-        raise ValueError(f"components is {components!r} with errors={errors!r}; 1, or 2 with formal errors")
+    if components not in (1, 2):
+        raise ValueError(f"components is {components!r}; use 1 or 2")
     lines, redshift, medium = observed_lines(table, redshift, cube, medium)
     if isinstance(lsf, str):
         if lsf != "cube" or cube.meta.get("lsf") is None:
@@ -182,11 +183,19 @@ def fit_line_maps(
     job = Job(problem, data, weight, model, sigma, fitted, redshift, calm, threads, chunk, get_backend(backend))
     fit, forced = job.search()
     found = job.measure(fit, forced)
+    double, chosen, second, two = job.second(fit, forced) if components == 2 else (None, None, None, None)
+    fitted = FittedSpectra(rows, pixels, job, fit, double, chosen, second)
     if errors != "formal":
-        draws = _draws(errors, samples, seed, rows, cube, job, fit, pixels)
-        found |= job.scatter(draws, fit, forced, found, anew=errors == "mc")
-    two_fits = job.second(fit, forced) if components == 2 else (None, None, None)
-    parts = split_components(job, found, two_fits) if components == 2 else ()  # what was found becomes the totals
+        one = Scatter(job, fit, forced, found, anew=errors == "mc")
+        both = double and Scatter(double, second, np.zeros(len(second.chi2), bool), two, anew=False)
+        for draw in _draws(errors, samples, seed, rows, cube, fitted):
+            one.add(draw)
+            if both:
+                both.add(draw[chosen])
+        found |= one.errors()
+        if both:
+            two |= both.errors()
+    parts = split_components(job, found, chosen, two) if components == 2 else ()  # what was found becomes the totals
     assemble = lambda x: _assemble(x, rows, lines, covered, redshift, cube, errors)  # noqa: E731
     maps = assemble(found)
     with warnings.catch_warnings():
@@ -194,7 +203,7 @@ def fit_line_maps(
         maps.components = tuple(assemble(part) for part in parts)
     if stellar is not None:
         maps.meta["stellar"] = stellar
-    maps.fitted = FittedSpectra(rows, pixels, job, fit, *two_fits)
+    maps.fitted = fitted
     return maps
 
 
@@ -268,12 +277,13 @@ def _calm(n, n_groups, stellar):
     return np.repeat(velocity[:, None], n_groups, 1), np.full((n, n_groups), CALM**2)
 
 
-def _draws(errors, samples, seed, rows, cube, job, fit, pixels):
+def _draws(errors, samples, seed, rows, cube, fitted):
     """Iterate over rows of data (N, P) to be fitted again, continuum model taken off."""
+    job = fitted.job
     if errors == "mc":
         if not (isinstance(samples, int | np.integer) and samples > 1):
             raise ValueError(f"samples is {samples!r}; for errors='mc' a number of 2 or more")
-        clean = job.lines(fit)
+        clean = fitted.lines()
         clean = clean + job.continuum(clean) - (0 if job.model is None else job.model)
         noise = np.divide(1, np.sqrt(job.weight), out=np.zeros_like(job.weight), where=job.weight > 0)
         streams = [np.random.default_rng([seed, i]) for i in range(len(clean))]
@@ -295,7 +305,7 @@ def _draws(errors, samples, seed, rows, cube, job, fit, pixels):
         if drawn.shape[1:] != cube.shape or len(drawn) < 2:
             raise ValueError(f"samples has the shape {drawn.shape}; it must be (n,) + {cube.shape}, n of 2 or more")
     for sample in drawn:
-        data = rows(sample, pixels) * rows.factor - (0 if job.model is None else job.model)
+        data = rows(sample, fitted.pixels) * rows.factor - (0 if job.model is None else job.model)
         yield np.where((job.weight > 0) & np.isfinite(data), data, 0.0)
 
 
@@ -315,13 +325,18 @@ class FittedSpectra:
     chosen: np.ndarray | None = None
     second: LineFit | None = None
 
+    def lines(self):
+        """Of all spectra (N, P), with both components where there are two."""
+        lines = self.job.lines(self.fit)
+        if self.double is not None:
+            lines[self.chosen] = self.double.lines(self.second)
+        return lines
+
     def spectrum(self, what):
         """``"lines"``, ``"continuum"`` or ``"all"`` as a Spectrum like the cube, NaN where nothing was fitted."""
         if what not in ("all", "continuum", "lines"):
             raise ValueError(f"what is {what!r}; use 'all', 'continuum' or 'lines'")
-        lines = self.job.lines(self.fit)
-        if self.double is not None:
-            lines[self.chosen] = self.double.lines(self.second)
+        lines = self.lines()
         values = 0.0 if what == "continuum" else lines
         if what != "lines":
             values = values + self.job.continuum(lines)

@@ -17,7 +17,7 @@ from fiberifu.lines.engine import LineFit, LineProblem, fit_lines, line_spectra,
 from fiberifu.lines.maps import DAPMask
 from fiberifu.lines.threads import in_threads
 
-__all__ = ["BAD", "SURE", "Job", "split_components"]
+__all__ = ["BAD", "SURE", "Job", "Scatter", "split_components"]
 
 BAD = np.int32(DAPMask.DONOTUSE)
 SURE = 3.0  # S/N below which velocity and width are called unreliable
@@ -208,37 +208,15 @@ class Job:
             smooth = smooth + polynomial_spectra(self.problem, data - lines, self.weight)
         return np.broadcast_to(smooth, self.data.shape)
 
-    def scatter(self, draws, fit, forced, found, anew):
-        """Errors from the scatter of fits to other data, ``anew`` or from where the lines were; fluxes with their
-        covariance."""
-        names = ("flux", "ew", "continuum", "velocity", "dispersion")
-        n, sums, squares, product = 0, dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), 0.0
-        for data in draws:
-            if anew:
-                other, _ = self.search(data, forced)
-            else:
-                other = self.fit(data, start=(fit.velocity, fit.variance))
-            again = self.measure(other, forced, data)
-            step = {name: again[name] - found[name] for name in names}
-            for name in names:
-                sums[name] = sums[name] + step[name]
-                squares[name] = squares[name] + step[name] ** 2
-            product = product + step["flux"][:, :, None] * step["flux"][:, None]
-            n += 1
-        with np.errstate(invalid="ignore"):
-            out = {f"{name}_sigma": np.sqrt((squares[name] - sums[name] ** 2 / n).clip(0) / (n - 1)) for name in names}
-        mean = sums["flux"] / n
-        return out | {"covariance": (product - n * mean[:, :, None] * mean[:, None]) / (n - 1)}
-
     def second(self, fit, forced):
-        """A job of twice the lines for the spectra that a second component describes better, which these are (N,) and
-        its fit; narrow component first."""
+        """A job of twice the lines for the spectra that a second component describes better, which these are (N,), its
+        fit, and what it measured; narrow component first."""
         single = self.problem
         chosen = np.zeros(len(self.data), bool)
         found = self.measure(fit, forced)
         bright = np.flatnonzero((found["best"].max(1) > 3 * SURE) & (found["mask"] & BAD == 0).any(1))
         if not bright.size:
-            return None, chosen, None
+            return None, chosen, None, None
         job = self.rows(bright)
         job = dataclasses.replace(job, problem=_doubled(single), calm=tuple(np.tile(x, (1, 2)) for x in job.calm))
         if job.lsf.ndim == 1:
@@ -274,7 +252,53 @@ class Job:
         good = (gain > EVIDENCE) & (lines > SURE).all(1) & best.converged & ~best.bounded.any(1)
         good &= ~(faintest < -SURE)
         chosen[bright[good]] = True
-        return job.rows(np.flatnonzero(good)) if good.any() else None, chosen, _rows(best, good)
+        if not good.any():
+            return None, chosen, None, None
+        return job.rows(np.flatnonzero(good)), chosen, _rows(best, good), {k: v[good] for k, v in measured.items()}
+
+
+class Scatter:
+    """Errors from the scatter of fits to other data.
+
+    Parameters
+    ----------
+    job : Job
+    fit, forced, found
+        What it found in its own data.
+    anew : bool
+        Whether lines are searched for anew, or fitted from where they were.
+    """
+
+    NAMES = ("flux", "ew", "continuum", "velocity", "dispersion")
+
+    def __init__(self, job, fit, forced, found, *, anew):
+        self.job, self.fit, self.forced, self.found, self.anew = job, fit, forced, found, anew
+        self.n, self.sums, self.squares = 0, dict.fromkeys(self.NAMES, 0.0), dict.fromkeys(self.NAMES, 0.0)
+        self.product = 0.0
+
+    def add(self, data):
+        """Fit other ``data`` (N, P)."""
+        job = self.job
+        if self.anew:
+            again, _ = job.search(data, self.forced)
+        else:
+            again = job.fit(data, start=(self.fit.velocity, self.fit.variance))
+        again = job.measure(again, self.forced, data)
+        step = {name: again[name] - self.found[name] for name in self.NAMES}
+        for name in self.NAMES:
+            self.sums[name] = self.sums[name] + step[name]
+            self.squares[name] = self.squares[name] + step[name] ** 2
+        self.product = self.product + step["flux"][:, :, None] * step["flux"][:, None]
+        self.n += 1
+
+    def errors(self):
+        """``flux_sigma`` and the like (N, L), and the covariance of the fluxes (N, L, L)."""
+        n, out = self.n, {}
+        with np.errstate(invalid="ignore"):
+            for name in self.NAMES:
+                out[f"{name}_sigma"] = np.sqrt((self.squares[name] - self.sums[name] ** 2 / n).clip(0) / (n - 1))
+        mean = self.sums["flux"] / n
+        return out | {"covariance": (self.product - n * mean[:, :, None] * mean[:, None]) / (n - 1)}
 
 
 def _doubled(problem):
@@ -342,18 +366,16 @@ def _pseudo_continuum(job, data, lines):
     return level, sigma
 
 
-def split_components(job, found, two_fits):
+def split_components(job, found, chosen, two):
     """What was found of the narrow and of the broad component, from `Job.second`; ``found`` is turned to their sums."""
-    double, chosen, second = two_fits
     single = {name: value.copy() for name, value in found.items()}
     narrow, broad = single, {name: np.full_like(value, np.nan) if value.dtype.kind == "f" else value.copy()
                              for name, value in single.items()}  # fmt: skip
     absent = np.int32(DAPMask.NOVALUE) | BAD
     for name in ("mask", "kinematic_mask"):
         broad[name][~chosen] = absent
-    if double is None:
+    if two is None:
         return narrow, broad
-    two = double.measure(second, np.zeros(len(second.chi2), bool))
     for part, i in ((narrow, 0), (broad, 1)):
         for name in ("flux", "flux_sigma", "ew", "ew_sigma", "continuum", "continuum_sigma", "velocity",
                      "velocity_sigma", "dispersion", "dispersion_sigma", "instrumental_dispersion", "mask",
