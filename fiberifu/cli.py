@@ -188,6 +188,7 @@ def _parser():
     lines.add_argument("--redshift", type=float, metavar="Z", help="systemic; the file's by default")
     lines.add_argument("--lines", default="strong", help="strong, all, or names such as Ha,N2,O3 (strong)")
     lines.add_argument("--continuum", default="2", metavar="C", help="ssp, or the degree of a polynomial (2)")
+    lines.add_argument("--starlight", choices=("nnls", "ppxf"), default="nnls", help="who fits it; ppxf if installed")
     lines.add_argument("--lsf", type=_positive, metavar="R", help="resolving power lambda/FWHM; the file's by default")
     lines.add_argument("--medium", choices=("vacuum", "air"), help="of the wavelengths; the file's by default")
     lines.add_argument("--kinematics", choices=("all", "balmer+forbidden", "table"), default="all")
@@ -273,8 +274,8 @@ def _lines(options):
     from . import jobs, line_job
     from .output import MANIFEST
 
-    keywords = {name: getattr(options, name) for name in ("redshift", "lsf", "medium", "kinematics", "components",
-                                                          "errors", "name", "overwrite", "resume")}  # fmt: skip
+    names = ("redshift", "lsf", "medium", "kinematics", "components", "starlight", "errors", "name", "overwrite", "resume")
+    keywords = {name: getattr(options, name) for name in names}
     table = options.lines if options.lines in ("strong", "all") else options.lines.split(",")
     continuum = int(options.continuum) if options.continuum.isdigit() else options.continuum
     maps, paths = line_job.lines_to_folder(options.cube, options.output, table=table, continuum=continuum, **keywords)

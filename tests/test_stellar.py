@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Starlight: kinematics and light of known mixtures come back, and lines over absorption are right."""
 
+from importlib import util
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -194,3 +196,25 @@ def test_real_spaxels_of_manga(data_dir):
         assert abs(stars.dispersion[0] - dispersion) < 15
         residual = maps.residual().flux.value * np.sqrt(spectrum.uncertainty.array)
         assert np.sqrt(np.nanmean(residual[~spectrum.mask] ** 2)) < widest
+
+
+def test_ppxf_answers_the_same(templates, mock):
+    """The optional solver: velocities, dispersions and models as ours; where it is absent an error says what to do."""
+    fit, clean, data, error, velocity, _ = mock
+    keywords = {"redshift": Z, "masked": 0.0, "method": "ppxf"}
+    weight = np.full(data.shape, error**-2)
+    if util.find_spec("ppxf") is None:
+        with pytest.raises(ImportError, match="pip install ppxf"):
+            fit_starlight(templates, WAVE, data[:2], weight[:2], **keywords)
+        return
+    theirs = fit_starlight(templates, WAVE, data[:6], weight[:6], **keywords)
+    assert np.abs(theirs.velocity - velocity[:6]).max() < 4.5 * fit.velocity_sigma.max()
+    np.testing.assert_allclose(theirs.velocity, fit.velocity[:6], atol=5)
+    np.testing.assert_allclose(theirs.dispersion, fit.dispersion[:6], atol=15)
+    inside = np.isfinite(theirs.model[0])
+    assert np.std((theirs.model - clean[:6])[:, inside]) < 0.5 * error
+
+
+def test_unknown_solver(templates):
+    with pytest.raises(ValueError, match="starlight is 'magic'"):
+        fit_starlight(templates, WAVE, np.ones((1, len(WAVE))), np.ones((1, len(WAVE))), redshift=Z, method="magic")

@@ -43,6 +43,7 @@ def fit_line_maps(
     lsf=None,
     continuum=2,
     baseline=None,
+    starlight="nnls",
     window=60 * u.AA,
     kinematics="all",
     components=1,
@@ -82,6 +83,8 @@ def fit_line_maps(
     baseline : int, optional
         Degree of a polynomial in each window on top of a model, which takes up what the model misses; by default 1
         with templates, none with a given model.
+    starlight : {'nnls', 'ppxf'}
+        How templates are fitted: by `fit_starlight` itself, or in it by pPXF, which must be installed.
     window : `~astropy.units.Quantity`
         Rest-frame reach of the windows beyond their lines.
     kinematics : {'all', 'balmer+forbidden', 'table'}
@@ -162,7 +165,9 @@ def fit_line_maps(
         used |= (rows.wave > band[0]) & (rows.wave < band[1])
     pixels = np.flatnonzero(used)
     sigma = rows.resolution(lsf, centres[covered])  # (L,) or (N, L)
-    model, degree, stellar = _continuum(rows, continuum, baseline, pixels, redshift, lsf, medium, mask, threads)
+    model, degree, stellar = _continuum(
+        rows, continuum, baseline, starlight, pixels, redshift, lsf, medium, mask, threads
+    )
     data, weight = rows.read(mask, pixels)
     if model is not None:
         weight = np.where(np.isfinite(model), weight, 0.0)
@@ -242,7 +247,7 @@ def _ties(table):
     return tie
 
 
-def _continuum(rows, continuum, baseline, pixels, redshift, lsf, medium, mask, threads):
+def _continuum(rows, continuum, baseline, starlight, pixels, redshift, lsf, medium, mask, threads):
     """Model rows (N, P) or None, degree of the polynomial (-1 for none), and the `StellarFit` if there is one."""
     if isinstance(continuum, int | np.integer):
         if not 0 <= continuum <= 6 or baseline is not None:
@@ -263,7 +268,8 @@ def _continuum(rows, continuum, baseline, pixels, redshift, lsf, medium, mask, t
         if lsf is not None:
             sigma = rows.resolution(lsf)
             sigma = np.median(sigma, 0) if sigma.ndim == 2 else sigma
-        stellar = fit_starlight(continuum, wave, *rows.read(mask), redshift=redshift, sigma=sigma, threads=threads)
+        stellar = fit_starlight(continuum, wave, *rows.read(mask), redshift=redshift, sigma=sigma, method=starlight,
+                                threads=threads)  # fmt: skip
         return stellar.model[:, pixels], 1 if baseline is None else baseline, stellar
     model = continuum(rows.cube) if callable(continuum) else continuum
     return rows.model(model, pixels), -1 if baseline is None else baseline, None

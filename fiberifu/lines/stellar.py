@@ -23,6 +23,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import nnls
 
 from fiberifu.constants import C_KMS
+from fiberifu.lines.ppxf import PPXF
 from fiberifu.lines.table import line_table
 from fiberifu.lines.threads import in_threads
 
@@ -34,6 +35,7 @@ MASKED = 600.0  # km/s on either side of emission lines
 MAX_VELOCITY, MAX_SIGMA = 1000.0, 450.0  # km/s
 CLIP = 4.0  # sigma
 PRIOR = np.array([200.0, 80.0])  # km/s, around velocity and dispersion of the co-added spectrum
+METHODS = ("nnls", "ppxf")
 SCAN = np.arange(-400.0, 401.0, 50.0)  # km/s, where a spectrum is looked for before the steps
 
 
@@ -160,7 +162,8 @@ class StellarFit:
         return f"<StellarFit of {len(self.velocity)} spectra, {self.weights.shape[1]} templates>"
 
 
-def fit_starlight(templates, wave, data, weight, *, redshift, sigma=None, degree=8, masked=MASKED, threads=None):
+def fit_starlight(templates, wave, data, weight, *, redshift, sigma=None, degree=8, masked=MASKED, method="nnls",
+                  threads=None):  # fmt: skip
     """Fit the starlight of spectra on a common grid.
 
     Parameters
@@ -178,6 +181,8 @@ def fit_starlight(templates, wave, data, weight, *, redshift, sigma=None, degree
         Of the multiplicative polynomial, over all of the spectrum; 0 for none.
     masked : float
         km/s on either side of the emission lines of ``line_table("all")`` that are left out.
+    method : {'nnls', 'ppxf'}
+        The solver of this module; or pPXF, where it is installed, which takes twice as long and has no prior.
     threads : int, optional
         All cores by default.
 
@@ -185,6 +190,8 @@ def fit_starlight(templates, wave, data, weight, *, redshift, sigma=None, degree
     -------
     StellarFit
     """
+    if method not in METHODS:
+        raise ValueError(f"starlight is {method!r}; use one of {METHODS}")
     rest = np.log(wave / (1 + redshift))
     reach = (MAX_VELOCITY + 30) / C_KMS
     inside = (rest - reach > templates.log_wave[0]) & (rest + reach < templates.log_wave[-1])
@@ -210,7 +217,14 @@ def fit_starlight(templates, wave, data, weight, *, redshift, sigma=None, degree
         return out
     centre, curve, mixture = _coadded(renderer, poly, data[good], weight[good])
 
+    if method == "ppxf":
+        own = np.interp(templates.log_wave, rest[inside], extra)
+        broad = _Renderer(templates, templates.log_wave[:-1], own[:-1])(0.0, 0.0)
+        ppxf = PPXF(templates.log_wave[:-1], broad, rest[inside], degree, MAX_VELOCITY)
+
     def work(i):
+        if method == "ppxf":
+            return ppxf.fit(data[i], weight[i], centre)
         velocity = _scan(renderer, poly, data[i], weight[i], centre, mixture)
         return _fit_one(renderer, poly, data[i], weight[i], (velocity, centre[1]), curve, centre)
 
