@@ -274,7 +274,7 @@ def _lines(options):
     from . import jobs, line_job
     from .output import MANIFEST
 
-    names = ("redshift", "lsf", "medium", "kinematics", "components", "starlight", "errors", "name", "overwrite", "resume")
+    names = "redshift lsf medium kinematics components starlight errors name overwrite resume".split()
     keywords = {name: getattr(options, name) for name in names}
     table = options.lines if options.lines in ("strong", "all") else options.lines.split(",")
     continuum = int(options.continuum) if options.continuum.isdigit() else options.continuum
