@@ -28,7 +28,6 @@ USUAL = 160.0  # km/s; pixels are gathered for lines up to this width, wider one
 REACH = 4.5  # sigma around a line that enter the sums
 EDGE = 0.999999
 SLOW = 0.5  # of chi2, that the last steps may still leave
-SMALL = 8  # matrices up to this size are inverted together
 ROOT_2PI = float(np.sqrt(2 * np.pi))
 
 
@@ -161,7 +160,7 @@ def fit_lines(problem, data, weight, *, lsf=None, start=None, fixed=False, max_s
         Of NumPy arrays.
     """
     placed = _Placed(problem, xp)
-    data, weight = xp.asarray(np.where(weight > 0, data, 0.0)), xp.asarray(weight)
+    data, weight = xp.asarray(np.where(weight > 0, data, 0.0)), xp.asarray(np.ascontiguousarray(weight))
     poly = _Polynomials(placed, data, weight)
     velocity, variance = _seed(placed, poly, data, weight) if start is None else map(xp.asarray, start)
     blur2 = xp.asarray(np.broadcast_to(problem.blur2(lsf), (len(data), len(problem.centres))))
@@ -379,7 +378,7 @@ def _evaluate(placed, sums, velocity, variance):
     seen = diagonal > 1e-10 * xp.amax(diagonal, 1).clip(1e-300)[:, None]
     normal = normal + xp.where(seen, 1e-10 * diagonal, 1.0)[:, None] * xp.eye(n_free)
     target = overlap * seen
-    inverse = _inverse(xp, normal)
+    inverse = xp.linalg.inv(normal)
     flux = (inverse @ target[..., None])[..., 0]
     amplitude = flux @ placed.tie.T
     by_velocity = amplitude * placed.centres / C_KMS * scale
@@ -405,24 +404,6 @@ def _evaluate(placed, sums, velocity, variance):
     return _State(sums.poly.left - (target * flux).sum(1), flux, hessian, schur, slope, seen)
 
 
-def _inverse(xp, matrix):
-    """Inverse of positive definite matrices (N, K, K): for small ones all of a step at once, since LAPACK's calls, one
-    for each, cost more than the work (Gauss-Jordan; needs no pivots where all are positive)."""
-    k = matrix.shape[1]
-    if k > SMALL:
-        return xp.linalg.inv(matrix)
-    inverse = matrix + 0.0
-    for i in range(k):
-        pivot = 1 / inverse[:, i, i]
-        row = inverse[:, i] * pivot[:, None]
-        column = inverse[:, :, i] + 0.0
-        inverse -= column[:, :, None] * row[:, None]
-        inverse[:, :, i] = -column * pivot[:, None]
-        inverse[:, i] = row
-        inverse[:, i, i] = pivot
-    return inverse
-
-
 def _iterate(placed, sums, velocity, variance, max_steps, tolerance):
     """Levenberg-Marquardt on velocities and variances; converged spaxels are left out as they finish."""
     xp, problem = placed.xp, placed.host
@@ -437,7 +418,7 @@ def _iterate(placed, sums, velocity, variance, max_steps, tolerance):
         diagonal = xp.diagonal(schur, 0, 1, 2)
         floor = 1e-12 * xp.amax(diagonal, 1).clip(1e-30)[:, None]
         damped = schur + (damping[rows][:, None] * diagonal + floor)[:, None] * xp.eye(2 * n_groups)
-        step = (_inverse(xp, damped) @ slope[..., None])[..., 0]
+        step = xp.linalg.solve(damped, slope[..., None])[..., 0]
         # the expected drop of chi2 tells when all is done
         drop = (step * slope).sum(1)
         done = ~(drop > tolerance)
@@ -491,7 +472,7 @@ def _last_step(placed, sums, state, rows, step, drop, velocity, variance):
     velocity[rows], variance[rows] = to_velocity, to_variance
     hessian = state.hessian[rows]
     along = hessian[:, :n_free, n_free:] @ move[..., None]
-    state.flux[rows] -= (_inverse(xp, hessian[:, :n_free, :n_free]) @ along)[..., 0]
+    state.flux[rows] -= xp.linalg.solve(hessian[:, :n_free, :n_free], along)[..., 0]
     state.chi2[rows] -= drop
 
 
@@ -507,7 +488,7 @@ def _finish(placed, sums, state, velocity, variance, converged):
     unit = xp.where(diagonal > 0, diagonal, 1.0) ** -0.5
     ridge = 1e-9 + 1.0 * (diagonal <= 0)
     scaled = hessian * unit[:, :, None] * unit[:, None] + ridge[:, None] * xp.eye(hessian.shape[1])
-    covariance = _inverse(xp, scaled) * unit[:, :, None] * unit[:, None]
+    covariance = xp.linalg.inv(scaled) * unit[:, :, None] * unit[:, None]
     flux = xp.where(state.seen, state.flux, np.nan)
     bounded = (abs(velocity) >= EDGE * problem.max_velocity) | (variance <= lowest + 1e-6 * abs(lowest))
     bounded = bounded | (variance >= EDGE * problem.max_sigma**2)

@@ -53,7 +53,7 @@ def fit_line_maps(
     medium=None,
     mask=None,
     threads=None,
-    chunk=256,
+    chunk=512,
     backend="numpy",
 ):
     """Fit emission lines in every spaxel of a cube, or in every spectrum of a list.

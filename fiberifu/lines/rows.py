@@ -94,7 +94,8 @@ class Rows:
 
     def __call__(self, array, pixels=slice(None)):
         """(N, P) from an array of the cube's shape."""
-        last = np.moveaxis(np.asarray(array), self.axis, -1)[..., self.order[pixels]]
+        last = np.moveaxis(np.asarray(array), self.axis, -1)
+        last = np.take(last, self.order[pixels], axis=-1)  # row by row in memory, as indexing would not be
         return last.reshape(-1, last.shape[-1]).astype(bool if last.dtype == bool else float, copy=False)
 
     def back(self, rows, pixels):
