@@ -127,11 +127,13 @@ def lines_to_folder(
     paths = [folder / f"{name}_{end}" for end in ends]
     if resume and all(path.is_file() for path in paths):
         return None, paths
+    new = {path.name for path in folder.iterdir()} == {MANIFEST}
     try:
         maps = _fit(cube, table, redshift=redshift, lsf=lsf, medium=medium, **keywords)
     except BaseException:
-        if {path.name for path in folder.iterdir()} == {MANIFEST}:
+        if new:  # nothing came of it
             (folder / MANIFEST).unlink()
+            folder.rmdir()
         raise
     if is_map:
         maps.write(paths[0], overwrite=True)
@@ -192,5 +194,13 @@ def summary_lines(maps):
         above = (snr[key].data[good] > 3).sum()
         seen |= above > 0.1 * good.sum()
         yield f"{key:<10} {good.sum():6d} {places}, {above:6d} above 3 sigma"
+    if "chi2" in maps.meta:
+        chi2, velocity = maps.chi2.data, maps.velocity
+        bright = [velocity[key].data[~velocity[key].mask] for key in maps.lines]
+        values = np.concatenate(bright)
+        moved = f", velocities {np.median(values):+.0f} km/s (median)" if values.size else ""
+        yield f"redshift {maps.redshift:.5f}{moved}; reduced chi2 {np.nanmedian(chi2):.2f} (median), which 1 would be"
+        if np.nanmedian(chi2) > 5:
+            yield "The model misses much of the spectra: check the redshift, the resolution, and the continuum."
     if not seen:
         yield "No line stands out in a tenth of them: is the redshift right?"

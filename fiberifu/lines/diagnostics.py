@@ -161,6 +161,8 @@ class Classification:
         ``flags``: the bits of the lines, MATHERROR for a ratio that is not positive, UNRELIABLE below the S/N.
     probabilities : ndarray, shape (n,) + spatial
         Of each class; NaN where a line is masked, else they sum to 1, also where ``classes`` is -1.
+    bins : ndarray of int, shape spatial, optional
+        Where spaxels repeat the measurement of a bin: its number, -1 for none.
     """
 
     kind: str
@@ -169,6 +171,7 @@ class Classification:
     y: CCDData
     classes: CCDData
     probabilities: np.ndarray
+    bins: np.ndarray | None = None
 
     def probability(self, name):
         """Map of the probability of one class, `~astropy.nddata.CCDData`."""
@@ -181,9 +184,18 @@ class Classification:
 
     @property
     def counts(self):
-        """Number of positions of each class, and of those ``'unclassified'``; dict of str to int."""
-        counts = {name: int((self.classes.data == i).sum()) for i, name in enumerate(self.names)}
-        return counts | {"unclassified": int((self.classes.data < 0).sum())}
+        """Number of positions, or of bins, of each class, and of those ``'unclassified'``; dict of str to int."""
+        classes = self.classes.data[self.once]
+        counts = {name: int((classes == i).sum()) for i, name in enumerate(self.names)}
+        return counts | {"unclassified": int((classes < 0).sum())}
+
+    @property
+    def once(self):
+        """Where to look to see every measurement once: one spaxel of each bin, all of maps without bins."""
+        if self.bins is None:
+            return np.ones(self.classes.shape, bool)
+        first = np.unique(self.bins, return_index=True)[1]
+        return np.isin(np.arange(self.bins.size), first).reshape(self.bins.shape) & (self.bins >= 0)
 
     def __repr__(self):
         return f"<Classification {self.kind}: {', '.join(f'{n} {name}' for name, n in self.counts.items())}>"
@@ -296,7 +308,7 @@ def _classification(maps, kind, names, x, y, classes, bits, weak, probabilities)
     meta = {"diagram": kind, "classes": dict(enumerate(names))} | dict(x.meta)
     unit = u.dimensionless_unscaled
     classes = CCDData(classes.astype(np.int16), unit=unit, mask=none, flags=bits, wcs=maps.wcs, meta=meta)
-    return Classification(kind, names, x, y, classes, probabilities)
+    return Classification(kind, names, x, y, classes, probabilities, maps.meta.get("bins"))
 
 
 def _joint_fluxes(maps, lines):

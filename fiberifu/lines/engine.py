@@ -22,6 +22,7 @@ __all__ = ["LineFit", "LineProblem", "fit_lines", "line_spectra", "polynomial_sp
 
 GRID = 600.0  # km/s, reach of the velocity grid
 STEP = 100.0  # km/s, of the grid
+CLEAR = 25.0  # drop of chi2 that lets a group choose a velocity of its own
 NEAR = 75.0  # km/s, that the best of it may be off
 SEED_SIGMA = 90.0  # km/s
 USUAL = 160.0  # km/s; pixels are gathered for lines up to this width, wider ones are done again
@@ -54,6 +55,8 @@ class LineProblem:
         Of the polynomial in each window; -1 for none.
     max_velocity, max_sigma : float
         Bounds, km/s.
+    middle : float
+        Of the velocities that are searched, km/s.
     """
 
     wave: np.ndarray
@@ -66,6 +69,7 @@ class LineProblem:
     degree: int = 2
     max_velocity: float = 1000.0
     max_sigma: float = 800.0
+    middle: float = 0.0
     window_of: np.ndarray = field(init=False)
     basis: np.ndarray = field(init=False)
 
@@ -162,13 +166,26 @@ def fit_lines(problem, data, weight, *, lsf=None, start=None, fixed=False, max_s
     placed = _Placed(problem, xp)
     data, weight = xp.asarray(np.where(weight > 0, data, 0.0)), xp.asarray(np.ascontiguousarray(weight))
     poly = _Polynomials(placed, data, weight)
-    velocity, variance = _seed(placed, poly, data, weight) if start is None else map(xp.asarray, start)
+    apart = None
+    if start is None:
+        (velocity, variance), apart = _seed(placed, poly, data, weight)
+    else:
+        velocity, variance = map(xp.asarray, start)
     blur2 = xp.asarray(np.broadcast_to(problem.blur2(lsf), (len(data), len(problem.centres))))
     lowest = xp.asarray(_lowest_variance(problem, lsf, len(data)))
     sums = _LocalSums(placed, poly, blur2, lowest, data, weight, velocity, reach_sigma=USUAL)
     if fixed:
         return _numpy(xp, _at(placed, sums, velocity, variance))
     fit = _iterate(placed, sums, velocity, variance, max_steps, tolerance)
+    if apart is not None:  # groups that choose other velocities are tried there, too
+        again = xp.flatnonzero(xp.amax(abs(apart - velocity), 1) > 1.5 * STEP)
+        if len(again):
+            other = _LocalSums(placed, poly.rows(again), blur2[again], lowest[again], data[again], weight[again],
+                               apart[again], reach_sigma=USUAL)  # fmt: skip
+            second = _iterate(placed, other, apart[again], variance[again], max_steps, tolerance)
+            better = second.converged & (second.chi2 < fit.chi2[again])
+            _replace(fit, again[better], second, better)
+            velocity[again[better]] = apart[again[better]]
     wide = xp.amax(fit.variance, 1) > USUAL**2
     moved = xp.amax(abs(fit.velocity - velocity), 1) > 1.5 * NEAR
     again = xp.flatnonzero(wide | moved)
@@ -176,9 +193,14 @@ def fit_lines(problem, data, weight, *, lsf=None, start=None, fixed=False, max_s
         wider = _LocalSums(placed, poly.rows(again), blur2[again], lowest[again], data[again], weight[again],
                            fit.velocity[again], reach_sigma=problem.max_sigma)  # fmt: skip
         second = _iterate(placed, wider, fit.velocity[again], fit.variance[again], max_steps, tolerance)
-        for name in ("flux", "velocity", "variance", "covariance", "chi2", "gain", "converged", "bounded"):
-            getattr(fit, name)[again] = getattr(second, name)
+        _replace(fit, again, second, slice(None))
     return _numpy(xp, fit)
+
+
+def _replace(fit, rows, other, chosen):
+    """Take over ``chosen`` of another fit as ``rows`` of this."""
+    for name in ("flux", "velocity", "variance", "covariance", "chi2", "gain", "converged", "bounded"):
+        getattr(fit, name)[rows] = getattr(other, name)[chosen]
 
 
 def _numpy(xp, fit):
@@ -237,11 +259,15 @@ class _Polynomials:
 def _seed(placed, poly, data, weight):
     """Best velocity of a grid, by the drop of chi2 line by line: templates common to all spaxels, so plain products.
 
+    Gives velocities and variances (N, G), one velocity for all groups; and the velocities (N, G) that each group by
+    itself would choose, None where there is one group.
+
     The polynomials are taken off the data; that they could also take up a little of a template, about as much at every
     velocity, is left out.
     """
     xp, problem = placed.xp, placed.host
-    grid = np.arange(-GRID, GRID + 1, STEP)
+    grid = problem.middle + np.arange(-GRID, GRID + 1, STEP)
+    grid = grid[abs(grid) < problem.max_velocity]
     blur2 = problem.blur2()
     n_free = problem.tie.shape[1]
     power, overlap = (xp.zeros((len(data), len(grid), n_free)) for _ in range(2))
@@ -262,15 +288,27 @@ def _seed(placed, poly, data, weight):
         power[..., free] += (w @ flat**2).reshape(-1, v, f)
         overlap[..., free] += (left @ flat).reshape(-1, v, f)
     good = power > 0
-    gain = xp.where(good, overlap.clip(0) ** 2 / xp.where(good, power, 1.0), 0.0).sum(-1)
-    # the top of the parabola through the highest three
-    best = gain.argmax(1).clip(1, len(grid) - 2)
-    before, here, after = (gain[xp.arange(len(data)), best + step] for step in (-1, 0, 1))
+    gain = xp.where(good, overlap.clip(0) ** 2 / xp.where(good, power, 1.0), 0.0)
+    velocity, _ = _top(xp, grid, gain.sum(-1))
+    n_groups = problem.n_groups
+    together = xp.tile(velocity[:, None], (1, n_groups)), xp.full((len(data), n_groups), SEED_SIGMA**2)
+    if n_groups == 1:
+        return together, None
+    member = problem.tie.T @ (problem.group[:, None] == np.arange(n_groups)) > 0  # (F, G)
+    tops = [_top(xp, grid, gain[..., np.flatnonzero(member[:, g])].sum(-1)) for g in range(n_groups)]
+    places = xp.stack([xp.where(height > CLEAR, place, velocity) for place, height in tops], 1)
+    return together, places
+
+
+def _top(xp, grid, gain):
+    """Velocity (N,) where the gain (N, V) is highest, by the parabola through the highest three, and how high."""
+    peak = gain.argmax(1)
+    rows, best = xp.arange(len(gain)), peak.clip(1, len(grid) - 2)
+    before, here, after = (gain[rows, best + step] for step in (-1, 0, 1))
     bend = 2 * here - before - after
     top = xp.where(bend > 0, 0.5 * (after - before) / xp.where(bend > 0, bend, 1.0), 0.0).clip(-1, 1)
-    velocity = xp.asarray(grid)[best] + STEP * top
-    n_groups = problem.n_groups
-    return xp.tile(velocity[:, None], (1, n_groups)), xp.full((len(data), n_groups), SEED_SIGMA**2)
+    top = xp.where(peak == best, top, 0.0)  # at the ends of the grid the end itself
+    return xp.asarray(grid)[peak] + STEP * top, gain[rows, peak]
 
 
 class _LocalSums:
@@ -298,12 +336,12 @@ class _LocalSums:
         first = xp.searchsorted(placed.wave, xp.amin(at - half, 1)).clip(low, high - 1)
         last = xp.searchsorted(placed.wave, xp.amax(at + half, 1)).clip(low + 1, high)
         size = min(int((last - first).max()), high - low)
-        first = first.clip(low, high - size)
-        index = first[:, None] + xp.arange(size)
+        index = first.clip(low, high - size)[:, None] + xp.arange(size)
+        own = (index >= first[:, None]) & (index < last[:, None])  # the rest is there for the company
         rows = xp.arange(len(data))[:, None]
         basis = placed.basis[index] @ xp.swapaxes(self.poly.white[window], 1, 2)  # whitened polynomials
         right = xp.concatenate([basis, data[rows, index][..., None]], 2)
-        self.blocks.append((_Block(placed, window, lines), placed.wave[index], weight[rows, index], right))
+        self.blocks.append((_Block(placed, window, lines), placed.wave[index], weight[rows, index] * own, right))
 
     def rows(self, index):
         """The same for some spaxels."""
@@ -368,6 +406,7 @@ def _evaluate(placed, sums, velocity, variance):
         hessian[:, block.free, block.free] += weighted @ xp.swapaxes(profile, 1, 2)
         sides[:, block.free, block.window] += weighted @ right
         kept.append((profile, t * x, t * (q - 1)))
+    power = xp.diagonal(hessian, 0, 1, 2)[:, :n_free] + 0.0
     side = sides[:, :n_free].reshape(n, n_free, -1)
     hessian[:, :n_free, :n_free] -= side @ xp.swapaxes(side * sums.poly.is_polynomial, 1, 2)  # projected out
     tail = sums.poly.tail.reshape(n, -1, 1)
@@ -375,7 +414,7 @@ def _evaluate(placed, sums, velocity, variance):
     normal = hessian[:, :n_free, :n_free]
     # a line without any pixel keeps its zeros; the rest is not disturbed
     diagonal = xp.diagonal(normal, 0, 1, 2)
-    seen = diagonal > 1e-10 * xp.amax(diagonal, 1).clip(1e-300)[:, None]
+    seen = diagonal > xp.maximum(1e-10 * power, 1e-20 * xp.amax(power, 1).clip(1e-280)[:, None])
     normal = normal + xp.where(seen, 1e-10 * diagonal, 1.0)[:, None] * xp.eye(n_free)
     target = overlap * seen
     inverse = xp.linalg.inv(normal)

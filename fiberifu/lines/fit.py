@@ -22,7 +22,7 @@ from fiberifu.lines.job import BAD, Job, Scatter, split_components
 from fiberifu.lines.maps import DAPMask, LineMaps
 from fiberifu.lines.rows import Rows
 from fiberifu.lines.stellar import StellarTemplates, fit_starlight
-from fiberifu.lines.table import air_to_vacuum, observed_lines
+from fiberifu.lines.table import air_to_vacuum, complete_doublets, observed_lines
 from fiberifu.provenance import Provenance
 
 __all__ = ["fit_line_maps"]
@@ -31,6 +31,7 @@ ROOM = 600.0  # km/s; a line is covered when all of this around it is
 KINEMATICS = {"all": lambda groups: np.zeros(len(groups), int),
               "balmer+forbidden": lambda groups: (~np.isin(groups, ("balmer", "paschen"))).astype(int),
               "table": lambda groups: np.unique(groups, return_inverse=True)[1]}  # fmt: skip
+FAR = 150.0  # km/s
 CALM, STELLAR = 90.0, 60.0  # km/s: width of lines that are not found; error of stellar velocities in use
 ERRORS = ("formal", "mc", "samples")
 
@@ -40,7 +41,7 @@ def fit_line_maps(
     table="strong",
     *,
     redshift,
-    lsf=None,
+    lsf="auto",
     continuum=2,
     baseline=None,
     starlight="nnls",
@@ -68,13 +69,16 @@ def fit_line_maps(
     cube : `~specutils.Spectrum`
         Of any shape, in a flux density; with an uncertainty. Of any survey.
     table : str, sequence of str or `~astropy.table.QTable`
-        Of lines, see `line_table`.
+        Of lines, see `line_table`. The other line of a doublet of fixed ratio that falls into the window of one is
+        fitted with it, and is in the maps: without it, its light would be a misfit of the continuum.
     redshift : float
-        Systemic; velocities are c (z_obs - z) / (1 + z), within +-1000 km/s of it.
+        Systemic; velocities are c (z_obs - z) / (1 + z). Lines are looked for within +-600 km/s of it (with templates,
+        of the stars, where these are not at 0) and followed to +-1000.
     lsf : float, `~astropy.units.Quantity` or callable, optional
         Instrumental resolution: a resolving power lambda / FWHM; sigma as a length, one number, one per wavelength or
         one per pixel of the cube; a function of observed wavelength that returns sigma, both in Angstrom; or "cube" for
-        ``cube.meta["lsf"]``, which the readers of surveys write. None: widths are as observed, instrument included.
+        ``cube.meta["lsf"]``, which the readers of surveys write. None: lines of one group have one width as observed,
+        instrument included. By default as "cube" where the metadata have it, else None.
     continuum : int, `~specutils.Spectrum`, array_like, callable, "ssp" or `StellarTemplates`
         Degree of a polynomial in each window around the lines; or a model of the continuum, of the shape of the cube,
         to be subtracted; or a function that makes one of the cube; or templates of starlight to be fitted first
@@ -121,7 +125,8 @@ def fit_line_maps(
     `LineMaps`
         Dispersions are as observed, as in the DAP; ``meta["chi2"]`` and ``meta["n_pixels"]`` are maps of chi2 and of
         the pixels that it is summed over, ``meta["degrees_of_freedom"]`` these less the parameters. With templates
-        ``meta["stellar"]`` is their `StellarFit`.
+        ``meta["stellar"]`` is their `StellarFit`, and ``meta["stellar_velocity"]``, ``"stellar_dispersion"`` and their
+        ``_sigma`` are maps. ``meta["fit"]`` has the settings.
 
     Raises
     ------
@@ -140,15 +145,20 @@ def fit_line_maps(
         raise ValueError(f"errors is {errors!r}; use one of {ERRORS}")
     if components not in (1, 2):
         raise ValueError(f"components is {components!r}; use 1 or 2")
-    lines, redshift, medium = observed_lines(table, redshift, cube, medium)
+    try:
+        window = u.Quantity(window).to(u.AA)
+    except (u.UnitConversionError, TypeError) as error:
+        raise ValueError(f"window is {window}; give a length such as 60 * u.AA") from error
+    lines, redshift, medium = observed_lines(complete_doublets(table, window), redshift, cube, medium)
+    settings = {"medium": medium, "kinematics": kinematics, "components": components, "errors": errors,
+                "lsf": _named(lsf), "continuum": _named(continuum), "starlight": starlight}  # fmt: skip
+    if isinstance(lsf, str) and lsf == "auto":
+        lsf = cube.meta.get("lsf")
+        settings["lsf"] = "none" if lsf is None else "cube"
     if isinstance(lsf, str):
         if lsf != "cube" or cube.meta.get("lsf") is None:
             raise ValueError(f"lsf is {lsf!r}; 'cube' takes cube.meta['lsf'], which is {cube.meta.get('lsf')!r}")
         lsf = cube.meta["lsf"]
-    try:
-        window = u.Quantity(window).to_value(u.AA)
-    except u.UnitConversionError as error:
-        raise ValueError(f"window is {window}; give a length such as 60 * u.AA") from error
     centres = lines["wavelength"].to_value(u.AA) * (1 + redshift)
     covered = _covered(rows, centres)
     if not covered.size:
@@ -157,7 +167,7 @@ def fit_line_maps(
             "check redshift and table"
         )
     fitted = lines[covered]
-    windows = _windows(rows, centres[covered], window * (1 + redshift))
+    windows = _windows(rows, centres[covered], window.value * (1 + redshift))
     used = np.zeros(len(rows.wave), bool)
     for low, high in windows:
         used[low:high] = True
@@ -183,11 +193,13 @@ def fit_line_maps(
         KINEMATICS[kinematics](np.asarray(fitted["group"], str)),
         tuple((int(place[low]), int(place[high - 1]) + 1) for low, high in windows),
         degree=degree,
+        middle=_middle(stellar),
     )
     calm = _calm(len(data), problem.n_groups, stellar)
     job = Job(problem, data, weight, model, sigma, fitted, redshift, calm, threads, chunk, get_backend(backend))
     fit, forced = job.search()
     found = job.measure(fit, forced)
+    _warn_of_lsf(found, fit, problem, sigma)
     double, chosen, second, two = job.second(fit, forced) if components == 2 else (None, None, None, None)
     fitted = FittedSpectra(rows, pixels, job, fit, double, chosen, second)
     if errors != "formal":
@@ -201,7 +213,7 @@ def fit_line_maps(
         if both:
             two |= both.errors()
     parts = split_components(job, found, chosen, two) if components == 2 else ()  # what was found becomes the totals
-    assemble = lambda x: _assemble(x, rows, lines, covered, redshift, cube, errors)  # noqa: E731
+    assemble = lambda x: _assemble(x, rows, lines, covered, redshift, cube, settings, stellar)  # noqa: E731
     maps = assemble(found)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyUserWarning)  # said once
@@ -250,6 +262,10 @@ def _ties(table):
 def _continuum(rows, continuum, baseline, starlight, pixels, redshift, lsf, medium, mask, threads):
     """Model rows (N, P) or None, degree of the polynomial (-1 for none), and the `StellarFit` if there is one."""
     if isinstance(continuum, int | np.integer):
+        if starlight != "nnls":
+            raise ValueError(
+                f"starlight is {starlight!r} with a polynomial continuum; it fits continuum='ssp' or templates"
+            )
         if not 0 <= continuum <= 6 or baseline is not None:
             raise ValueError(
                 f"continuum is {continuum}, baseline {baseline}; a polynomial of degree 0 to 6 (without a baseline), "
@@ -283,6 +299,44 @@ def _calm(n, n_groups, stellar):
     return np.repeat(velocity[:, None], n_groups, 1), np.full((n, n_groups), CALM**2)
 
 
+def _beyond(windows, size):
+    """Slices of the pixels that lie in no window."""
+    ends = [0, *np.ravel(windows).tolist(), size]
+    return [slice(a, b) for a, b in zip(ends[::2], ends[1::2], strict=True) if b > a]
+
+
+def _middle(stellar):
+    """Velocity around which lines are looked for: of the stars where the redshift is far from theirs."""
+    if stellar is None or not (sure := stellar.velocity_sigma < STELLAR).any():
+        return 0.0
+    middle = float(np.median(stellar.velocity[sure]))
+    return middle if abs(middle) > FAR else 0.0
+
+
+def _named(what):
+    """A setting as a short text for the files."""
+    if what is None or isinstance(what, str | int | float):
+        return str(what).lower()
+    if isinstance(what, u.Quantity) and what.ndim == 0:
+        return str(what)
+    return "templates" if isinstance(what, StellarTemplates) else "given"
+
+
+def _warn_of_lsf(found, fit, problem, sigma):
+    """Bright lines that are narrower than the instrument tell of a resolution that is not the cube's."""
+    bright = (found["best"][:, problem.group] > 10) & (found["mask"] & BAD == 0)
+    if not sigma.any() or bright.sum() < 5:
+        return
+    narrow = (fit.variance[:, problem.group] < 0)[bright].mean()
+    if narrow > 0.8:
+        warnings.warn(
+            f"lsf: {100 * narrow:.0f} % of the bright lines are narrower than it says; is it a FWHM where a sigma was "
+            "asked for, or that of another instrument?",
+            AstropyUserWarning,
+            stacklevel=3,
+        )
+
+
 def _draws(errors, samples, seed, rows, cube, fitted):
     """Iterate over rows of data (N, P) to be fitted again, continuum model taken off."""
     job = fitted.job
@@ -291,6 +345,10 @@ def _draws(errors, samples, seed, rows, cube, fitted):
             raise ValueError(f"samples is {samples!r}; for errors='mc' a number of 2 or more")
         clean = fitted.lines()
         clean = clean + job.continuum(clean) - (0 if job.model is None else job.model)
+        for part in _beyond(job.problem.windows, clean.shape[1]):  # side bands reach beyond the windows: their mean
+            w = job.weight[:, part]
+            mean = (w * job.data[:, part]).sum(1) / np.maximum(w.sum(1), 1e-300)
+            clean[:, part] = mean[:, None]
         noise = np.divide(1, np.sqrt(job.weight), out=np.zeros_like(job.weight), where=job.weight > 0)
         streams = [np.random.default_rng([seed, i]) for i in range(len(clean))]
         for _ in range(samples):
@@ -361,7 +419,7 @@ class FittedSpectra:
         return Spectrum(flux=values * cube.flux.unit, spectral_axis_index=self.rows.axis, **axis, **keywords)
 
 
-def _assemble(found, rows, lines, covered, redshift, cube, errors="formal"):
+def _assemble(found, rows, lines, covered, redshift, cube, settings, stellar=None):
     """`LineMaps` of the lines of the table from quantities (N, L) of those that are covered."""
     shape = rows.shape
 
@@ -383,7 +441,7 @@ def _assemble(found, rows, lines, covered, redshift, cube, errors="formal"):
     provenance = provenance if isinstance(provenance, Provenance) else None
     flags = cube.meta.get("flags")
     flags = flags if flags is not None and np.shape(flags) == shape else None
-    if provenance is not None and provenance.datatype == "PREDICTED" and errors != "samples":
+    if provenance is not None and provenance.datatype == "PREDICTED" and settings.get("errors") != "samples":
         flags = np.int32(Flag.FORMAL_ERRORS) | (np.zeros(shape, np.int32) if flags is None else flags)
         warnings.warn(
             "cube: predicted pixels are correlated, and a fit takes them as independent: its errors are far too small, "
@@ -391,8 +449,14 @@ def _assemble(found, rows, lines, covered, redshift, cube, errors="formal"):
             AstropyUserWarning,
             stacklevel=3,
         )
-    extra = {name: found[name].reshape(shape) for name in ("chi2", "n_pixels", "degrees_of_freedom") if name in found}
-    if np.shape(cube.meta.get("bins")) == shape:  # spaxels of a bin repeat one measurement
+    extra = {"fit": settings}
+    if stellar is not None:
+        names = ("velocity", "velocity_sigma", "dispersion", "dispersion_sigma")
+        extra |= {f"stellar_{name}": getattr(stellar, name).reshape(shape) for name in names}
+    extra |= {name: found[name].reshape(shape) for name in ("chi2", "n_pixels", "degrees_of_freedom") if name in found}
+    if (
+        cube.meta.get("bins") is not None and np.shape(cube.meta["bins"]) == shape
+    ):  # spaxels of a bin repeat one measurement
         extra["bins"] = np.asarray(cube.meta["bins"])
     return LineMaps(
         [str(key) for key in lines["key"]],
@@ -417,5 +481,5 @@ def _assemble(found, rows, lines, covered, redshift, cube, errors="formal"):
         provenance=provenance,
         extinction_corrected=cube.meta.get("extinction_corrected"),
         ebv=cube.meta.get("ebv"),
-        meta=extra | {"errors": errors},
+        meta=extra | {"errors": settings.get("errors", "formal")},
     )  # fmt: skip

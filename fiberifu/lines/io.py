@@ -30,6 +30,10 @@ LAYOUT = {  # quantity -> (extension, BUNIT as the DAP writes it, has an error)
 }
 # Extensions of numbers that maps of fits have in meta.
 KEPT = {"F_CHI2": "chi2", "F_NPIX": "n_pixels", "F_DOF": "degrees_of_freedom", "F_BINS": "bins"}
+# Keywords of how the fit was done, ``meta["fit"]``.
+SETTINGS = {"FITMED": "medium", "FITLSF": "lsf", "FITCONT": "continuum", "FITSTAR": "starlight", "FITKIN": "kinematics",
+            "FITCOMP": "components", "FITERR": "errors"}  # fmt: skip
+STELLAR = {"STELLAR_VEL": "stellar_velocity", "STELLAR_SIGMA": "stellar_dispersion"}
 SUMS = {  # the same of `sum_line_maps`; the DAP has no moments of them
     "flux": ("EMLINE_SFLUX", FLUX_BUNIT, True),
     "ew": ("EMLINE_SEW", "ang", True),
@@ -102,6 +106,12 @@ def write_dap_maps(maps, path, *, sums=None, overwrite=False):
         if key in maps.meta:
             array = np.asarray(maps.meta[key])
             hdus.append(fits.ImageHDU(array.astype(np.float32 if array.dtype.kind == "f" else np.int32), name=name))
+    for name, key in STELLAR.items():
+        if key in maps.meta:
+            hdus.extend(_stellar_images(maps, name, key))
+    for keyword, key in SETTINGS.items():
+        if key in maps.meta.get("fit", {}):
+            primary.header[keyword] = (maps.meta["fit"][key], f"{key} of the fit")
     for hdu in hdus:
         if maps.provenance is not None:
             maps.provenance.to_header(hdu.header)
@@ -114,6 +124,21 @@ def write_dap_maps(maps, path, *, sums=None, overwrite=False):
         hdu.header["FIBIFUV"] = (software_version(), "fiberifu version")
     with atomic_path(path, overwrite=overwrite) as temporary:
         hdus.writeto(temporary)
+
+
+def _stellar_images(maps, name, key):
+    """A map of starlight, its inverse variance and its mask, as the DAP has them."""
+    value, sigma = (np.asarray(maps.meta[key + end], float) for end in ("", "_sigma"))
+    bad = ~(np.isfinite(value) & (sigma > 0))
+    header, error = maps.wcs.to_header(), maps.wcs.to_header()
+    header["BUNIT"], error["BUNIT"] = "km/s", "(km/s)^{-2}"
+    ivar = np.where(bad, 0, 1 / np.where(bad, 1, sigma) ** 2)
+    bits = np.where(bad, np.int32(DAPMask.NOVALUE | DAPMask.DONOTUSE), np.int32(0))
+    return [
+        fits.ImageHDU(np.where(bad, 0, value).astype(np.float32), header, name=name),
+        fits.ImageHDU(ivar.astype(np.float32), error, name=f"{name}_IVAR"),
+        fits.ImageHDU(bits, maps.wcs.to_header(), name=f"{name}_MASK"),
+    ]
 
 
 def _image(maps, array, name, cards, dtype=np.float32):
@@ -204,6 +229,14 @@ def _from_hdus(hdus, layout):
 def _meta(hdus, lines, channels):
     """What is kept in meta: chi2 and bins, what was done to the fluxes, and lines that stand for a blend."""
     meta = {key: np.array(hdus[name].data) for name, key in KEPT.items() if name in hdus}
+    settings = {key: hdus[0].header[keyword] for keyword, key in SETTINGS.items() if keyword in hdus[0].header}
+    meta |= {"fit": settings} if settings else {}
+    for name, key in STELLAR.items():
+        if name in hdus and f"{name}_IVAR" in hdus:
+            ivar = np.array(hdus[f"{name}_IVAR"].data, float)
+            good = (ivar > 0) & (np.array(hdus[f"{name}_MASK"].data) & DAPMask.DONOTUSE == 0)
+            meta[key] = np.where(good, hdus[name].data, np.nan)
+            meta[f"{key}_sigma"] = np.where(good, 1 / np.sqrt(np.where(good, ivar, 1)), np.nan)
     if hdus[0].header.get("DUSTCORR"):
         meta["internal_extinction"] = True
     blends = {line: channel for line, channel in zip(lines, channels, strict=True) if channel in BLENDS}

@@ -21,7 +21,8 @@ __all__ = ["BAD", "SURE", "Job", "Scatter", "split_components"]
 
 BAD = np.int32(DAPMask.DONOTUSE)
 SURE = 3.0  # S/N below which velocity and width are called unreliable
-CHANCE = 5e-5  # of noise to gain as much, at one of the twenty or so velocities that are independent
+CHANCE = 1e-5  # of noise to gain as much, at one of the twenty or so velocities that are independent
+SEARCHED = 650.0  # km/s, reach of the grid of velocities and a little
 WIDE, NARROW = 300.0, 50.0  # km/s; fits that end wider than the one are tried again from the other
 WHOLE, HALF = 0.8, 0.4  # fraction of a line's pixels: less is LOWCOV, still less no value
 # S/N at which formal errors would be half of what they should: measured by benchmarks/lines.py (H-alpha, eight lines)
@@ -151,7 +152,8 @@ class Job:
         level, level_sigma = _pseudo_continuum(self, data, self.lines(fit))
         z1 = 1 + self.redshift
         ew = flux / np.where(level > 0, level, np.nan) / z1
-        ew_sigma = np.hypot(flux_sigma / np.where(flux_sigma > 0, level, np.nan), flux * level_sigma / level**2) / z1
+        bare = np.where((flux_sigma > 0) & (level != 0), level, np.nan)
+        ew_sigma = np.hypot(flux_sigma / bare, flux * level_sigma / bare**2) / z1
         mask = np.where(lost, np.int32(DAPMask.NOCOV) | BAD, np.int32(0))
         failed = ~(fit.converged & np.isfinite(fit.chi2) & np.isfinite(fit.flux).any(1))[:, None]
         mask |= np.where(failed, np.int32(DAPMask.FITFAILED) | BAD, np.int32(0))
@@ -165,8 +167,13 @@ class Job:
         mask |= np.where(seen < WHOLE, np.int32(DAPMask.LOWCOV), np.int32(0))
         mask |= np.where(seen < HALF, np.int32(DAPMask.NOVALUE) | BAD, np.int32(0))
         mask |= np.where(forced[:, None], np.int32(DAPMask.UNRELIABLE), np.int32(0))
+        # beyond where lines are looked for, what is found may be another line
+        astray = np.abs(fit.velocity[:, group] - problem.middle) > SEARCHED
+        mask |= np.where(astray, np.int32(DAPMask.UNRELIABLE), np.int32(0))
         doubt = np.where(fit.bounded[:, group], np.int32(DAPMask.NEARBOUND) | BAD, np.int32(0))
-        doubt |= np.where((best[:, group] < SURE) | forced[:, None], np.int32(DAPMask.UNRELIABLE) | BAD, np.int32(0))
+        doubt |= np.where(
+            (best[:, group] < SURE) | forced[:, None] | astray, np.int32(DAPMask.UNRELIABLE) | BAD, np.int32(0)
+        )
         # errors of faint lines: there are other minima near, which the curvature of this one does not know of
         faint = np.maximum(best[:, group], SURE) ** -3
         velocity_sigma = spread[:, n_free + group] * (1 + FAINT_VELOCITY**3 * faint)
@@ -273,7 +280,7 @@ class Scatter:
 
     def __init__(self, job, fit, forced, found, *, anew):
         self.job, self.fit, self.forced, self.found, self.anew = job, fit, forced, found, anew
-        self.n, self.sums, self.squares = 0, dict.fromkeys(self.NAMES, 0.0), dict.fromkeys(self.NAMES, 0.0)
+        self.n, self.sums, self.squares = (dict.fromkeys(self.NAMES, 0.0) for _ in range(3))
         self.product = 0.0
 
     def add(self, data):
@@ -282,23 +289,33 @@ class Scatter:
         if self.anew:
             again, _ = job.search(data, self.forced)
         else:
-            again = job.fit(data, start=(self.fit.velocity, self.fit.variance))
+            start = self.fit.velocity, self.fit.variance
+            again = job.fit(data, start)
+            if (rows := np.flatnonzero(self.forced)).size:  # as they were measured
+                part = job.rows(rows).fit(data[rows], tuple(x[rows] for x in start), fixed=True)
+                _take(again, rows, part, np.ones(len(rows), bool))
         again = job.measure(again, self.forced, data)
-        step = {name: again[name] - self.found[name] for name in self.NAMES}
         for name in self.NAMES:
-            self.sums[name] = self.sums[name] + step[name]
-            self.squares[name] = self.squares[name] + step[name] ** 2
-        self.product = self.product + step["flux"][:, :, None] * step["flux"][:, None]
-        self.n += 1
+            step = again[name] - self.found[name]
+            good = np.isfinite(step)  # of a width: where the continuum of the draw is above zero
+            step = np.where(good, step, 0.0)
+            self.n[name] = self.n[name] + good
+            self.sums[name] = self.sums[name] + step
+            self.squares[name] = self.squares[name] + step**2
+            if name == "flux":
+                self.product = self.product + step[:, :, None] * step[:, None]
 
     def errors(self):
         """``flux_sigma`` and the like (N, L), and the covariance of the fluxes (N, L, L)."""
-        n, out = self.n, {}
-        with np.errstate(invalid="ignore"):
+        out, most = {}, max(int(n.max()) for n in self.n.values())
+        with np.errstate(invalid="ignore", divide="ignore"):
             for name in self.NAMES:
-                out[f"{name}_sigma"] = np.sqrt((self.squares[name] - self.sums[name] ** 2 / n).clip(0) / (n - 1))
-        mean = self.sums["flux"] / n
-        return out | {"covariance": (self.product - n * mean[:, :, None] * mean[:, None]) / (n - 1)}
+                n = self.n[name]
+                variance = (self.squares[name] - self.sums[name] ** 2 / n).clip(0) / (n - 1)
+                out[f"{name}_sigma"] = np.where(n > 0.9 * most, np.sqrt(variance), np.nan)
+            n = self.n["flux"].min(1)[:, None, None]
+            mean = self.sums["flux"] / self.n["flux"]
+            return out | {"covariance": (self.product - n * mean[:, :, None] * mean[:, None]) / (n - 1)}
 
 
 def _doubled(problem):
@@ -314,8 +331,12 @@ def _doubled(problem):
 
 
 def _narrow_first(fit, n_free, n_groups):
-    """Exchange the components where the second is the narrower."""
-    swap = fit.variance[:, :n_groups].mean(1) > fit.variance[:, n_groups:].mean(1)
+    """Exchange the components where the second is the narrower; of two that are as wide the bluer is the first."""
+    first, second = slice(0, n_groups), slice(n_groups, None)
+    broader = fit.variance[:, first].mean(1) - fit.variance[:, second].mean(1)
+    error = np.diagonal(fit.covariance, axis1=1, axis2=2)[:, 2 * (n_free + n_groups) :].sum(1) / n_groups**2
+    redder = fit.velocity[:, first].mean(1) > fit.velocity[:, second].mean(1)
+    swap = np.where(broader**2 > 4 * error, broader > 0, redder)
     free, group = np.roll(np.arange(2 * n_free), n_free), np.roll(np.arange(2 * n_groups), n_groups)
     order = np.concatenate([free, 2 * n_free + group, 2 * n_free + 2 * n_groups + group])
     pick = lambda x, index: np.where(swap[:, None], x[:, index], x)  # noqa: E731

@@ -60,7 +60,8 @@ class _ByLine(Mapping):
 
 
 class Totals(dict):
-    """Sums over spaxels by line, each (sum, 1-sigma error); ``used`` has the fraction of the area behind each sum."""
+    """Sums over spaxels by line, each (sum, 1-sigma error); ``used`` has the fraction of the region's area on the maps
+    that is behind each sum (what of it lies beyond the maps does not count)."""
 
     def __init__(self):
         super().__init__()
@@ -161,6 +162,7 @@ class LineMaps:
             "dispersion": (dispersion, dispersion_sigma, u.km / u.s),
             "instrumental_dispersion": (instrumental_dispersion, None, u.km / u.s),
         }
+        self._exact = {name for name, (_, sigma, _) in arrays.items() if sigma is None}  # known without an error
         self._data = {
             name: (self._full(value, unit, name), self._full(sigma, unit, f"{name}_sigma"), unit)
             for name, (value, sigma, unit) in arrays.items()
@@ -196,11 +198,14 @@ class LineMaps:
 
     def _map(self, name):
         value, sigma, unit = self._data[name]
-        return _ByLine(self.lines, lambda i: self._ccd(value[i], sigma[i], unit, self._mask[name][i]))
+        exact = name in self._exact
+        return _ByLine(
+            self.lines, lambda i: self._ccd(value[i], None if exact else sigma[i], unit, self._mask[name][i])
+        )
 
     def _ccd(self, value, sigma, unit, bits):
         bits = bits | np.where(np.isfinite(value), 0, np.int32(NO_DATA))
-        uncertainty = None if sigma is None or np.isnan(sigma).all() else StdDevUncertainty(sigma)
+        uncertainty = None if sigma is None else StdDevUncertainty(sigma)
         return CCDData(
             value,
             unit=unit,

@@ -117,7 +117,7 @@ def sum_line_maps(
         for i in chunks
     ]  # fmt: skip
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    maps = _assemble(found, rows, lines, covered, redshift, cube)
+    maps = _assemble(found, rows, lines, covered, redshift, cube, {"medium": medium})
     maps.meta |= {"kind": "sums", "blends": blends}
     return maps
 

@@ -7,7 +7,7 @@ from importlib import resources
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable
+from astropy.table import QTable, vstack
 
 __all__ = ["air_to_vacuum", "line_table", "resolve_line", "vacuum_to_air"]
 
@@ -81,6 +81,33 @@ def line_table(name="strong", medium="vacuum"):
     return table
 
 
+def complete_doublets(table, reach):
+    """The table with the other line of every doublet of fixed ratio that lies near: their fluxes are one.
+
+    Parameters
+    ----------
+    table : str, sequence of str or `~astropy.table.QTable`
+        As for `line_table`; a table of other columns stays as it is.
+    reach : `~astropy.units.Quantity`
+        How near, rest frame.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+    """
+    table = table if isinstance(table, QTable) else line_table(table)
+    stored = line_table("all", medium=table.meta.get("medium", "vacuum"))
+    if not set(stored.colnames) <= set(table.colnames):
+        return table
+    keys = [str(key) for key in stored["key"]]
+    place = dict(zip(keys, stored["wavelength"], strict=True))
+    here, missing = [str(key) for key in table["key"]], set()
+    for key, parent in zip(keys, map(str, stored["tied_to"]), strict=True):
+        if parent in place and abs(place[key] - place[parent]) < reach and (key in here) != (parent in here):
+            missing.add(keys.index(parent if key in here else key))
+    return vstack([table, stored[sorted(missing)]]) if missing else table
+
+
 def observed_lines(table, redshift, cube, medium=None):
     """The lines of a fit in the medium of a cube: times ``1 + redshift`` their wavelengths are the cube's, exactly.
 
@@ -111,13 +138,16 @@ def observed_lines(table, redshift, cube, medium=None):
     known = cube.meta.get("medium") if hasattr(cube, "meta") else None
     medium = medium or known or "vacuum"
     if medium not in ("vacuum", "air") or known not in (None, medium):
-        raise ValueError(f"medium is {medium!r}, and the cube's metadata say {known!r}; 'vacuum' or 'air'")
+        raise ValueError(
+            f"medium is {medium!r}, and the cube's metadata say {known!r}: use 'vacuum' or "
+            "'air', and correct cube.meta['medium'] if it is wrong"
+        )
     try:
         z = float(u.Quantity(redshift).to_value(u.one)) if not isinstance(redshift, str) else np.nan
     except (TypeError, ValueError, u.UnitConversionError):
         z = np.nan
     if not -0.01 < z < 20:
-        raise ValueError(f"redshift is {redshift!r}; give the one systemic redshift, a number without unit")
+        raise ValueError(f"redshift is {_brief(redshift)}; give the one systemic redshift, a number without unit")
     lines = table.copy() if isinstance(table, QTable) else line_table(table)
     lines.sort("wavelength")
     was_air = lines.meta.get("medium") == "air"
@@ -127,6 +157,11 @@ def observed_lines(table, redshift, cube, medium=None):
             lines[name] = vacuum_to_air(rest * (1 + z)) / (1 + z) if medium == "air" else rest
     lines.meta["medium"] = medium
     return lines, z, medium
+
+
+def _brief(value):
+    text = repr(value)
+    return text if len(text) < 80 else f"{type(value).__name__} of shape {np.shape(value)}"
 
 
 def resolve_line(name, *, known=None):

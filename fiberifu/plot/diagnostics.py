@@ -153,7 +153,7 @@ def _draw_points(ax, classification, y, y_error):
     c = classification
     x, index = c.x.data.ravel(), c.classes.data.ravel()
     y = np.ravel(y)
-    shown = np.flatnonzero((index >= 0) & np.isfinite(x) & np.isfinite(y))
+    shown = np.flatnonzero(c.once.ravel() & (index >= 0) & np.isfinite(x) & np.isfinite(y))
     limits = [_limits(values[shown], low, high) for values, (low, high) in zip((x, y), LIMITS[c.kind], strict=True)]
     for i, name in enumerate(c.names):
         rows = shown[index[shown] == i]
