@@ -610,3 +610,114 @@ def test_empty_spaxels_hold_no_numbers(fitted):
         assert np.isnan(values_.data[1]) and values_.mask[1] and np.isfinite(values_.data[[0, 2, 3]]).all(), name
         if values_.uncertainty is not None:
             assert np.isnan(values_.uncertainty.array[1]), name
+
+
+def spectra_of(lines, velocity, sigma=60.0, flux=40.0, error=0.1, n=16, seed=3, level=1.0):
+    """Data and errors of ``n`` spectra of lines (key: flux ratio), each at its velocity (a number or by key)."""
+    rng = np.random.default_rng(seed)
+    data = np.full((n, len(WAVE)), level)
+    for key, ratio in lines.items():
+        rest = line_table([key])["wavelength"].to_value(u.AA)[0] * (1 + Z)
+        centre = rest * (1 + (velocity[key] if isinstance(velocity, dict) else velocity) / C)
+        width = np.hypot(centre * sigma / C, rest / POWER / 2.3548)
+        data += flux * ratio * np.exp(-0.5 * ((WAVE - centre) / width) ** 2) / width / np.sqrt(2 * np.pi)
+    return data + error * rng.standard_normal(data.shape), np.full(data.shape, error)
+
+
+GAS = dict(zip(KEYS, RATIOS, strict=True))
+
+
+@pytest.mark.parametrize("apart", [300, 500])
+def test_groups_are_found_where_each_of_them_is(apart):
+    """Hydrogen and the rest need not be near each other."""
+    where = {key: (-0.5 if key in ("Ha", "Hb") else 0.5) * apart for key in KEYS}
+    maps = fit(cube(*spectra_of(GAS, where, sigma=30.0)), kinematics="balmer+forbidden")
+    for key in ("Ha", "O3_5007"):
+        v = maps.velocity[key]
+        assert np.abs((v.data - where[key]) / v.uncertainty.array).max() < 5
+
+
+def test_groups_do_not_depend_on_company():
+    data, error = spectra_of(GAS, {key: (-150 if key in ("Ha", "Hb") else 150) for key in KEYS})
+    data[3:] += spectra_of(GAS, 400.0, n=13, seed=5)[0]
+    whole = fit(cube(data, error), kinematics="table")
+    single = fit(cube(data, error), kinematics="table", chunk=1)
+    difference = np.abs(values(whole) - values(single)) / [whole.flux[key].uncertainty.array for key in KEYS]
+    assert difference.max() < 1e-6
+
+
+def test_doublets_are_whole():
+    """Asked for one line of a doublet the other is fitted with it: its light is no misfit."""
+    maps = fit_line_maps(cube(*spectra_of(GAS, 0.0)), ["Ha", "N2", "O3"], redshift=Z, lsf=POWER)
+    assert maps.lines == ("O3_4959", "O3_5007", "N2_6548", "Ha", "N2_6583")
+    np.testing.assert_allclose(maps.flux["N2_6583"].data / maps.flux["N2_6548"].data, 3.05, rtol=0.01)
+    assert np.median(maps.chi2.data) < 1.1
+    far = fit_line_maps(cube(*spectra_of(GAS, 0.0)), ["N2_6548"], redshift=Z, lsf=POWER, window=20 * u.AA)
+    assert far.lines == ("N2_6548",)  # the other is not in the window
+
+
+def test_monte_carlo_errors_of_widths_where_side_bands_lie_outside_the_windows():
+    data, error = spectra_of(GAS, 0.0, n=200)
+    keywords = {"window": 30 * u.AA, "redshift": Z, "lsf": POWER}
+    maps = fit_line_maps(cube(data, error), KEYS, **keywords)
+    drawn = fit_line_maps(cube(data[:8], error[:8]), KEYS, errors="mc", samples=80, **keywords)
+    for key in ("Ha", "Hb", "O3_5007"):
+        true = maps.ew[key].data.std()
+        assert 0.8 < np.median(drawn.ew[key].uncertainty.array) / true < 1.25
+
+
+def test_errors_from_samples_of_forced_fluxes():
+    """Where no line is found the flux is measured at one place, and so it is in the samples."""
+    rng = np.random.default_rng(2)
+    error = np.full((12, len(WAVE)), 0.1)
+    blank = 1 + error * rng.standard_normal(error.shape)
+    samples = 1 + error * rng.standard_normal((60, *error.shape))
+    formal = fit(cube(blank, error))
+    drawn = fit(cube(blank, error), errors="samples", samples=samples)
+    for key in ("Ha", "N2_6583"):
+        ratio = drawn.flux[key].uncertainty.array / formal.flux[key].uncertainty.array
+        assert 0.9 < np.median(ratio) < 1.1
+
+
+def test_one_spectrum():
+    data, error = spectra_of(GAS, 50.0)
+    one = Spectrum(flux=data[0] * UNIT, spectral_axis=WAVE * u.AA, uncertainty=StdDevUncertainty(error[0]))
+    maps = fit(one)
+    assert maps.shape == () and abs(maps.flux["Ha"].data - 40) < 3
+
+
+def test_a_resolution_that_is_too_low_is_told():
+    data, error = spectra_of(GAS, 0.0, sigma=40.0)
+    with pytest.warns(AstropyUserWarning, match="narrower than it says"):
+        fit(cube(data, error), lsf=800.0)
+
+
+def test_resolution_of_the_metadata_is_taken():
+    spectrum = cube(*spectra_of(GAS, 0.0))
+    bare = fit_line_maps(spectrum, KEYS, redshift=Z)
+    assert bare.meta["fit"]["lsf"] == "none"
+    spectrum.meta["lsf"] = np.where(WAVE < 6000, 1.4, 1.0) * u.AA  # two arms
+    given, known = fit(spectrum, lsf=spectrum.meta["lsf"]), fit_line_maps(spectrum, KEYS, redshift=Z)
+    assert known.meta["fit"]["lsf"] == "cube"
+    np.testing.assert_allclose(values(known), values(given), rtol=1e-6)
+    assert not np.allclose(values(bare), values(given), rtol=1e-3)
+
+
+def test_maps_without_any_value_keep_their_errors():
+    data, error = spectra_of(GAS, 0.0, n=4)
+    maps = fit(cube(data * np.nan, error))
+    assert np.isnan(maps.flux["Ha"].uncertainty.array).all() and maps.flux["Ha"].mask.all()
+
+
+def test_two_components_of_one_width_are_ordered_by_velocity():
+    data, error = spectra_of(GAS, -175.0, n=24)
+    data += spectra_of(GAS, 175.0, n=24, seed=4)[0] - 1
+    maps = fit(cube(data, np.hypot(error, error)), components=2)
+    found = (maps.flux["Ha"].flags & DAPMask.MULTICOMP) != 0
+    assert found.sum() > 20
+    assert np.abs(maps.components[0].velocity["Ha"].data[found] + 175).max() < 60
+
+
+def test_solver_of_starlight_needs_templates():
+    with pytest.raises(ValueError, match="starlight is 'ppxf' with a polynomial"):
+        fit(cube(*spectra_of(GAS, 0.0, n=2)), starlight="ppxf")

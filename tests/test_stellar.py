@@ -6,6 +6,7 @@ from importlib import util
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import InverseVariance
 from scipy.ndimage import gaussian_filter1d
@@ -218,3 +219,24 @@ def test_ppxf_answers_the_same(templates, mock):
 def test_unknown_solver(templates):
     with pytest.raises(ValueError, match="starlight is 'magic'"):
         fit_starlight(templates, WAVE, np.ones((1, len(WAVE))), np.ones((1, len(WAVE))), redshift=Z, method="magic")
+
+
+def test_starlight_is_in_the_files(templates, mock, tmp_path):
+    """Velocities and dispersions of the stars as the DAP has them, and how the fit was done."""
+    from fiberifu.cube import cube_wcs
+    from fiberifu.lines import LineMaps
+
+    _, _, data, error, *_ = mock
+    shape = (2, 2)
+    wcs = cube_wcs(SkyCoord(150, 2, unit="deg"), shape, 0.5 * u.arcsec, WAVE * u.AA)
+    flux = np.moveaxis(data[:4].reshape(2, 2, -1), -1, 0)
+    spectrum = Spectrum(flux=flux * UNIT, wcs=wcs, uncertainty=InverseVariance(np.full(flux.shape, error**-2)))
+    maps = fit_line_maps(spectrum, ["Ha", "N2"], redshift=Z, lsf=3000.0, continuum=templates)
+    maps.write(tmp_path / "maps.fits")
+    with fits.open(tmp_path / "maps.fits") as hdus:
+        np.testing.assert_allclose(hdus["STELLAR_VEL"].data, maps.meta["stellar"].velocity.reshape(shape), rtol=1e-5)
+        assert hdus["STELLAR_SIGMA_IVAR"].data.min() > 0 and hdus["STELLAR_VEL"].header["BUNIT"] == "km/s"
+        assert hdus[0].header["FITCONT"] == "templates" and hdus[0].header["FITLSF"] == "3000.0"
+    again = LineMaps.read(tmp_path / "maps.fits")
+    np.testing.assert_allclose(again.meta["stellar_velocity_sigma"], maps.meta["stellar_velocity_sigma"], rtol=1e-4)
+    assert again.meta["fit"] == maps.meta["fit"]

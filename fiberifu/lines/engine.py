@@ -23,6 +23,7 @@ __all__ = ["LineFit", "LineProblem", "fit_lines", "line_spectra", "polynomial_sp
 GRID = 600.0  # km/s, reach of the velocity grid
 STEP = 100.0  # km/s, of the grid
 CLEAR = 25.0  # drop of chi2 that lets a group choose a velocity of its own
+APART = 1000.0  # km/s
 NEAR = 75.0  # km/s, that the best of it may be off
 SEED_SIGMA = 90.0  # km/s
 USUAL = 160.0  # km/s; pixels are gathered for lines up to this width, wider ones are done again
@@ -320,7 +321,9 @@ class _LocalSums:
         centre = problem.centres
         sigma = np.sqrt((centre * reach_sigma / C_KMS) ** 2 + xp.to_numpy(xp.amax(blur2, 0)))
         half = REACH * sigma + centre * NEAR / C_KMS
+        # groups may move apart: as far as any is likely to, so that the company does not decide what is summed together
         spread = float((xp.amax(velocity, 1) - xp.amin(velocity, 1)).max())
+        spread = max(spread, APART) if problem.n_groups > 1 else 0.0
         self.blocks = []
         for i, (low, high) in enumerate(problem.windows):
             lines = np.flatnonzero(problem.window_of == i)

@@ -149,6 +149,7 @@ def _image(maps, array, name, cards, dtype=np.float32):
         header[key] = value
     known = line_table("all")
     channels = dict(zip(known["key"], known["dap_name"], strict=True))
+    channels |= {line: channel for channel, line in BLENDS.items() if line in maps.meta.get("blends", {})}
     for i, line in enumerate(maps.lines, start=1):
         header[f"C{i:02d}"] = (channels.get(line, line), f"Data in channel {i}")
     header.update(cards)
@@ -179,7 +180,9 @@ def read_dap_maps(path, *, kind="fit"):
         raise ValueError(f"kind is {kind!r}; 'fit' or 'sums'")
     try:
         with fits.open(path, memmap=False) as hdus:
-            return _from_hdus(hdus, LAYOUT if kind == "fit" else SUMS)
+            maps = _from_hdus(hdus, LAYOUT if kind == "fit" else SUMS)
+            maps.meta |= {"kind": "sums"} if kind == "sums" else {}
+            return maps
     except FileNotFoundError:
         raise
     except (OSError, TypeError, KeyError) as error:

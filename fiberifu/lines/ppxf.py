@@ -54,18 +54,23 @@ class PPXF:
         norm = abs(np.median(data[used])) or 1.0
         wave = np.exp(self.rest)
         variance = np.divide(1, weight, out=np.zeros(len(weight)), where=used)
-        rows = np.stack([np.where(used, data, 0), variance, used.astype(float)], 1)
+        # over bad pixels the data are continued: they count as little as their share of a pixel
+        filled = np.interp(self.rest, self.rest[used], data[used])
+        variance[~used] = np.interp(self.rest[~used], self.rest[used], variance[used])
+        rows = np.stack([filled, variance, used.astype(float)], 1)
         (flux, variance, share), log_new, _ = _transposed(self.rebin(wave, rows, velscale=self.velscale))
         # of pixels that are a mixture of others: the error of a mean over as many
         variance = variance * np.interp(np.exp(log_new), wave, np.gradient(wave)) / np.gradient(np.exp(log_new))
-        good = (share > 0.999) & (variance > 0)
-        noise = np.sqrt(np.where(good, variance, np.median(variance[good]))) / norm
+        good = (share > 0.45) & (variance > 0)
+        noise = np.sqrt(np.where(good, variance / share.clip(0.45, 1), np.median(variance))) / norm
         out = self.solve(
-            self.templates, np.where(good, flux, 0) / norm, noise, self.velscale, list(start), moments=2, degree=-1,
+            self.templates, flux / norm, noise, self.velscale, list(start), moments=2, degree=-1,
             mdegree=self.degree, lam=np.exp(log_new), lam_temp=self.template_wave, velscale_ratio=self.ratio,
             mask=good, bounds=[[-self.reach, self.reach], [self.velscale / 100, self.reach]], quiet=True,
         )  # fmt: skip
         velocity, sigma = out.sol[:2]
+        if not out.weights.any() or (np.asarray(out.error[:2]) <= 0).any():  # no light, nothing known
+            out.error = np.full(2, np.nan)
         model = CubicSpline(log_new, out.bestfit)(self.rest.clip(log_new[0], log_new[-1])) * norm
         # its velocities are c ln(wavelength / rest) (Cappellari 2017, MNRAS 466, 798, eq. 8)
         return (model, C_KMS * np.expm1(velocity / C_KMS), sigma, *out.error[:2], out.weights * norm,
