@@ -175,7 +175,7 @@ def point_spread(simulator, position, weights, fwhm, instrument=MANGA):
 
 
 def gaussian_fwhm(image, step):
-    """FWHM of the round Gaussian that fits an image best by least squares, as the survey quotes it; unit of ``step``."""
+    """FWHM of the round Gaussian that fits an image best by least squares, in the unit of ``step``."""
     y, x = np.indices(image.shape)
     weight = image**2  # a centroid that far wings cannot move
     r2 = (y - (y * weight).sum() / weight.sum()) ** 2 + (x - (x * weight).sum() / weight.sum()) ** 2
@@ -185,7 +185,7 @@ def gaussian_fwhm(image, step):
         gain = [(image * m).sum() ** 2 / (m**2).sum() for m in (np.exp(-0.5 * r2 / s**2) for s in sigma)]
         best = int(np.argmax(gain))
         low, high = sigma[max(best - 1, 0)], sigma[min(best + 1, 24)]
-    return 2.3548 * sigma[best] * step
+    return float(2.3548 * sigma[best] * step)
 
 
 def _light(simulator, stack, position, fwhm, instrument):
