@@ -14,7 +14,7 @@ import torch
 
 from .calibration import fiber_fraction, psf_to_fiber_specflux
 from .grid import SpectralGrid
-from .imager import galactic_ebv, sky_position
+from .milky_way import BAND_EXTINCTION, galactic_ebv, sky_position, transmission
 from .observe import encircled_energy, fiber_kernel, moffat_transfer
 from .photometry import Photometry
 from .products import FiberSpectra
@@ -194,6 +194,7 @@ def observe_fibers(
     seeing=None,
     noise=True,
     instrument=DESI,
+    ebv=None,
     photometry=None,
 ):
     """Spectra of fibres on the galaxies of a scene.
@@ -212,6 +213,8 @@ def observe_fibers(
     noise : bool
         False leaves out noise, masks, position errors, failures and redshift errors.
     instrument : FiberSpectrograph
+    ebv : float, optional
+        E(B-V) of the Milky Way, SFD scale; by default drawn for each galaxy.
     photometry : Photometry, optional
         Of the scene, if it is there already.
 
@@ -220,7 +223,7 @@ def observe_fibers(
     FiberSpectra
         ``meta["truth"]``: dict of ndarray (F, …): line_flux, line_ew, velocity, sigma of the light in the fibre as it
         was, at 6200 A; band (F, 4) nanomaggies in it; flux (F, 7781), noiseless in the fibre, at the instrument's
-        resolution and not calibrated as a point source.
+        resolution and not calibrated as a point source. All of it is before the dust of the Milky Way.
     """
     indices = scene["d"].indices
     owner = np.asarray(targets["owner"], dtype=np.int64)
@@ -257,13 +260,15 @@ def observe_fibers(
         table={},
         meta={"seed": seed, "instrument": "DESI", "galaxies": list(indices)},
     )
+    galactic = np.array([galactic_ebv(seed, indices[o]) if ebv is None else float(ebv) for o in owner])
+    dust = transmission(wave, galactic[:, None])
     for f in range(n):
-        _expose(simulator, out, f, inside[f], point[f], visits[f], rngs[f], noise, instrument)
+        _expose(simulator, out, f, dust[f] * inside[f], dust[f] * point[f], visits[f], rngs[f], noise, instrument)
     truth = {key: seen[0][1][key].cpu().numpy() for key in ("line_flux", "line_ew", "velocity", "sigma", "band")}
     out.meta["truth"] = truth | {"flux": inside.astype(np.float32)}
     photometry = Photometry(simulator, scene) if photometry is None else photometry
     gas = seen[0][1]["redshift"].cpu().numpy()
-    out.table.update(_table(scene, seed, targets, owner, number, sky_fiber, position, visits, photometry))
+    out.table.update(_table(scene, seed, targets, owner, number, sky_fiber, position, visits, photometry, galactic))
     out.table.update(_redshifts(out, gas, truth, sky_fiber, rngs, noise))
     return out
 
@@ -309,13 +314,14 @@ def _expose(simulator, out, f, inside, point, visit, rng, noise, instrument):
 # --- tables
 
 
-def _table(scene, seed, targets, owner, number, sky_fiber, position, visits, photometry):
+def _table(scene, seed, targets, owner, number, sky_fiber, position, visits, photometry, galactic):
     indices, g = np.asarray(scene["d"].indices)[owner], scene["g"]
     where = np.array([sky_position(seed, i) for i in indices])
     miss = np.stack([v.miss.mean(0) for v in visits])
     spread = np.stack([v.miss.std(0) for v in visits])
     failed = np.array([v.failed for v in visits])
-    flux = photometry.flux.cpu().numpy()[owner] * ~sky_fiber[:, None]
+    dust = 10 ** (-0.4 * galactic[:, None] * np.array([BAND_EXTINCTION[band] for band in "griz"]))
+    flux = photometry.flux.cpu().numpy()[owner] * ~sky_fiber[:, None] * dust
     shape_r = photometry.shape_r.cpu().numpy()[owner] * ~sky_fiber
     spheroid = g["spheroid"].cpu().numpy()[owner]
     morphology = np.where(shape_r < 0.15, "PSF", np.where(shape_r < 0.55, "REX", np.where(spheroid, "DEV", "EXP")))
@@ -351,9 +357,9 @@ def _table(scene, seed, targets, owner, number, sky_fiber, position, visits, pho
         "flux_g": flux[:, 0],
         "flux_r": flux[:, 1],
         "flux_z": flux[:, 3],
-        "fiberflux_r": fiber_flux.cpu().numpy() * ~sky_fiber,
+        "fiberflux_r": fiber_flux.cpu().numpy() * ~sky_fiber * dust[:, 1],
         "psf_to_fiber_specflux": np.where(sky_fiber | failed, 0.0, column),
-        "ebv": np.array([galactic_ebv(seed, i) for i in indices]),
+        "ebv": galactic,
         "seeing": seeing,
         "kind": np.asarray(targets["kind"]),
         "galaxy": indices,

@@ -10,11 +10,12 @@ import math
 import numpy as np
 import torch
 
+from .milky_way import BAND_EXTINCTION, galactic_ebv, sky_position
 from .observe import BETA, convolve, frequencies, moffat_transfer
 from .products import BandImages
 from .streams import stream
 
-__all__ = ["DECALS", "DES", "Camera", "galactic_ebv", "observe_field", "observe_images", "sky_position"]
+__all__ = ["DECALS", "DES", "Camera", "observe_field", "observe_images"]
 
 # Maskbits of Legacy Surveys DR9, https://www.legacysurvey.org/dr9/bitmasks: no i band has bits of its own there; the
 # bits of DR10 are taken.
@@ -87,17 +88,6 @@ class Camera:
 DECALS = Camera("DECaLS")
 #: Dark Energy Survey in Legacy Surveys DR9: ten exposures of 90 s (Abbott+2018, ApJS 239, 18).
 DES = Camera("DES", seconds=(90.0, 90.0, 90.0), exposures=(9, 10, 10), seeing=(1.12, 0.96, 0.84))
-
-
-def sky_position(seed, index):
-    """Where galaxy ``index`` of ``seed`` stands: (right ascension, declination), degrees; random in 120-260, 0-60."""
-    u = stream(seed, index, "sky").uniform(size=2)
-    return 120 + 140 * u[0], math.degrees(math.asin(u[1] * math.sin(math.radians(60))))
-
-
-def galactic_ebv(seed, index):
-    """E(B-V) of the Milky Way there, as in DESI's footprint: median 0.03, 16 to 84 % of it 0.016 to 0.055 mag."""
-    return float(np.clip(0.03 * np.exp(0.6 * stream(seed, index, "dust").standard_normal()), 0.003, 0.3))
 
 
 def lanczos_transfer(shape, device="cpu"):
@@ -268,7 +258,7 @@ def _product(light, camera, pixel, exposures, fwhm, rng, noise, center, ebv, met
     )
 
 
-def observe_images(simulator, seed, indices, *, camera=DECALS, size=None, noise=True, stars=0.6, scene=None):
+def observe_images(simulator, seed, indices, *, camera=DECALS, size=None, noise=True, stars=0.6, ebv=None, scene=None):
     """Coadds of galaxies, one field for each; every band has its own PSF, as a survey's coadds have.
 
     Parameters
@@ -285,6 +275,8 @@ def observe_images(simulator, seed, indices, *, camera=DECALS, size=None, noise=
         False leaves out noise, lost pixels and scatter of the conditions.
     stars : float
         Foreground stars per arcmin2, besides the simulator's own neighbours.
+    ebv : float, optional
+        E(B-V) of the Milky Way, SFD scale; by default drawn for each.
     scene : dict, optional
         `Scenes.scene` of these galaxies, if it is there already.
 
@@ -299,7 +291,7 @@ def observe_images(simulator, seed, indices, *, camera=DECALS, size=None, noise=
     for i, index in enumerate(indices):
         out.append(
             observe_field(
-                simulator, seed, [index], positions=[(0.0, 0.0)], camera=camera, noise=noise, stars=stars,
+                simulator, seed, [index], positions=[(0.0, 0.0)], camera=camera, noise=noise, stars=stars, ebv=ebv,
                 size=simulator.config.stamp if size is None else size, scenes=[(scene, i)],
             )
         )  # fmt: skip
@@ -307,7 +299,7 @@ def observe_images(simulator, seed, indices, *, camera=DECALS, size=None, noise=
 
 
 def observe_field(
-    simulator, seed, indices, positions=None, *, camera=DECALS, size=3600, noise=True, stars=0.6, scenes=None
+    simulator, seed, indices, positions=None, *, camera=DECALS, size=3600, noise=True, stars=0.6, ebv=None, scenes=None
 ):
     """Coadds of one field, up to a brick of 3600 x 3600 pixels, with several galaxies.
 
@@ -321,7 +313,7 @@ def observe_field(
         Where the middles of their stamps are, arcsec from that of the field (to whole pixels); random by default.
     size : int
         Pixels on a side.
-    camera, noise, stars
+    camera, noise, stars, ebv
         As for `observe_images`.
     scenes : sequence of (dict, int), optional
         Scene, and number in it, of each galaxy, if they are there already.
@@ -346,13 +338,15 @@ def observe_field(
         frequencies(simulator.grid, pixel, simulator.device),
         torch.as_tensor(fwhm, dtype=torch.float32, device=simulator.device)[:, None, None],
     )
+    ebv = galactic_ebv(seed, indices[0]) if ebv is None else float(ebv)
+    dust = torch.tensor([10 ** (-0.4 * ebv * BAND_EXTINCTION[band]) for band in camera.bands], device=simulator.device)
     record = []
     for number, (index, (east, north)) in enumerate(zip(indices, positions, strict=True)):
         scene, i = (simulator.scene(seed, [index]), 0) if scenes is None else scenes[number]
         stamp = convolve(_sharp(simulator, scene, i, camera.bands), transfer)
         shift = (size - simulator.grid) / 2
         row, column = round(shift + north / pixel), round(shift + east / pixel)
-        _add(canvas, stamp, row, column)
+        _add(canvas, stamp * dust[:, None, None], row, column)
         g = scene["g"]
         record.append(
             {
@@ -366,5 +360,5 @@ def observe_field(
         flux = 10 ** (0.4 * (22.5 - mag[[_BANDS.index(band) for band in camera.bands]]))
         _add_star(canvas, east, north, flux, fwhm, pixel)
     meta = {"seed": seed, "index": indices[0], "galaxies": record, "redshift": record[0]["redshift"]}
-    center, ebv = sky_position(seed, indices[0]), galactic_ebv(seed, indices[0])
+    center = sky_position(seed, indices[0])
     return _product(canvas, camera, pixel, exposures, fwhm, rng, noise, center, ebv, meta)

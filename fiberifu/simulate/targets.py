@@ -108,7 +108,7 @@ def place_targets(simulator, scene, seed, photometry=None):
     """Fibres on the galaxies of a scene, as a survey puts them.
 
     Every galaxy has one on its light peak (``central``) or, in large and clumpy ones that catalogues have broken up,
-    on a bright clump (``shredded``). Large inclined discs may have two more on the major axis at 0.33 R26, on both sides
+    on a bright clump (``shredded``). Large inclined discs may have two more on the major axis at 0.33 R26, on each side
     (``peculiar velocity``; Saulder+2023, MNRAS 525, 1106; R26 from the r profile). One in twenty is observed again
     (``repeat``), and one in ten has a ``sky`` fibre within 30 arcsec, on blank sky.
 
