@@ -14,6 +14,7 @@ import torch
 
 from .calibration import fiber_fraction, psf_to_fiber_specflux
 from .grid import SpectralGrid
+from .identifiers import simulated_targetid
 from .milky_way import BAND_EXTINCTION, galactic_ebv, sky_position, transmission
 from .observe import encircled_energy, fiber_kernel, moffat_transfer
 from .photometry import Photometry
@@ -341,7 +342,7 @@ def _table(scene, seed, targets, owner, number, sky_fiber, position, visits, pho
     cos = np.cos(np.radians(where[:, 1]))
     exposed = ~failed
     return {
-        "targetid": 9 * 10**18 + (int(seed) % 10**6) * 10**12 + indices.astype(np.int64) * 100 + number,
+        "targetid": simulated_targetid(seed, indices, number, sky=sky_fiber),
         "target_ra": where[:, 0] + position[:, 0] / 3600 / cos,
         "target_dec": where[:, 1] + position[:, 1] / 3600,
         "fiber_ra": where[:, 0] + (position + miss)[:, 0] / 3600 / cos,
