@@ -12,7 +12,6 @@ import math
 
 import astropy.units as u
 import numpy as np
-import torch
 from astropy.coordinates import SkyCoord
 from astropy.nddata import CCDData, InverseVariance
 
@@ -21,25 +20,21 @@ from ..cube import cube_wcs, make_cube, make_spectra
 from ..instrument import grid_wcs
 from ..lines import LineMaps
 from ..provenance import Provenance
+from .chosen import choose
 from .fiber import ARMS, DESI, observe_fibers
 from .gas import LINE_WAVELENGTH, LINES
 from .ifu import BUNDLES, MANGA, bundle_radius, observe_ifu
 from .imager import DECALS, DES, observe_images
 from .milky_way import sky_position
-from .observe import moffat_transfer
 from .photometry import Photometry
 from .recipe import Draws
 from .scene import SimConfig
-from .stars import kpc_per_arcsec
 from .survey import STRATA, Simulator
 from .templates import analytic_template_pack
 
 __all__ = ["FibreSpectrograph", "Galaxy", "IFU", "Imager"]
 
 _NAME = "fiberifu.simulate"
-# How sizes, speeds and star formation go with mass in the recipe: dex per dex.
-_WITH_MASS = {"re": 0.22, "re_kpc": 0.22, "bulge_re": 0.22}
-_SPEEDS = {"v_max": 0.278, "sigma_star": 0.29}
 
 
 @functools.lru_cache(maxsize=1)
@@ -114,13 +109,13 @@ class Galaxy:
             "redshift": redshift,
             "log_mass": log_mass,
             "sfr": _plain(star_formation_rate, u.Msun / u.yr, "star_formation_rate"),
-            "radius": effective_radius,
+            **_radius(effective_radius),
             "inclination": _plain(inclination, u.deg, "inclination"),
             "pa": _plain(position_angle, u.deg, "position_angle"),
             "labels": dict(labels or {}),
         }
         draw = type(simulator)._draw
-        self._simulator._draw = lambda d: _change(draw(self._simulator, d), **self._changes)
+        self._simulator._draw = lambda d: choose(draw(self._simulator, d), **self._changes)
         g = self._simulator._draw(Draws(self.seed, [self.index], self._simulator.device))
         self._parameters = {key: value[0].item() for key, value in g.items()}
 
@@ -203,16 +198,12 @@ class Galaxy:
             Without errors; the dispersion is that of the gas alone.
         """
         step, fwhm = (_plain(a, u.arcsec, name) for a, name in ((spaxel, "spaxel"), (psf, "psf")))
-        simulator = self._simulator
-        east, north = simulator._positions(self.scene["g"], step, _plain(size, u.arcsec, "size"))
-        transfer = moffat_transfer(simulator.k, torch.tensor(fwhm))
-        amount = simulator._under(self.scene["stack"], transfer, east, north, step, square=True)
-        made = simulator.truth(self.scene, torch.zeros(len(amount), dtype=torch.int64), amount)
-        shape = east.shape
+        truth = self._simulator.spaxel_truth(self.scene, step, _plain(size, u.arcsec, "size"), fwhm)
         truth = {
-            key: np.moveaxis(made[key].unflatten(0, shape).cpu().numpy(), (0, 1), (-2, -1))[..., ::-1]
+            key: np.moveaxis(truth[key].cpu().numpy(), (0, 1), (-2, -1))[..., ::-1]
             for key in ("line_flux", "line_ew", "velocity", "sigma")
         }
+        shape = truth["velocity"].shape
         return _line_maps(self, truth, grid_wcs(self.center, shape[::-1], spaxel), 0.0)
 
 
@@ -226,67 +217,15 @@ def _plain(value, unit, name):
         raise ValueError(f"{name}: got {value}; a quantity in {unit} is needed") from None
 
 
-def _change(g, redshift, log_mass, sfr, radius, inclination, pa, labels):
-    """Galaxies' parameters with some of them chosen, and with them what hangs on them."""
-    g = dict(g)
-
-    def scale(names, factor):
-        for name in names:
-            if name in g:
-                g[name] = g[name] * factor
-
-    if log_mass is not None:
-        if not 7 <= log_mass <= 12.5:
-            raise ValueError(f"log_mass: got {log_mass}; log10 of solar masses between 7 and 12.5 is needed")
-        step = log_mass - g["log_mass"]
-        g["log_mass"], g["log_sfr"] = g["log_mass"] + step, g["log_sfr"] + 0.84 * step
-        for names in (_WITH_MASS, _SPEEDS):
-            for name, slope in names.items():
-                scale([name], 10 ** (slope * step))
-    if redshift is not None:
-        z = torch.full_like(g["redshift"], redshift)
-        ratio = kpc_per_arcsec(g["redshift"]) / kpc_per_arcsec(z)
-        scale(("re", "bulge_re"), ratio)
-        g["redshift"] = z
-    if radius is not None:
-        radius = u.Quantity(radius)
-        if not (radius.unit.is_equivalent(u.kpc) or radius.unit.is_equivalent(u.arcsec)):
-            raise ValueError(f"effective_radius: got {radius}; a length or an angle is needed")
-        per_arcsec = kpc_per_arcsec(g["redshift"])
-        if radius.unit.is_equivalent(u.kpc):
-            wanted = radius.to_value(u.kpc) / per_arcsec
-        else:
-            wanted = torch.full_like(per_arcsec, radius.to_value(u.arcsec))
-        if float(wanted.max()) > 12.5:
-            raise ValueError(f"effective_radius: got {radius}, {float(wanted.max()):.1f} arcsec; 12.5 is the largest")
-        scale(("re", "re_kpc", "bulge_re"), wanted / g["re"])
-    limited = g["re"].clamp(0.4, 12.5)
-    scale(("bulge_re",), limited / g["re"])
-    g["re"] = limited
-    if sfr is not None:
-        if not sfr > 0:
-            raise ValueError(f"star_formation_rate: got {sfr} Msun/yr; a positive one is needed")
-        g["log_sfr"] = torch.full_like(g["log_sfr"], math.log10(sfr))
-    if inclination is not None:
-        if not 0 <= inclination <= 90:
-            raise ValueError(f"inclination: got {inclination} deg; 0 to 90 is needed")
-        old = g["axis_ratio"]
-        ratio = math.sqrt((1 - 0.18**2) * math.cos(math.radians(inclination)) ** 2 + 0.18**2)
-        disc = ~g["spheroid"]
-        g["inclination"] = torch.full_like(old, inclination)
-        g["axis_ratio"] = torch.where(disc, torch.full_like(old, ratio), old)
-        share = (1 - g["bulge_q"]) / (1 - old).clamp(min=0.02)
-        g["bulge_q"] = torch.where(disc, 1 - (1 - g["axis_ratio"]) * share.clamp(0.15, 0.5), g["bulge_q"])
-        g["edge_on"] = (g["inclination"] > 75) & disc
-        g["ebv"] = torch.where(disc, (g["ebv"] * (old / g["axis_ratio"]) ** 0.35).clamp(max=0.8), g["ebv"])
-    if pa is not None:
-        g["pa"] = torch.full_like(g["pa"], math.radians(90 - pa) % (2 * math.pi))
-    for name, value in labels.items():
-        if name not in g or g[name].dtype != torch.bool:
-            known = sorted(key for key, a in g.items() if a.dtype == torch.bool)
-            raise ValueError(f"labels: got {name!r}, use some of {known}")
-        g[name] = torch.full_like(g[name], bool(value))
-    return g
+def _radius(value):
+    """An effective radius, a length or an angle, as `choose` takes it."""
+    if value is None:
+        return {}
+    value = u.Quantity(value)
+    for name, unit in (("radius_kpc", u.kpc), ("radius_arcsec", u.arcsec)):
+        if value.unit.is_equivalent(unit):
+            return {name: value.to_value(unit)}
+    raise ValueError(f"effective_radius: got {value}; a length or an angle is needed")
 
 
 def _line_maps(galaxy, truth, wcs, lsf):
