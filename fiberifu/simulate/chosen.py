@@ -86,10 +86,15 @@ def choose(
         if not 0 <= inclination <= 90:
             raise ValueError(f"inclination: got {inclination} deg; 0 to 90 is needed")
         old = g["axis_ratio"]
-        ratio = math.sqrt((1 - 0.18**2) * math.cos(math.radians(inclination)) ** 2 + 0.18**2)
+        thick = g.get("thickness", torch.full_like(old, 0.18))
+        cos2 = math.cos(math.radians(inclination)) ** 2
+        ratio = ((1 - thick**2) * cos2 + thick**2).sqrt()
         disc = ~g["spheroid"]
         g["inclination"] = torch.full_like(old, inclination)
-        g["axis_ratio"] = torch.where(disc, torch.full_like(old, ratio), old)
+        g["axis_ratio"] = torch.where(disc, ratio, old)
+        if "thin_ratio" in g:  # of gas and young stars
+            thin = torch.full_like(old, 0.07)
+            g["thin_ratio"] = torch.where(disc, ((1 - thin**2) * cos2 + thin**2).sqrt(), g["thin_ratio"])
         share = (1 - g["bulge_q"]) / (1 - old).clamp(min=0.02)
         g["bulge_q"] = torch.where(disc, 1 - (1 - g["axis_ratio"]) * share.clamp(0.15, 0.5), g["bulge_q"])
         g["edge_on"] = (g["inclination"] > 75) & disc

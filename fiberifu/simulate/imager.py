@@ -191,7 +191,7 @@ def _expose(light, camera, pixel, exposures, rng, noise):
     for c, band in enumerate(camera.bands):
         full = well[c] > camera.full_well
         if full.any():
-            bits[_grow(full, bleed=shape[0] // 40)] |= _int16(SATURATED[band])
+            bits[_grow(full, bleed=24)] |= _int16(SATURATED[band])
             flux[c] = torch.minimum(flux[c], camera.full_well * float(exposures[c]) / electrons[c])
         lost = _lost(rng, shape, exposures[c]) if noise else np.zeros(shape)
         share = torch.from_numpy(1 - lost.astype(np.float32) / float(exposures[c])).to(light.device)
@@ -213,8 +213,13 @@ def _int16(bit):
 
 def _grow(mask, bleed):
     """Saturated pixels with one neighbour around and, along columns, the trail that they bleed."""
-    grown = torch.nn.functional.max_pool2d(mask[None, None].float(), 3, 1, 1)
-    return torch.nn.functional.max_pool2d(grown, (2 * bleed + 1, 1), 1, (bleed, 0))[0, 0] > 0
+    out = torch.zeros_like(mask)
+    row, column = torch.nonzero(mask, as_tuple=True)
+    height, width = mask.shape
+    for side in (-1, 0, 1):
+        for along in range(-bleed, bleed + 1):
+            out[(row + along).clamp(0, height - 1), (column + side).clamp(0, width - 1)] = True
+    return out
 
 
 def _background(rng, shape, pixel, amplitude, device):
@@ -230,13 +235,14 @@ def _lost(rng, shape, exposures):
     lost = np.zeros(shape, np.int16)
     for _ in range(rng.poisson(exposures * shape[1] / 600)):
         lost[:, rng.integers(shape[1])] += 1
-    for _ in range(rng.poisson(exposures * shape[0] * shape[1] / 4000)):
-        y, x, length, angle = rng.integers(shape[0]), rng.integers(shape[1]), rng.integers(2, 9), rng.uniform(0, 6.283)
-        step = np.arange(length)
-        rows, columns = np.round(y + step * np.sin(angle)).astype(int), np.round(x + step * np.cos(angle)).astype(int)
-        inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
-        cells = np.unique(np.stack([rows[inside], columns[inside]], 1), axis=0)
-        lost[cells[:, 0], cells[:, 1]] += 1
+    n = rng.poisson(exposures * shape[0] * shape[1] / 4000)
+    y, x, angle = rng.uniform(0, shape[0], n), rng.uniform(0, shape[1], n), rng.uniform(0, 2 * math.pi, n)
+    length = rng.integers(2, 9, n)
+    for step in range(9):
+        more = length > step
+        row, column = (y + step * np.sin(angle)).astype(int)[more], (x + step * np.cos(angle)).astype(int)[more]
+        inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
+        np.add.at(lost, (row[inside], column[inside]), 1)
     return np.minimum(lost, exposures)
 
 
