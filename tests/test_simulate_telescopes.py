@@ -606,13 +606,13 @@ def test_desi_survey(simulator):
 
 def test_redshifts(simulator, scene):
     """Errors scatter as quoted; faint spectra fail, and say so."""
-    made = [observe_fibers(simulator, scene, s, on_centres(scene), seconds=1000) for s in range(15)]
+    made = [observe_fibers(simulator, scene, s, on_centres(scene), seconds=1000) for s in range(9)]
     z, error, warning, true = (np.concatenate([m.table[k] for m in made]) for k in ("z", "zerr", "zwarn", "z_true"))
     good = (warning == 0) & (np.abs(z - true) < 0.003)
     assert good.mean() > 0.9
     assert ((z - true) / error)[good].std() == pytest.approx(1, abs=0.3)
     dark = with_light(scene, 1e-6 * torch.ones(simulator.grid, simulator.grid))
-    made = [observe_fibers(simulator, dark, s, on_centres(scene), seconds=100) for s in range(8)]
+    made = [observe_fibers(simulator, dark, s, on_centres(scene), seconds=100) for s in range(5)]
     assert np.mean(np.concatenate([m.table["zwarn"] for m in made]) != 0) > 0.6
 
 
