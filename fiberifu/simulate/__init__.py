@@ -6,9 +6,9 @@ rest does not, so they are imported when asked for.
 """
 
 from .campaigns import observe_desi, observe_manga
-from .fiber import DESI, FiberSpectrograph, observe_fibers
+from .fiber import DESI, FiberInstrument, observe_fibers
 from .grid import SpectralGrid
-from .ifu import MANGA, IFUSpectrograph, observe_ifu
+from .ifu import MANGA, IFUInstrument, observe_ifu
 from .imager import DECALS, DES, Camera, observe_field, observe_images
 from .observe import reanchor
 from .photometry import Photometry
@@ -27,12 +27,12 @@ __all__ = [
     "BandImages",
     "Camera",
     "FiberSpectra",
-    "FiberSpectrograph",
+    "FiberInstrument",
     "FibreSpectrograph",
     "Galaxy",
     "IFU",
     "IFUCube",
-    "IFUSpectrograph",
+    "IFUInstrument",
     "Imager",
     "Photometry",
     "SimConfig",

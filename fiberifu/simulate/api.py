@@ -318,7 +318,7 @@ class FibreSpectrograph:
 
     Parameters
     ----------
-    instrument : FiberSpectrograph
+    instrument : FiberInstrument
     """
 
     def __init__(self, instrument):
@@ -388,7 +388,7 @@ class IFU:
 
     Parameters
     ----------
-    instrument : IFUSpectrograph
+    instrument : IFUInstrument
     fibers : int, optional
         19, 37, 61, 91 or 127; by default the smallest bundle that covers 1.5 half-light radii.
 

@@ -44,7 +44,7 @@ def observe_desi(
     images : bool
         Whether the hosts are imaged.
     camera : Camera
-    instrument : FiberSpectrograph
+    instrument : FiberInstrument
     seconds : float, optional
         Effective exposure time of every fibre; by default drawn.
     noise : bool
@@ -83,7 +83,7 @@ def observe_manga(simulator, seed, start=0, n=1, *, instrument=MANGA, noise=True
     seed : int
     start, n : int
         First galaxy of the survey, and how many.
-    instrument : IFUSpectrograph
+    instrument : IFUInstrument
     noise : bool
 
     Yields

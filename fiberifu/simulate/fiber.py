@@ -22,7 +22,7 @@ from .products import FiberSpectra
 from .resolution import apply_resolution, resolution_matrix
 from .streams import stream
 
-__all__ = ["ARMS", "DESI", "FiberSpectrograph", "arm_share", "fiber_sigma", "observe_fibers"]
+__all__ = ["ARMS", "DESI", "FiberInstrument", "arm_share", "fiber_sigma", "observe_fibers"]
 
 #: First pixel and number of pixels of each arm on the grid 3600-9824 A, 0.8 A (DESI Collaboration 2024, AJ 168, 58).
 ARMS = {"b": (0, 2751), "r": (2700, 2326), "z": (4900, 2881)}
@@ -37,7 +37,7 @@ EXTINCTION = (
 
 
 @dataclasses.dataclass(frozen=True)
-class FiberSpectrograph:
+class FiberInstrument:
     """Numbers of the fibres and the spectrographs.
 
     Parameters
@@ -55,9 +55,10 @@ class FiberSpectrograph:
         Electrons per CCD pixel in b, r, z.
     ccd_pixels : float
         CCD pixels whose read noise a pixel of 0.8 A collects: about 4.4 across the trace times 0.8 / 0.6 A.
-    efficiency : tuple of float
-        Of each arm relative to the template pack's throughput, from the noise of early-release coadds at the
-        effective exposure times of their template signal-to-noise.
+    efficiency : tuple
+        Of each arm relative to the template pack's throughput: wavelengths [A] and values. From the noise of four
+        early-release coadds at the effective exposure times of their template signal-to-noise; what it corrects are
+        fibre losses in the blue, sky and throughput alike.
     cosmic_rate : float
         Hits per arm, spectrum and 1000 s.
     failed : float
@@ -72,18 +73,22 @@ class FiberSpectrograph:
     longest: float = 900.0
     read_noise: tuple = (3.2, 2.8, 2.8)
     ccd_pixels: float = 5.9
-    efficiency: tuple = (1.0, 1.18, 1.35)
+    efficiency: tuple = (
+        ((3600, 3675, 3750, 3850, 3950, 4100, 4300, 4550, 4850), (0.4, 0.53, 0.61, 0.7, 0.8, 0.83, 0.89, 0.98, 1.06)),
+        ((5700,), (1.18,)),
+        ((7520, 9150, 9450, 9650, 9824), (1.35, 1.35, 0.85, 0.85, 1.0)),
+    )
     cosmic_rate: float = 2.0
     failed: float = 0.01
 
 
-DESI = FiberSpectrograph()
+DESI = FiberInstrument()
 
 
 def arm_share(arm, wave):
-    """Share of the light that the dichroics send into an arm; through the measured throughputs of b, r, z."""
+    """Share of the light that the dichroics send into an arm, after the throughputs of b, r, z and real coadds' noise."""
     red = 1 / (1 + np.exp(-(wave - 5783.0) / 41.0))
-    far = 1 / (1 + np.exp(-(wave - 7585.0) / 36.0))
+    far = 1 / (1 + np.exp(-(wave - 7570.0) / 36.0))
     return {"b": 1 - red, "r": red * (1 - far), "z": far}[arm]
 
 
@@ -96,7 +101,9 @@ def _sensitivity(simulator, instrument):
     air = 10 ** (-0.4 * instrument.airmass * np.interp(wave, *EXTINCTION))
     energy = 1.98645e-8 / wave  # erg
     one = 1e-17 * instrument.area * 0.8 / energy * air * simulator.throughput.cpu().numpy()
-    rows = [one * arm_share(arm, wave) * e for arm, e in zip(ARMS, instrument.efficiency, strict=True)]
+    rows = [
+        one * arm_share(arm, wave) * np.interp(wave, *e) for arm, e in zip(ARMS, instrument.efficiency, strict=True)
+    ]
     return np.stack(rows), simulator.sky.cpu().numpy().astype(float)
 
 
@@ -213,7 +220,7 @@ def observe_fibers(
         The same for all fibres; by default drawn: the bright survey's median of 220 s, 1.12 arcsec.
     noise : bool
         False leaves out noise, masks, position errors, failures and redshift errors.
-    instrument : FiberSpectrograph
+    instrument : FiberInstrument
     ebv : float, optional
         E(B-V) of the Milky Way, SFD scale; by default drawn for each galaxy.
     photometry : Photometry, optional

@@ -21,7 +21,7 @@ from .photometry import Photometry
 from .products import IFUCube
 from .streams import stream
 
-__all__ = ["BUNDLES", "MANGA", "IFUSpectrograph", "bundle_positions", "observe_ifu", "shepard_weights"]
+__all__ = ["BUNDLES", "MANGA", "IFUInstrument", "bundle_positions", "observe_ifu", "shepard_weights"]
 
 #: Fibres of MaNGA's bundles (Drory+2015, AJ 149, 77).
 BUNDLES = (19, 37, 61, 91, 127)
@@ -37,7 +37,7 @@ THROUGHPUT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class IFUSpectrograph:
+class IFUInstrument:
     """Numbers of the instrument and of the cubes.
 
     Parameters
@@ -79,7 +79,7 @@ class IFUSpectrograph:
     cosmic_rate: float = 3.0
 
 
-MANGA = IFUSpectrograph()
+MANGA = IFUInstrument()
 
 
 def bundle_positions(fibers, instrument=MANGA):
