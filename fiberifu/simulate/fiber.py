@@ -86,7 +86,7 @@ DESI = FiberInstrument()
 
 
 def arm_share(arm, wave):
-    """Share of the light that the dichroics send into an arm, after the throughputs of b, r, z and real coadds' noise."""
+    """Share of the light that the dichroics send into an arm, after the arms' throughputs and the noise of coadds."""
     red = 1 / (1 + np.exp(-(wave - 5783.0) / 41.0))
     far = 1 / (1 + np.exp(-(wave - 7570.0) / 36.0))
     return {"b": 1 - red, "r": red * (1 - far), "z": far}[arm]
