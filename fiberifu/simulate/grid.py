@@ -9,6 +9,14 @@ from ..model.basis import desi_lsf
 
 __all__ = ["SpectralGrid"]
 
+# Observed wavelength and sigma, A.
+_MANGA_LSF = (
+    (3630, 3700, 3900, 4200, 4600, 5000, 5400, 5800, 5950, 6200, 6400, 7000, 7500, 8000, 8500, 9000, 9500, 9900, 10200,
+     10340),
+    (1.10, 1.08, 1.06, 1.06, 1.10, 1.17, 1.24, 1.28, 1.35, 1.44, 1.48, 1.49, 1.52, 1.56, 1.55, 1.59, 1.68, 1.86, 2.07,
+     2.21),
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpectralGrid:
@@ -39,12 +47,16 @@ class SpectralGrid:
 
     @classmethod
     def manga(cls, device="cpu"):
-        """MaNGA's logarithmic grid: 3622-10354 A in steps of 1e-4 in log10 (Law+2016, AJ 152, 83)."""
+        """MaNGA's logarithmic grid: 3622-10354 A in steps of 1e-4 in log10 (Law+2016, AJ 152, 83).
+
+        The line-spread function is the median resolution of eight public spaxels (those of the DAP's tests), taken
+        as before integration over pixels; blue and red spectrographs meet near 6000 A.
+        """
         log = 3.5589 + 1e-4 * torch.arange(-0.5, 4563, 0.5, device=device, dtype=torch.float64)
         grid = 10**log
         wave, edges = grid[1::2].contiguous(), grid[::2].contiguous()
-        fwhm = np.interp(wave.cpu().numpy(), [3600, 4500, 6000, 7500, 10400], [2.55, 2.65, 2.75, 3.3, 4.1])
-        return cls(wave, edges, torch.as_tensor(fwhm / 2.3548, dtype=torch.float32, device=device), 68.0)
+        lsf = np.interp(wave.cpu().numpy(), *_MANGA_LSF)
+        return cls(wave, edges, torch.as_tensor(lsf, dtype=torch.float32, device=device), 68.0)
 
     def lsf_at(self, wave):
         """sigma (…), Angstrom, at observed wavelengths ``wave``; linear between pixels, the end values beyond."""

@@ -115,7 +115,7 @@ class Scenes:
         """
         c = self.config
         d = Draws(seed, indices, self.device)
-        g = draw_galaxies(d, jitter=c.jitter)
+        g = self._draw(d)
         made = galaxy_spectra(g, self.stars, self.gas)
         maps = galaxy_maps(g, d, self.grid, c.pixel_scale)
         z = g["redshift"]
@@ -141,6 +141,10 @@ class Scenes:
             "band": band,
             "stack": torch.cat([flat, moments], 1),
         }
+
+    def _draw(self, d):
+        """Parameters of the galaxies; `fiberifu.simulate.Galaxy` changes some of them."""
+        return draw_galaxies(d, jitter=self.config.jitter)
 
     def _neighbour(self, g):
         """A star or a background galaxy of one stellar population on the same stamp."""

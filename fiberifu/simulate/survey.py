@@ -279,3 +279,23 @@ class Simulator(Scenes):
         keys = ("flux", "line_flux", "line_ew", "velocity", "sigma")
         cube = {key: torch.cat([o[key] for o in out]).unflatten(0, east.shape) for key in keys}
         return cube | {"wave": self.wave, "east": east, "north": north, "psf_fwhm": fwhm}
+
+    def spaxel_truth(self, scene, spaxel, size, psf_fwhm):
+        """Truth in the spaxels of a grid around the only galaxy of ``scene``; columns grow to the East.
+
+        Parameters
+        ----------
+        scene : dict
+        spaxel, size, psf_fwhm : float
+            arcsec.
+
+        Returns
+        -------
+        dict
+            line_flux, line_ew (ny, nx, 15), band (ny, nx, 4), velocity, sigma (ny, nx) ...: see `truth`.
+        """
+        east, north = self._positions(scene["g"], spaxel, size)
+        transfer = moffat_transfer(self.k, torch.tensor(float(psf_fwhm), device=self.device))
+        owner = torch.zeros(east.numel(), dtype=torch.int64, device=self.device)
+        truth = self.truth(scene, owner, self._under(scene["stack"], transfer, east, north, spaxel, square=True))
+        return {key: value.unflatten(0, east.shape) for key, value in truth.items()}
