@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What all simulated files share: marks of their origin, reserved identifiers, whole files, pixels of the sky."""
+"""What all simulated files share: marks of their origin, whole files, pixels of the sky."""
 
 import gzip
 
@@ -9,75 +9,7 @@ from astropy.io import fits
 from ...output import atomic_path
 from ...provenance import Provenance, check_file_name
 
-__all__ = [
-    "BRICKID",
-    "MOCK_BIT",
-    "RELEASE",
-    "brick_name",
-    "healpix_nested",
-    "is_simulated_targetid",
-    "provenance",
-    "simulated_targetid",
-    "table_hdu",
-    "write_hdus",
-]
-
-#: DESI's TARGETID has a bit that says "this target is a mock target" (desitarget's ``targetid_mask``: OBJID 0-21,
-#: BRICKID 22-41, RELEASE 42-57, MOCK 58, SKY 59, GAIADR 60-61). No released spectrum has it set.
-MOCK_BIT, SKY_BIT = 58, 59
-#: Data release of simulated objects; those of the Legacy Surveys are 4 to 5 digits from 4000 to about 10,000.
-RELEASE = 32000
-#: First brick number of simulated objects: the sky has 662,174 bricks, the field in TARGETID ends at 1,048,575.
-BRICKID = 1_000_000
-BRICKS = 48_576
-FIBERS = 8  # of one galaxy that have a number
-OBJECTS = 1 << 22
-
-
-def simulated_targetid(seed, galaxy, number=0, *, sky=False):
-    """TARGETID in the range that is reserved for mock targets.
-
-    Decoded as DESI's it gives RELEASE 32000, BRICKID 1,000,000 + seed modulo 48,576 and OBJID 8 galaxy + number.
-
-    Parameters
-    ----------
-    seed : int
-    galaxy, number : array_like of int
-        Number of the galaxy within the seed, below 524,288, and of the fibre on that galaxy, below 8.
-    sky : array_like of bool
-        Sky fibres have a bit of their own, too.
-
-    Returns
-    -------
-    ndarray of int64
-    """
-    galaxy, number = np.asarray(galaxy, np.int64), np.asarray(number, np.int64)
-    objid = FIBERS * galaxy + number
-    if np.any(galaxy < 0) or np.any(number < 0) or np.any(number >= FIBERS) or np.any(objid >= OBJECTS):
-        raise ValueError(
-            f"galaxy is {galaxy}, number {number}: there are identifiers for galaxies 0 to {OBJECTS // FIBERS - 1}, "
-            f"with fibres 0 to {FIBERS - 1} each; take another seed for more"
-        )
-    brick = BRICKID + int(seed) % BRICKS
-    base = (1 << MOCK_BIT) | (RELEASE << 42) | (brick << 22)
-    return base + objid + np.where(sky, np.int64(1) << SKY_BIT, np.int64(0))
-
-
-def is_simulated_targetid(targetid):
-    """Whether DESI's mock bit is set (bool, as the shape of ``targetid``); negative ones are fibres without target."""
-    targetid = np.asarray(targetid, np.int64)
-    return (targetid >= 0) & ((targetid >> MOCK_BIT) & 1 == 1)
-
-
-def brick_name(galaxy):
-    """Name of the brick of one galaxy: "sim" and five digits of base 36; real ones are as "0591m305"."""
-    galaxy, digits = int(galaxy), ""
-    if not 0 <= galaxy < 36**5:
-        raise ValueError(f"galaxy is {galaxy}; a number from 0 to {36**5 - 1} has a brick name")
-    for _ in range(5):
-        galaxy, digit = divmod(galaxy, 36)
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
-    return f"sim{digits}"
+__all__ = ["healpix_nested", "provenance", "table_hdu", "write_hdus"]
 
 
 def provenance(seed, **keywords):
@@ -105,9 +37,9 @@ def write_hdus(hdus, path, marks):
         if temporary.suffix == ".gz":
             # the name and the time inside would make equal data unequal files; noise does not compress further
             with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as file:
-                hdus.writeto(file, checksum=True)
+                hdus.writeto(file)
         else:
-            hdus.writeto(temporary, checksum=True)
+            hdus.writeto(temporary)  # no checksums: their cards hold the time, and a seed should reproduce
 
 
 def table_hdu(layout, values, rows, name, units=None):

@@ -10,18 +10,9 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
+from ..identifiers import RELEASE, brick_name, is_simulated_targetid, simulated_targetid
 from ..products import FiberSpectra
-from .common import (
-    FIBERS,
-    RELEASE,
-    brick_name,
-    healpix_nested,
-    is_simulated_targetid,
-    provenance,
-    simulated_targetid,
-    table_hdu,
-    write_hdus,
-)
+from .common import healpix_nested, provenance, table_hdu, write_hdus
 
 __all__ = ["concatenate", "identified", "pixel_folder", "pixels_of", "select", "write_coadd", "write_redrock",
            "write_zcatalog", "zcatalog_rows"]  # fmt: skip
@@ -90,7 +81,7 @@ def concatenate(parts):
 def identified(spectra, *, seed):
     """The same with identifiers from the range reserved for simulations, and with ``objid``.
 
-    TARGETIDs that have DESI's mock bit already are kept, others replaced; fibres are numbered within their galaxy.
+    TARGETIDs of `~fiberifu.simulate.identifiers.simulated_targetid` are kept, others replaced; fibres are numbered within their galaxy.
     """
     table = dict(spectra.table)
     galaxy = np.asarray(table["galaxy"], np.int64)
@@ -100,7 +91,7 @@ def identified(spectra, *, seed):
     given = np.asarray(table.get("targetid", np.zeros(len(galaxy))), np.int64)
     if not (is_simulated_targetid(given).all() and len(given)):
         given = simulated_targetid(seed, galaxy, number, sky=_text(table["objtype"]) == "SKY")
-    table["targetid"], table["objid"] = given, FIBERS * galaxy + number
+    table["targetid"], table["objid"] = given, given & 0x3FFFFF
     return dataclasses.replace(spectra, table=table)
 
 

@@ -11,8 +11,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from photutils.aperture import CircularAperture, aperture_photometry
 
+from ..identifiers import RELEASE, brick_name, brick_number
 from ..observe import BETA
-from .common import BRICKID, BRICKS, RELEASE, brick_name, provenance, table_hdu, write_hdus
+from .common import provenance, table_hdu, write_hdus
 
 __all__ = ["TRACTOR", "image_wcs", "moffat_image", "tractor_rows", "write_brick", "write_cutout", "write_psf",
            "write_tractor"]  # fmt: skip
@@ -183,7 +184,7 @@ def write_brick(images, folder, *, seed, galaxy):
     def write(kind, data, band, **how):
         header = _header(images, [band] if band else list(images.flux), kind)
         header["BRICK"] = (brick, "brick of a simulation: not of the survey")
-        header["BRICKID"] = BRICKID + seed % BRICKS
+        header["BRICKID"] = brick_number(seed)
         header["PRODTYPE"] = kind
         if band:
             header["BAND"] = header["FILTER"] = band
@@ -224,7 +225,7 @@ def tractor_rows(table, images, *, seed):
     x, y = image_wcs(images).wcs_world2pix(table["target_ra"], table["target_dec"], 0)
     galaxy = np.asarray(table["galaxy"])
     rows = {
-        "release": np.full(n, RELEASE), "brickid": np.full(n, BRICKID + seed % BRICKS), "objid": table["objid"],
+        "release": np.full(n, RELEASE), "brickid": np.full(n, brick_number(seed)), "objid": table["objid"],
         "brickname": [brick_name(g) for g in galaxy], "brick_primary": np.ones(n, bool), "type": table["morphtype"],
         "ra": table["target_ra"], "dec": table["target_dec"], "bx": x, "by": y, "ebv": table["ebv"],
         "shape_r": table["shape_r"], "sersic": np.where(np.char.strip(table["morphtype"].astype(str)) == "DEV", 4, 1),

@@ -1,0 +1,68 @@
+"""Identifiers of simulated objects, in ranges that no survey uses."""
+
+import numpy as np
+
+__all__ = ["BRICKID", "FIBERS", "MOCK_BIT", "RELEASE", "brick_name", "brick_number", "is_simulated_targetid",
+           "simulated_targetid"]  # fmt: skip
+
+#: DESI's TARGETID has a bit that says "this target is a mock target" (desitarget's ``targetid_mask``: OBJID 0-21,
+#: BRICKID 22-41, RELEASE 42-57, MOCK 58, SKY 59, GAIADR 60-61). No released spectrum has it set.
+MOCK_BIT, SKY_BIT = 58, 59
+#: Data release of simulated objects; those of the Legacy Surveys are 4 to 5 digits from 4000 to about 10,000.
+RELEASE = 32000
+#: First brick number of simulated objects: the sky has 662,174 bricks, the field in TARGETID ends at 1,048,575.
+BRICKID = 1_000_000
+BRICKS = 48_576
+FIBERS = 16  # of one galaxy that have a number
+OBJECTS = 1 << 22
+
+
+def simulated_targetid(seed, galaxy, number=0, *, sky=False):
+    """TARGETID in the range that is reserved for mock targets.
+
+    Decoded as DESI's it gives RELEASE 32000, BRICKID 1,000,000 + seed modulo 48,576 and OBJID 16 galaxy + number.
+
+    Parameters
+    ----------
+    seed : int
+    galaxy, number : array_like of int
+        Number of the galaxy within the seed, below 262,144, and of the fibre on that galaxy, below 16.
+    sky : array_like of bool
+        Sky fibres have a bit of their own, too.
+
+    Returns
+    -------
+    ndarray of int64
+    """
+    galaxy, number = np.asarray(galaxy, np.int64), np.asarray(number, np.int64)
+    objid = FIBERS * galaxy + number
+    if np.any(galaxy < 0) or np.any(number < 0) or np.any(number >= FIBERS) or np.any(objid >= OBJECTS):
+        raise ValueError(
+            f"galaxy is {galaxy}, number {number}: there are identifiers for galaxies 0 to {OBJECTS // FIBERS - 1}, "
+            f"with fibres 0 to {FIBERS - 1} each; take another seed for more"
+        )
+    base = (1 << MOCK_BIT) | (RELEASE << 42) | (brick_number(seed) << 22)
+    return base + objid + np.where(sky, np.int64(1) << SKY_BIT, np.int64(0))
+
+
+def is_simulated_targetid(targetid):
+    """Whether they are from `simulated_targetid`: the mock bit, and the release of simulations (bool, same shape)."""
+    targetid = np.asarray(targetid, np.int64)
+    mock, release = (targetid >> MOCK_BIT) & 1, (targetid >> 42) & 0xFFFF
+    return (targetid >= 0) & (mock == 1) & (release == RELEASE)
+
+
+def brick_number(seed):
+    """BRICKID of all objects of a seed."""
+    return BRICKID + int(seed) % BRICKS
+
+
+def brick_name(galaxy):
+    """Name of the brick of one galaxy: "sim" and five digits of base 36; real ones are as "0591m305"."""
+    galaxy, digits = int(galaxy), ""
+    if not 0 <= galaxy < 36**5:
+        raise ValueError(f"galaxy is {galaxy}; a number from 0 to {36**5 - 1} has a brick name")
+    for _ in range(5):
+        galaxy, digit = divmod(galaxy, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return f"sim{digits}"
