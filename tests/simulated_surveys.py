@@ -118,3 +118,7 @@ def observe_manga(simulator, seed, start, n, *, size=8.0):
 
 
 assert len(LINES) == 15
+
+
+def observe_images(simulator, seed, galaxies):
+    return [observe_desi(simulator, seed, galaxy, 1)[1][0] for galaxy in galaxies]

@@ -6,27 +6,28 @@ __all__ = ["BRICKID", "FIBERS", "MOCK_BIT", "RELEASE", "brick_name", "brick_numb
            "simulated_targetid"]  # fmt: skip
 
 #: DESI's TARGETID has a bit that says "this target is a mock target" (desitarget's ``targetid_mask``: OBJID 0-21,
-#: BRICKID 22-41, RELEASE 42-57, MOCK 58, SKY 59, GAIADR 60-61). No released spectrum has it set.
+#: BRICKID 22-41, RELEASE 42-57, MOCK 58, SKY 59, GAIADR 60-61). It is for mock catalogues: no observation
+#: has it.
 MOCK_BIT, SKY_BIT = 58, 59
 #: Data release of simulated objects; those of the Legacy Surveys are 4 to 5 digits from 4000 to about 10,000.
 RELEASE = 32000
 #: First brick number of simulated objects: the sky has 662,174 bricks, the field in TARGETID ends at 1,048,575.
 BRICKID = 1_000_000
-BRICKS = 48_576
-FIBERS = 16  # of one galaxy that have a number
-OBJECTS = 1 << 22
+BRICKS, SEEDS = 64, 759  # bricks of one seed, and seeds that have bricks of their own
+FIBERS, GALAXIES = 16, 1 << 18  # of one galaxy, and of one brick
 
 
 def simulated_targetid(seed, galaxy, number=0, *, sky=False):
     """TARGETID in the range that is reserved for mock targets.
 
-    Decoded as DESI's it gives RELEASE 32000, BRICKID 1,000,000 + seed modulo 48,576 and OBJID 16 galaxy + number.
+    Decoded as DESI's it gives RELEASE 32000, the BRICKID of `brick_number`, and OBJID 16 (galaxy modulo 2^18) + number.
 
     Parameters
     ----------
     seed : int
+        Seeds that differ by a multiple of 759 share identifiers.
     galaxy, number : array_like of int
-        Number of the galaxy within the seed, below 262,144, and of the fibre on that galaxy, below 16.
+        Number of the galaxy within the seed, below 2^24, and of the fibre on that galaxy, below 16.
     sky : array_like of bool
         Sky fibres have a bit of their own, too.
 
@@ -35,13 +36,14 @@ def simulated_targetid(seed, galaxy, number=0, *, sky=False):
     ndarray of int64
     """
     galaxy, number = np.asarray(galaxy, np.int64), np.asarray(number, np.int64)
-    objid = FIBERS * galaxy + number
-    if np.any(galaxy < 0) or np.any(number < 0) or np.any(number >= FIBERS) or np.any(objid >= OBJECTS):
+    last = BRICKS * GALAXIES - 1
+    if np.any((galaxy < 0) | (galaxy > last)) or np.any((number < 0) | (number >= FIBERS)):
         raise ValueError(
-            f"galaxy is {galaxy}, number {number}: there are identifiers for galaxies 0 to {OBJECTS // FIBERS - 1}, "
-            f"with fibres 0 to {FIBERS - 1} each; take another seed for more"
+            f"galaxy is {galaxy}, number {number}: there are identifiers for galaxies 0 to {last}, with fibres 0 to "
+            f"{FIBERS - 1} each; take another seed for more"
         )
-    base = (1 << MOCK_BIT) | (RELEASE << 42) | (brick_number(seed) << 22)
+    objid = FIBERS * (galaxy % GALAXIES) + number
+    base = (1 << MOCK_BIT) | (RELEASE << 42) | (brick_number(seed, galaxy) << 22)
     return base + objid + np.where(sky, np.int64(1) << SKY_BIT, np.int64(0))
 
 
@@ -52,9 +54,9 @@ def is_simulated_targetid(targetid):
     return (targetid >= 0) & (mock == 1) & (release == RELEASE)
 
 
-def brick_number(seed):
-    """BRICKID of all objects of a seed."""
-    return BRICKID + int(seed) % BRICKS
+def brick_number(seed, galaxy):
+    """BRICKID (int64): 1,000,000 + 64 (seed modulo 759) + galaxy / 2^18."""
+    return BRICKID + BRICKS * (int(seed) % SEEDS) + np.asarray(galaxy, np.int64) // GALAXIES
 
 
 def brick_name(galaxy):

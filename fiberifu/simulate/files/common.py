@@ -2,6 +2,7 @@
 """What all simulated files share: marks of their origin, whole files, pixels of the sky."""
 
 import gzip
+from contextlib import contextmanager
 
 import numpy as np
 from astropy.io import fits
@@ -9,7 +10,7 @@ from astropy.io import fits
 from ...output import atomic_path
 from ...provenance import Provenance, check_file_name
 
-__all__ = ["healpix_nested", "provenance", "table_hdu", "write_hdus"]
+__all__ = ["compressed", "healpix_nested", "provenance", "table_hdu", "write_hdus"]
 
 
 def provenance(seed, **keywords):
@@ -17,6 +18,13 @@ def provenance(seed, **keywords):
     if keywords.get("redshift") is not None:
         keywords.setdefault("redshift_source", "simulation")
     return Provenance(datatype="SIMULATED", model_id="fiberifu.simulate", seed=seed, **keywords)
+
+
+@contextmanager
+def compressed(path):
+    """A gzip file to write to, without the name and the time inside: equal data give equal files."""
+    with open(path, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as file:
+        yield file  # level 1: noise does not compress further
 
 
 def write_hdus(hdus, path, marks):
@@ -35,8 +43,7 @@ def write_hdus(hdus, path, marks):
     hdus = fits.HDUList(hdus)
     with atomic_path(path) as temporary:
         if temporary.suffix == ".gz":
-            # the name and the time inside would make equal data unequal files; noise does not compress further
-            with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as file:
+            with compressed(temporary) as file:
                 hdus.writeto(file)
         else:
             hdus.writeto(temporary)  # no checksums: their cards hold the time, and a seed should reproduce

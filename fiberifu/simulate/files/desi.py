@@ -81,7 +81,8 @@ def concatenate(parts):
 def identified(spectra, *, seed):
     """The same with identifiers from the range reserved for simulations, and with ``objid``.
 
-    TARGETIDs of `~fiberifu.simulate.identifiers.simulated_targetid` are kept, others replaced; fibres are numbered within their galaxy.
+    TARGETIDs of `~fiberifu.simulate.identifiers.simulated_targetid` are kept, others replaced; fibres are numbered
+    within their galaxy.
     """
     table = dict(spectra.table)
     galaxy = np.asarray(table["galaxy"], np.int64)

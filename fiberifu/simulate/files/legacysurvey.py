@@ -184,7 +184,7 @@ def write_brick(images, folder, *, seed, galaxy):
     def write(kind, data, band, **how):
         header = _header(images, [band] if band else list(images.flux), kind)
         header["BRICK"] = (brick, "brick of a simulation: not of the survey")
-        header["BRICKID"] = brick_number(seed)
+        header["BRICKID"] = int(brick_number(seed, galaxy))
         header["PRODTYPE"] = kind
         if band:
             header["BAND"] = header["FILTER"] = band
@@ -225,7 +225,7 @@ def tractor_rows(table, images, *, seed):
     x, y = image_wcs(images).wcs_world2pix(table["target_ra"], table["target_dec"], 0)
     galaxy = np.asarray(table["galaxy"])
     rows = {
-        "release": np.full(n, RELEASE), "brickid": np.full(n, brick_number(seed)), "objid": table["objid"],
+        "release": np.full(n, RELEASE), "brickid": brick_number(seed, table["galaxy"]), "objid": table["objid"],
         "brickname": [brick_name(g) for g in galaxy], "brick_primary": np.ones(n, bool), "type": table["morphtype"],
         "ra": table["target_ra"], "dec": table["target_dec"], "bx": x, "by": y, "ebv": table["ebv"],
         "shape_r": table["shape_r"], "sersic": np.where(np.char.strip(table["morphtype"].astype(str)) == "DEV", 4, 1),

@@ -12,9 +12,10 @@ from astropy.wcs import WCS
 
 from ...constants import C_KMS
 from ...lines import LineMaps, fit_line_maps, line_table
+from ...output import atomic_path
 from ...surveys import read_manga_cube
 from ..gas import LINES
-from .common import provenance, table_hdu, write_hdus
+from .common import compressed, provenance, table_hdu, write_hdus
 
 __all__ = ["cube_wcs", "drpall_rows", "manga_name", "write_drpall", "write_fitted_maps", "write_logcube",
            "write_truth_maps"]  # fmt: skip
@@ -190,6 +191,21 @@ def _correlation(cube, name):
 
 
 # ---------------------------------------------------------------- maps
+def _write_maps(maps, path):
+    """Write maps, compressed for ``.gz`` as all our files are: equal data give equal files."""
+    with atomic_path(path) as temporary:
+        if temporary.suffix != ".gz":
+            maps.write(temporary, overwrite=True)
+            return
+        plain = temporary.with_suffix("")
+        try:
+            maps.write(plain, overwrite=True)
+            with compressed(temporary) as file:
+                file.write(plain.read_bytes())
+        finally:
+            plain.unlink(missing_ok=True)
+
+
 def write_truth_maps(cube, path, *, seed):
     """Write the true line maps in the layout of the DAP's MAPS.
 
@@ -219,7 +235,7 @@ def write_truth_maps(cube, path, *, seed):
         wcs=cube_wcs(cube).celestial,
         provenance=_marks(cube, seed),
     )
-    maps.write(path, overwrite=True)
+    _write_maps(maps, path)
 
 
 def write_fitted_maps(logcube, path, *, table="strong", continuum=2, threads=None):
@@ -233,7 +249,7 @@ def write_fitted_maps(logcube, path, *, table="strong", continuum=2, threads=Non
     """
     cube = read_manga_cube(logcube)
     maps = fit_line_maps(cube, table, redshift=cube.meta["redshift"], lsf="cube", continuum=continuum, threads=threads)
-    maps.write(path, overwrite=True)
+    _write_maps(maps, path)
     return maps
 
 
