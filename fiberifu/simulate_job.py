@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from tqdm import tqdm
 
 from .jobs import _leave
@@ -20,7 +21,7 @@ from .output import MANIFEST, prepare_output_folder
 from .provenance import software_version
 from .simulate.files import tree
 
-__all__ = ["SURVEYS", "find_instruments", "read_templates", "simulate_to_folder"]
+__all__ = ["SURVEYS", "find_instruments", "read_templates", "simulate_to_folder", "summary_lines"]
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,8 @@ def simulate_to_folder(
     needed = {"desi": ("desi",), "manga": ("manga", "images")}[survey]
     if missing := [key for key in needed if key not in instruments]:
         raise ValueError(f"instruments has no {' and no '.join(missing)}; simulating {survey} needs them")
+    if not (continuum is None or continuum == "ssp" or (isinstance(continuum, int) and continuum >= 0)):
+        raise ValueError(f"continuum is {continuum!r}; give the degree of a polynomial, 'ssp', or none for no fit")
     pack = read_templates(templates, fetch=fetch, progress=progress) if pack is None else pack
     options = {"continuum": continuum if survey == "manga" else None, "bricks": bool(bricks)}
     settings = {"survey": survey, "n": int(n), "seed": int(seed), "templates": _pack_hash(pack), "device": str(device),
@@ -263,3 +266,18 @@ def _catalogues(folder):
         "spectro/redux/sim/drpall*.fits",
     )
     return [path for pattern in (*names, tree.TRUTH) for path in sorted(folder.glob(pattern))]
+
+
+def summary_lines(folder):
+    """What a survey holds, in words."""
+    folder = Path(folder)
+    with fits.open(folder / tree.TRUTH) as hdus:
+        galaxies = hdus["GALAXIES"]
+        n = len(galaxies.data)
+        strata = [(key, int(galaxies.data[key].sum())) for key in galaxies.header["STRATA"].split(",")]
+        if "FIBERS" in hdus:
+            yield f"{n} galaxies, {len(hdus['FIBERS'].data)} fibres"
+        else:
+            yield f"{n} galaxies, each with a cube"
+    yield "of them " + ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in strata if count)
+    yield "Simulated: not an observation."

@@ -79,7 +79,7 @@ def _images(batch, g, center, galaxy):
         SCALE,
         tuple(center),
         0.03,
-        {"redshift": float(batch["truth"]["redshift"][g]), "galaxy": galaxy},
+        {"redshift": float(batch["truth"]["redshift"][g]), "index": galaxy},
     )
 
 

@@ -14,8 +14,8 @@ from ..identifiers import RELEASE, brick_name, is_simulated_targetid, simulated_
 from ..products import FiberSpectra
 from .common import healpix_nested, provenance, table_hdu, write_hdus
 
-__all__ = ["concatenate", "identified", "pixel_folder", "pixels_of", "select", "write_coadd", "write_redrock",
-           "write_zcatalog", "zcatalog_rows"]  # fmt: skip
+__all__ = ["concatenate", "identified", "pixel_folder", "pixels_of", "select", "with_truth", "write_coadd",
+           "write_redrock", "write_truth", "write_zcatalog", "zcatalog_rows"]  # fmt: skip
 
 #: Names that DESI has not given: of survey and production. They put ``sim`` into the names of the files.
 SURVEY, PROGRAM, SPECPROD = "sim", "bright", "sim"
@@ -96,6 +96,13 @@ def identified(spectra, *, seed):
     return dataclasses.replace(spectra, table=table)
 
 
+def with_truth(spectra):
+    """The same with ``meta["truth"]``, arrays (F, ...), in the table, as true_line_flux, true_flux ..."""
+    truth = {f"true_{key}": np.asarray(value) for key, value in spectra.meta.get("truth", {}).items()}
+    meta = {key: value for key, value in spectra.meta.items() if key != "truth"}
+    return dataclasses.replace(spectra, table=spectra.table | truth, meta=meta)
+
+
 def pixels_of(spectra):
     """Rows (array of int) by the number of their HEALPix pixel, of nside 64, nested."""
     pixel = healpix_nested(spectra.table["target_ra"], spectra.table["target_dec"])
@@ -158,6 +165,23 @@ def write_redrock(spectra, path, *, seed, pixel):
     tsnr2 = {"TARGETID": _ids(spectra)} | _tsnr2(spectra)
     hdus += [_fibermap(spectra), _exp_fibermap(spectra)]
     hdus.append(table_hdu(f"TARGETID:K {TSNR2}", tsnr2, len(_ids(spectra)), "TSNR2"))
+    write_hdus(hdus, path, provenance(seed))
+
+
+def write_truth(spectra, path, *, seed, pixel):
+    """Write ``truth-sim-bright-PIXEL.fits``: spectra without noise, in the fibre, before the dust of the Milky Way.
+
+    Extensions TRUTH (TARGETID, TRUEZ), WAVELENGTH and FLUX, in the rows of the coadd of the same name.  The flux is
+    what entered the fibre: not calibrated as that of a point source.
+    """
+    flux = np.asarray(spectra.table["true_flux"], np.float32)
+    wave = np.unique(np.concatenate([np.round(w, 6) for w in spectra.wave.values()]))
+    if len(wave) != flux.shape[1]:
+        raise ValueError(f"true_flux has {flux.shape[1]} pixels, the arms together {len(wave)}")
+    values = {"TARGETID": _ids(spectra), "TRUEZ": spectra.table["z_true"]}
+    hdus = [fits.PrimaryHDU(header=_cards(pixel)), table_hdu("TARGETID:K TRUEZ:D", values, len(flux), "TRUTH"),
+            fits.ImageHDU(wave, name="WAVELENGTH"), fits.ImageHDU(flux, name="FLUX")]  # fmt: skip
+    hdus[2].header["BUNIT"], hdus[3].header["BUNIT"] = "Angstrom", FLUX_UNIT
     write_hdus(hdus, path, provenance(seed))
 
 

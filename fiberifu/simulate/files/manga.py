@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.nddata import InverseVariance
 from astropy.wcs import WCS
+from specutils import Spectrum
 
 from ...constants import C_KMS
+from ...extinction import mw_transmission
 from ...lines import LineMaps, fit_line_maps, line_table
 from ...output import atomic_path
 from ...surveys import read_manga_cube
@@ -209,8 +212,8 @@ def _write_maps(maps, path):
 def write_truth_maps(cube, path, *, seed):
     """Write the true line maps in the layout of the DAP's MAPS.
 
-    Fluxes are those of the gas alone per spaxel, at the cube's PSF; dispersions have the instrument's added in
-    quadrature, as GSIGMA has.  The truth has no errors: inverse variances are 0.
+    Fluxes are those of the gas alone per spaxel, at the cube's PSF, before the dust of the Milky Way; dispersions have
+    the instrument's added in quadrature, as GSIGMA has.  The truth has no errors: inverse variances are 0.
     """
     t = cube.truth
     wave = dict(zip(line_table("all")["key"], line_table("all")["wavelength"].value, strict=True))
@@ -233,6 +236,7 @@ def write_truth_maps(cube, path, *, seed):
         dispersion=np.hypot(np.asarray(t["sigma"], float)[None], instrument[:, None, None]),
         instrumental_dispersion=instrument[:, None, None],
         wcs=cube_wcs(cube).celestial,
+        extinction_corrected=True,
         provenance=_marks(cube, seed),
     )
     _write_maps(maps, path)
@@ -241,14 +245,24 @@ def write_truth_maps(cube, path, *, seed):
 def write_fitted_maps(logcube, path, *, table="strong", continuum=2, threads=None):
     """Fit the lines of a LOGCUBE that was written, and write them in the layout of the DAP's MAPS.
 
+    As in the DAP the cube is corrected for the dust of the Milky Way first.
+
     Parameters
     ----------
     logcube, path : path-like
     table, continuum, threads
         Of `~fiberifu.lines.fit_line_maps`.
+
+    Returns
+    -------
+    `~fiberifu.lines.LineMaps`
     """
     cube = read_manga_cube(logcube)
-    maps = fit_line_maps(cube, table, redshift=cube.meta["redshift"], lsf="cube", continuum=continuum, threads=threads)
+    dust = mw_transmission(cube.spectral_axis.to_value("AA"), cube.meta["ebv"])[:, None, None]
+    ivar = InverseVariance(cube.uncertainty.array * dust**2, unit=cube.uncertainty.unit)
+    meta = cube.meta | {"extinction_corrected": True}
+    cube = Spectrum(cube.flux / dust, wcs=cube.wcs, uncertainty=ivar, mask=cube.mask, meta=meta)
+    maps = fit_line_maps(cube, table, redshift=meta["redshift"], lsf="cube", continuum=continuum, threads=threads)
     _write_maps(maps, path)
     return maps
 

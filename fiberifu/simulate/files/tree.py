@@ -23,11 +23,12 @@ from .common import provenance, write_hdus
 
 __all__ = ["PARTS", "TRUTH", "gather", "is_done", "remove_files", "run_unit"]
 
-PARTS = "parts"  # folder of what is to be gathered
+PARTS = ".fiberifu-parts"  # folder of what is to be gathered
 TRUTH = "truth_sim.fits"
 MAPS = ("TRUTH", "FIT")  # what is "HYB10-MILESHC-MASTARSSP" in the names of the DAP's files
 #: Files that a survey makes, for `remove_files`; patterns below the folder.
-PATTERNS = (TRUTH, "images/*_sim-*.fits", "legacysurvey/**/*sim*.fits*", "spectro/**/*sim*.fits*")
+PATTERNS = (TRUTH, "images/*_sim-*.fits", *(f"{part}/sim/**/*sim*.fits*" for part in (
+    "legacysurvey/coadd", "legacysurvey/tractor", "spectro/redux", "spectro/analysis")))  # fmt: skip
 
 
 def image_name(kind, seed, galaxy):
@@ -62,7 +63,7 @@ def run_unit(folder, unit, survey, simulator, instruments, *, seed, start, n, op
 
 def _desi_unit(folder, unit, simulator, instruments, seed, start, n, options):
     spectra, images = instruments["desi"](simulator, seed, start, n)
-    spectra = desi.identified(spectra, seed=seed)
+    spectra = desi.with_truth(desi.identified(spectra, seed=seed))
     for pixel, rows in desi.pixels_of(spectra).items():
         _save(folder / PARTS / f"{unit:06d}-pixel-{pixel}.npz", _flat(desi.select(spectra, rows)))
     numbers = np.unique(spectra.table["galaxy"])
@@ -111,7 +112,7 @@ def _manga_unit(folder, unit, simulator, instruments, seed, start, n, options):
 
 def _by_galaxy(images, start):
     """Fields by the number of their galaxy: what they say, or else their order."""
-    return {int(field.meta.get("galaxy", start + i)): field for i, field in enumerate(images)}
+    return {int(field.meta.get("index", start + i)): field for i, field in enumerate(images)}
 
 
 def _write_images(folder, field, seed, galaxy, options):
@@ -225,8 +226,12 @@ def _gather_desi(folder, seed, paths):
             path = where / f"{kind}-{desi.SURVEY}-{desi.PROGRAM}-{pixel}.fits"
             if not path.is_file():  # a run that was killed while it gathered has written it
                 write(spectra, path, seed=seed, pixel=pixel)
+        path = where / f"truth-{desi.SURVEY}-{desi.PROGRAM}-{pixel}.fits"
+        if "true_flux" in spectra.table and not path.is_file():
+            desi.write_truth(spectra, path, seed=seed, pixel=pixel)
         rows.append(desi.zcatalog_rows(spectra, pixel))
-        fibers.append(spectra.table | {"healpix": np.full(len(spectra.table["targetid"]), pixel)})
+        table = {key: value for key, value in spectra.table.items() if key != "true_flux"}
+        fibers.append(table | {"healpix": np.full(len(table["targetid"]), pixel)})
     catalogues = folder / "spectro" / "redux" / desi.SPECPROD / "zcatalog" / "v1"
     catalogues.mkdir(parents=True, exist_ok=True)
     paths.append(catalogues / f"zall-pix-{desi.SPECPROD}.fits")
