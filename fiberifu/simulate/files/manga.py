@@ -14,7 +14,7 @@ from specutils import Spectrum
 
 from ...constants import C_KMS
 from ...extinction import mw_transmission
-from ...lines import LineMaps, fit_line_maps, line_table
+from ...lines import DAPMask, LineMaps, fit_line_maps, line_table
 from ...output import atomic_path
 from ...surveys import read_manga_cube
 from ..gas import LINES
@@ -28,6 +28,7 @@ PLATE = 900_000
 CUBE_UNIT = "1E-17 erg/s/cm^2/Ang/spaxel"
 FWHM = 2 * np.sqrt(2 * np.log(2))
 BANDS = "griz"
+NOCOV = 1 << 0  # of MANGA_DRP3PIXMASK
 
 DRPALL = (
     "plate:J ifudsgn:5A simname:24A srvymode:13A versdrp3:8A objra:D objdec:D ifura:D ifudec:D ebvgal:E nexp:J "
@@ -223,6 +224,7 @@ def write_truth_maps(cube, path, *, seed):
     flux, ew = np.asarray(t["line_flux"], float), np.asarray(t["line_ew"], float)
     with np.errstate(divide="ignore", invalid="ignore"):
         continuum = np.where(ew > 0, flux / ew / (1 + z), np.nan)
+    outside = ((np.asarray(cube.mask) & NOCOV) != 0).all(0)
     maps = LineMaps(
         LINES,
         flux,
@@ -236,6 +238,7 @@ def write_truth_maps(cube, path, *, seed):
         dispersion=np.hypot(np.asarray(t["sigma"], float)[None], instrument[:, None, None]),
         instrumental_dispersion=instrument[:, None, None],
         wcs=cube_wcs(cube).celestial,
+        mask=np.where(outside, np.int32(DAPMask.NOCOV | DAPMask.NOVALUE | DAPMask.DONOTUSE), 0),
         extinction_corrected=True,
         provenance=_marks(cube, seed),
     )
