@@ -16,10 +16,8 @@ import numpy as np
 from astropy.io import fits
 from tqdm import tqdm
 
-from .jobs import _leave
 from .output import MANIFEST, prepare_output_folder
 from .provenance import software_version
-from .simulate.files import tree
 
 __all__ = ["SURVEYS", "find_instruments", "read_templates", "simulate_to_folder", "summary_lines"]
 
@@ -152,6 +150,8 @@ def simulate_to_folder(
     ValueError, OSError
         For what is wrong with an argument, the folder or the templates.
     """
+    from .simulate.files import tree  # late: it loads torch
+
     if survey not in SURVEYS:
         raise ValueError(f"survey is {survey!r}; give one of {', '.join(SURVEYS)}")
     for name, value, least in (("n", n, 1), ("seed", seed, 0), ("workers", workers, 1)):
@@ -185,6 +185,8 @@ def simulate_to_folder(
     try:
         _run(todo, job, pack, device, min(workers, max(len(todo), 1)), progress, n - sum(u[2] for u in todo), n)
     except BaseException:
+        from .jobs import _leave  # it imports much that the workers do without
+
         _leave(folder, existed)
         raise
     return tree.gather(folder, survey, seed=seed)
@@ -213,6 +215,8 @@ def _follow():
 
 
 def _unit(unit):
+    from .simulate.files import tree
+
     number, start, count = unit
     job = dict(_state["job"])
     tree.run_unit(job.pop("folder"), number, job.pop("survey"), _state["simulator"], job.pop("instruments"),
@@ -251,6 +255,8 @@ def _pack_hash(pack):
 
 def _remove_halves(folder):
     """Remove what a killed run was writing: hidden, with eight hexadecimal digits (see `fiberifu.output`)."""
+    from .simulate.files import tree
+
     for path in folder.rglob(".*-*"):
         name = path.name
         if path.is_file() and name[9:10] == "-" and all(c in "0123456789abcdef" for c in name[1:9]):
@@ -260,6 +266,8 @@ def _remove_halves(folder):
 
 
 def _catalogues(folder):
+    from .simulate.files import tree
+
     names = (
         "spectro/redux/sim/zcatalog/v1/*.fits",
         "legacysurvey/tractor/sim/*.fits",
@@ -270,6 +278,8 @@ def _catalogues(folder):
 
 def summary_lines(folder):
     """What a survey holds, in words."""
+    from .simulate.files import tree
+
     folder = Path(folder)
     with fits.open(folder / tree.TRUTH) as hdus:
         galaxies = hdus["GALAXIES"]

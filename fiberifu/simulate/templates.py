@@ -16,10 +16,11 @@ gas_log_z, gas_log_u, gas_xi : axes of the photoionisation table; log10 Z/Zsun, 
 gas_line : (n_z, n_u, n_xi, 8) log10 of line luminosity, Lsun per Msun/yr, in the order of `GAS_LINES`
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
+
+from ..data_folder import find_data_dir
 
 __all__ = [
     "BANDS",
@@ -39,28 +40,6 @@ GAS_LINES = ("O2", "Hb", "O3_5007", "Ha", "N2_6583", "S2_6716", "S2_6731", "O3_4
 
 _BAND_WAVE = np.arange(3800.0, 10200.0, 5.0)
 _SOLAR_Z = 0.01524  # Bressan+2012, the solar value of Gutkin+2016
-
-
-def find_data_dir():
-    """Folder with the public data files: ``$FIBERIFU_DATA``, else ``../shared/data`` beside the checkout.
-
-    Raises
-    ------
-    FileNotFoundError
-        When neither exists.
-    """
-    if os.environ.get("FIBERIFU_DATA"):
-        folder = Path(os.environ["FIBERIFU_DATA"])
-        if folder.is_dir():
-            return folder
-        raise FileNotFoundError(f"$FIBERIFU_DATA is {str(folder)!r}, which is not a folder; correct it or unset it")
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    if beside.is_dir():
-        return beside
-    raise FileNotFoundError(
-        "no data folder: set the environment variable FIBERIFU_DATA to the folder that holds templates/, "
-        "instrument/ and lines/, or use analytic_template_pack() for tests and examples"
-    )
 
 
 def load_template_pack(path):

@@ -10,13 +10,6 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from astropy.config.paths import get_cache_dir_path
-from astropy.table import Table
-from astropy.utils.data import download_file
-from tqdm import tqdm
-
-from ..output import atomic_path
-
 __all__ = ["address", "download_folder", "download_templates", "is_complete", "template_files"]
 
 #: Files of public GitHub repositories, by owner/name, commit and path.
@@ -25,6 +18,8 @@ ADDRESS = "https://raw.githubusercontent.com/{repository}/{commit}/{source}"
 
 def template_files():
     """What is fetched: an `~astropy.table.Table` of path, repository, commit, source and sha256."""
+    from astropy.table import Table
+
     with resources.as_file(resources.files("fiberifu") / "data" / "templates.ecsv") as path:
         return Table.read(path, format="ascii.ecsv")
 
@@ -36,6 +31,8 @@ def address(row):
 
 def download_folder():
     """Where `download_templates` puts the files by default: ``fiberifu/templates`` in the user's cache folder."""
+    from astropy.config.paths import get_cache_dir_path
+
     return get_cache_dir_path("fiberifu") / "templates"
 
 
@@ -67,6 +64,11 @@ def download_templates(folder=None, *, progress=False, timeout=30):
     ValueError
         If what came has another checksum; it is not kept.
     """
+    from astropy.utils.data import download_file
+    from tqdm import tqdm
+
+    from ..output import atomic_path
+
     folder = download_folder() if folder is None else Path(folder)
     for row in tqdm(template_files(), unit="file", disable=not progress, leave=False):
         path = folder / str(row["path"])
