@@ -103,7 +103,7 @@ class StellarTemplates:
             When there are none.
         """
         if folder is None:
-            from fiberifu.data_folder import find_data_dir
+            from fiberifu.data_dir import find_data_dir
 
             try:
                 folder = find_data_dir() / "templates" / "mastar_ssp_v1.0"

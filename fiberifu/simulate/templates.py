@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data_folder import find_data_dir
+from ..data_dir import find_data_dir
 
 __all__ = [
     "BANDS",

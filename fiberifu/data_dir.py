@@ -1,4 +1,5 @@
-"""Where the public data files are, which are no part of the package."""
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Where the public data files are that are not part of the package."""
 
 import os
 from pathlib import Path
