@@ -205,7 +205,7 @@ if __name__ == "__main__":
             os._exit(0)
         ended = False
         while files() < limit and not ended:
-            time.sleep(0.001)
+            time.sleep(0.01)
             ended = os.waitpid(child, os.WNOHANG)[0] == child
         if not ended:
             os.kill(child, signal.SIGKILL)
@@ -229,17 +229,17 @@ def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)
+        time.sleep(0.02)
 
 
 def test_killed_at_any_moment(templates, tmp_path, whole):
     """Killed when it has written a given number of files, again and again; then the files are those of one run."""
     folder, rng = tmp_path / "killed", random.Random(7)
     # among the images of the two units, between units, while gathering, while tidying up
-    limits = [*sorted(rng.sample(range(2, 40), 2)), rng.randint(41, 52), rng.randint(56, 59), rng.randint(60, 63)]
+    limits = [rng.randint(2, 20), rng.randint(21, 40), rng.randint(41, 52), rng.randint(56, 63)]
     process = run_to_be_killed(folder, templates, limits=limits)
     out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and int(out.split()[-1]) >= 4, "most were killed before they had ended"
+    assert process.returncode == 0 and int(out.split()[-1]) >= 3, "most were killed before they had ended"
     simulate_to_folder("desi", folder, n=N, seed=SEED, templates=templates, resume=True, instruments=INSTRUMENTS)
     assert contents(folder) == contents(whole), "nothing is missing, left over, doubled or different"
     names = {"images", "legacysurvey", "manifest.json", "spectro", tree.TRUTH}
