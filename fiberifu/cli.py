@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command line: ``fiberifu demo``, ``observe``, ``lines``, ``info`` and ``train``.
+"""The command line: ``fiberifu demo``, ``observe``, ``lines``, ``simulate``, ``info`` and ``train``.
 
 Arguments become one call of the library each.  What is heavy is imported when needed: ``--help`` is quick.
 """
@@ -24,6 +24,7 @@ start here:
   fiberifu observe cutout.fits --redshift 0.03 -o results     a cube and line maps from your image
   fiberifu lines manga-LOGCUBE.fits.gz --redshift 0.03 -o maps
                                                               emission-line maps of any cube, ours or a survey's
+  fiberifu simulate --survey manga --n 3 -o sim               simulated galaxies in a survey's files, with the truth
   fiberifu info                                               the bundled model: what it can do and cannot
 
 'fiberifu COMMAND --help' tells more about each."""
@@ -66,6 +67,24 @@ examples:
 
 --continuum ssp subtracts stellar absorption, without which H-beta is several Angstrom of equivalent width too weak;
 it needs template spectra in the folder that the environment variable FIBERIFU_DATA names (see the documentation)."""
+
+SIMULATE = """\
+Simulates galaxies and what a survey sees of them, in the survey's own formats, and writes to the folder DIR:
+  images/                  cutouts and PSFs of the Legacy Surveys, one of each per galaxy
+  spectro/redux/sim/       DESI's coadds, redshifts and catalogue; or MaNGA's LOGCUBEs and drpall
+  spectro/analysis/sim/    MaNGA's MAPS: the truth, and of a fit
+  truth_sim.fits           what was put in, with labels of rare kinds
+All files say DATATYPE = 'SIMULATED' and have 'sim' in their names."""
+
+SIMULATE_EXAMPLES = """\
+examples:
+  fiberifu simulate --survey desi --n 100 --seed 1 -o desi-sim
+  fiberifu simulate --survey manga --n 10 --seed 1 --workers 2 -o manga-sim
+  fiberifu simulate --survey manga --n 10 --seed 1 --workers 2 -o manga-sim --resume
+
+A run that was interrupted, or killed, goes on with --resume: nothing is lost, and nothing is done twice.
+Templates of stars and gas are found in the folder that the environment variable FIBERIFU_DATA names; or
+--fetch-templates downloads them once (20 MB, checksums verified), or --templates gives a pack of them."""
 
 INFO = """\
 Shows a model's card (the bundled model by default), or where a FITS file of fiberifu comes from."""
@@ -155,6 +174,7 @@ def _parser():
     observe = command("observe", _observe, "a cube, or spectra, from your image", OBSERVE, OBSERVE_EXAMPLES)
     info = command("info", _info, "a model's card, or where a file comes from", INFO, INFO_EXAMPLES)
     lines = command("lines", _lines, "emission-line maps of a cube", LINES, LINES_EXAMPLES)
+    simulate = command("simulate", _simulate, "galaxies as a survey would see them", SIMULATE, SIMULATE_EXAMPLES)
     train = command("train", _train, "train a model", TRAIN)
 
     observe.add_argument("image", nargs="+", metavar="IMAGE", help="a FITS file, or BAND=FILE for each band")
@@ -195,7 +215,20 @@ def _parser():
     lines.add_argument("--components", type=int, choices=(1, 2), default=1, help="2: a broad one where it is needed")
     lines.add_argument("--errors", choices=("formal", "mc"), default="formal", help="mc: from fits with new noise")
     lines.add_argument("--name", help="first part of the files' names; the cube's by default")
-    for sub in (demo, observe, lines):
+    simulate.add_argument("--survey", required=True, choices=("desi", "manga"))
+    simulate.add_argument("--n", type=_count, default=100, metavar="N", help="galaxies (100)")
+    simulate.add_argument("--templates", metavar="PACK", help="npz file of build_template_pack")
+    simulate.add_argument("--fetch-templates", action="store_true", help="download them if they are not found")
+    simulate.add_argument("--workers", type=_count, default=1, metavar="W", help="processes (1); results are the same")
+    simulate.add_argument(
+        "--continuum",
+        default="2",
+        metavar="C",
+        help="under fitted lines of MaNGA: degree of a polynomial (2); ssp, better and minutes a cube; none for no fit",
+    )
+    simulate.add_argument("--bricks", action="store_true", help="images as brick coadds, too")
+    simulate.add_argument("--device", default="cpu", help="cpu or cuda")
+    for sub in (demo, observe, lines, simulate):
         sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
         sub.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
         again = sub.add_mutually_exclusive_group()
@@ -205,6 +238,7 @@ def _parser():
         sub.add_argument(
             "--model", metavar="MODEL", help="a model folder, or hf://owner/name; the bundled one by default"
         )
+    for sub in (demo, observe, simulate):
         sub.add_argument("--seed", type=int, default=0, help="of random numbers (0); recorded in the files")
 
     info.add_argument("target", nargs="?", metavar="MODEL|FILE", help="a model folder or a FITS file of fiberifu")
@@ -225,6 +259,12 @@ def _positive(text):
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
+
+
+def _count(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return int(text)
 
 
 def _redshift(text):
@@ -285,6 +325,29 @@ def _lines(options):
         print(f"{path}  {jobs.size_of(path)}")
     print(f"{paths[0].parent / MANIFEST}  (settings)")
     print(*(line_job.summary_lines(maps) if maps else ["All of it was there already."]), sep="\n")
+
+
+def _simulate(options):
+    from . import jobs, simulate_job
+    from .output import MANIFEST
+
+    given = options.continuum
+    continuum = {"none": None}.get(given, int(given) if given.isdecimal() else given)
+    names = ("n", "seed", "templates", "workers", "device", "bricks", "overwrite", "resume")
+    paths = simulate_job.simulate_to_folder(
+        options.survey,
+        options.output,
+        continuum=continuum,
+        fetch=options.fetch_templates,
+        progress=not options.quiet,
+        **{name: getattr(options, name) for name in names},
+    )
+    if options.quiet:
+        return
+    for path in paths:
+        print(f"{path}  {jobs.size_of(path)}")
+    print(f"{paths[-1].parent / MANIFEST}  (settings)")
+    print(*simulate_job.summary_lines(options.output), sep="\n")
 
 
 def _info(options):

@@ -17,7 +17,7 @@ import fiberifu
 ROOT = Path(fiberifu.__file__).parent
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 TENSOR_SIDE = ("model", "train", "simulate")  # torch at module level; no units, no WCS
-TENSOR_SIDE_FACES = ("simulate/api.py", "simulate/files.py")  # where simulate meets astropy
+TENSOR_SIDE_FACES = ("simulate/api.py", "simulate/files/")  # where simulate meets astropy
 
 
 def tree(module):
@@ -36,7 +36,7 @@ def dotted(module):
 
 
 def is_tensor_side(module):
-    return part(module) in TENSOR_SIDE and module not in TENSOR_SIDE_FACES
+    return part(module) in TENSOR_SIDE and not module.startswith(TENSOR_SIDE_FACES)
 
 
 def imports(node, package, *, late):

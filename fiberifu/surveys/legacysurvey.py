@@ -40,7 +40,8 @@ def read_legacysurvey(path, *, psf=None):
     -------
     dict of str to CCDData
         One per band: nanomaggy, celestial WCS, `InverseVariance` and mask where given, PSF,
-        ``meta["FILTER"]`` ("DECam g" ..., or BASS / MzLS in the north), ``meta["SURVEY"]``.
+        ``meta["FILTER"]`` ("DECam g" ..., or BASS / MzLS in the north), ``meta["SURVEY"]``;
+        of simulated images also ``meta["DATATYPE"]`` (SIMULATED), ``"SEED"``, ``"REDSHIFT"``.
         Pixels that the mask bits call saturated are marked in ``flags``.
 
     Raises
@@ -92,7 +93,8 @@ def _ccd(name, plane, header, wcs, primary, ivar, maskbits, psf):
     north = _is_north(primary, header, wcs, plane.shape)
     filter_name = _NORTH_FILTER.get(name, f"DECam {name}") if north else f"DECam {name}"
     meta = {"SURVEY": "BASS+MzLS" if north else "DECaLS", "BAND": name, "FILTER": filter_name}
-    for key in ("VERSION", "BRICK"):
+    # of simulated images: what they are, and what is known of them
+    for key in ("VERSION", "BRICK", "DATATYPE", "ORIGIN", "SEED", "REDSHIFT", "EBVGAL"):
         value = header.get(key, primary.get(key))
         if value is not None:
             meta[key] = value
