@@ -103,7 +103,7 @@ def test_flux_is_conserved(pack):
     scene = simulator.scene(7, [0, 1, 2, 3])
     images = simulator._images(scene, torch.full((4,), 1.3), crop=False)
     amount = scene["stack"].flatten(2).sum(2) * 0.262**2
-    total = torch.einsum("bcj,bj->bc", scene["band"], amount[:, :25])
+    total = torch.einsum("bcj,bj->bc", scene["band"], amount[:, :29])
     torch.testing.assert_close(images.sum((2, 3)) * 0.262**2, total, rtol=1e-3, atol=1e-5)
     mass = amount[:, :12].sum(1)
     expected = 10 ** scene["g"]["log_mass"]
