@@ -259,18 +259,16 @@ def _read_feltre(folder):
 def _read_shocks(path):
     """MAPPINGS shocks with precursor (Sutherland & Dopita 2017), pre-shock density 100 cm-3, 120-600 km/s."""
     with open(path) as file:
-        names = file.readline().strip().split(",")[1:]  # the first column names the model
-    rows = np.loadtxt(path, delimiter=",", skiprows=1, usecols=range(1, len(names) + 1))
-    column = {name: rows[:, i] for i, name in enumerate(names)}
-    one = column["density"] == 100
-    abundance, velocity = (np.unique(column[key][one]) for key in ("abund", "v_s"))
-    flux = {name[:-4]: value for name, value in column.items() if name.endswith("_tot")}
-    flux["OII"] = flux["OII3726"] + flux["OII3729"]
-    order = ("OII", "Hbeta", "OIII5007", "OI6300", "Halpha", "NII6583", "SII6716", "SII6731")
-    table = np.full((abundance.size, velocity.size, len(order)), np.nan)
-    for row in np.flatnonzero(one):
-        at = np.searchsorted(abundance, column["abund"][row]), np.searchsorted(velocity, column["v_s"][row])
-        table[at] = [np.log10(flux[name][row] / flux["Halpha"][row]) for name in order]
+        header = file.readline().strip().split(",")
+    order = ("OII3726", "OII3729", "Hbeta", "OIII5007", "OI6300", "Halpha", "NII6583", "SII6716", "SII6731")
+    names = ["density", "abund", "v_s", *(f"{line}_tot" for line in order)]
+    rows = np.loadtxt(path, delimiter=",", skiprows=1, usecols=[header.index(name) for name in names])
+    rows = rows[rows[:, 0] == 100]
+    abundance, velocity, flux = np.unique(rows[:, 1]), np.unique(rows[:, 2]), rows[:, 3:]
+    flux = np.concatenate([flux[:, :1] + flux[:, 1:2], flux[:, 2:]], 1)  # the order of HARD_LINES
+    table = np.full((abundance.size, velocity.size, flux.shape[1]), np.nan)
+    at = np.searchsorted(abundance, rows[:, 1]), np.searchsorted(velocity, rows[:, 2])
+    table[at] = np.log10(flux / flux[:, HARD_LINES.index("Ha"), None])
     if np.isnan(table).any():
         raise ValueError(f"data_dir: the shock table {str(path)!r} is incomplete")
     return {"shock_log_z": np.log10(abundance / 100), "shock_log_v": np.log10(velocity), "shock_line": table}
