@@ -7,6 +7,7 @@ Shapes: B galaxies, P populations, G gas components, D = 2 dust levels, K clumps
 """
 
 import math
+from functools import partial
 
 import torch
 from torch.nn.functional import grid_sample
@@ -16,7 +17,7 @@ from .hard_gas import HA_PER_SFR, decoupled_gas, narrow_and_wind
 from .motion import velocity_fields
 from .recipe import CLUMPS
 from .stars import kpc_per_arcsec
-from .structure import break_factor, column, companion, debris, flocculent, plane, unit
+from .structure import broken_exponential, column, companion, debris, flocculent, for_some, plane, unit
 
 __all__ = ["POPULATIONS", "galaxy_maps", "galaxy_spectra", "sky_grid"]
 
@@ -101,6 +102,10 @@ def galaxy_maps(g, d, size, pixel):
     texture = grid_sample(d.texture, where, mode="bicubic", padding_mode="reflection", align_corners=False)
     texture = texture.clamp(-3, 3) * 1.3  # interpolation lowers the scatter
     first, second, third = texture.unbind(1)
+    # star formation of the last few Myr flickers over patches of a third of the effective radius
+    flicker = (
+        grid_sample(d.texture[:, 1:2], 0.45 * where, mode="bilinear", align_corners=False)[:, 0].clamp(-3, 3) * 1.4
+    )
 
     # --- old stars
     b_n = 2 * col("bulge_n") - 1 / 3 + 0.01 / col("bulge_n")  # Ciotti & Bertin 1999
@@ -114,7 +119,7 @@ def galaxy_maps(g, d, size, pixel):
     patchy = flocculent(g, d.texture[:, 1:2], radius, angle)
     arm = torch.where(col("flocculent"), patchy, grand) * fade
     arm_old = col("arm_old") * torch.where(col("flocculent"), 0.4, 1.0)
-    disc = torch.exp(-1.68 * r_old) * break_factor(g, r_old)
+    disc = broken_exponential(g, r_old, 1.68)
     cb, sb = torch.cos(col("bar_angle")), torch.sin(col("bar_angle"))
     bar_u, bar_v = (u_old * cb + v_old * sb) / col("bar_length"), (v_old * cb - u_old * sb) / (0.3 * col("bar_length"))
     bar = unit(torch.exp(-((bar_u**2 + bar_v**2 + 1e-6) ** 1.2)), pixel)
@@ -127,9 +132,9 @@ def galaxy_maps(g, d, size, pixel):
 
     # --- star formation follows its own map
     tilt = 1 + col("lopsided") * torch.cos(angle - col("lopsided_angle")) * radius.clamp(max=1)
-    profile = torch.exp(-1.68 * radius / col("sf_scale"))
+    profile = broken_exponential(g, radius, 1.68 / col("sf_scale"))
     ring = torch.exp(-0.5 * ((radius - col("ring_radius")) / col("ring_width")) ** 2) + 0.1 * profile
-    profile = torch.where(col("ring"), ring, profile) * break_factor(g, radius)
+    profile = torch.where(col("ring"), ring, profile)
     profile = profile * (1 - col("hole") * torch.exp(-((radius / col("hole_radius")) ** 2))) * tilt
     arm_young = 1 - col("arm_young") + col("arm_young") * 2.5 * arm
     drift = 1 - 0.7 * col("arm_young") + 0.7 * col("arm_young") * 2.2 * arm
@@ -137,7 +142,8 @@ def galaxy_maps(g, d, size, pixel):
     now = profile * arm_young * 10 ** (col("texture") * first)
 
     # --- company: a second galaxy, and what was pulled out of the first
-    second_galaxy, pulled = companion(g, x, y, pixel), debris(g, radius, angle, pixel)
+    second_galaxy = for_some(partial(companion, pixel=pixel), g["merger"], g, x, y)
+    pulled = for_some(partial(debris, pixel=pixel), g["merger"], g, radius, angle)
     ratio, loose, young_ratio = col("companion_ratio"), col("debris"), col("companion_young")
     disc_mass = mass * (1 - col("bulge_fraction"))
     old_other = mass * ratio * second_galaxy + loose * mass * 0.4 * pulled
@@ -157,9 +163,9 @@ def galaxy_maps(g, d, size, pixel):
     kpc = kpc_per_arcsec(g["redshift"])[:, None]
     c_sigma = torch.hypot((0.06 + 0.12 * d.clump[..., 2]) / kpc, torch.full_like(c_radius, 0.2))
     axis = east[0]
-    phase = 10 ** (2.4 * (d.clump[..., 5] + d.clump[..., 6] + d.clump[..., 1] - 1.5) * 0.3)  # clumps differ in age
+    c_phase = 10 ** (2.4 * (d.clump[..., 5] + d.clump[..., 6] + d.clump[..., 1] - 1.5) * 0.3)  # clumps differ in age
     clump_stars = _blobs(c_east, c_north, c_sigma, c_light, axis)
-    clump_gas = _blobs(c_east, c_north, c_sigma, c_light * phase, axis)
+    clump_gas = _blobs(c_east, c_north, c_sigma, c_light * c_phase, axis)
     share = col("clump_fraction")
     burst = 10 ** col("burst")
 
@@ -180,11 +186,12 @@ def galaxy_maps(g, d, size, pixel):
 
     # --- gas
     inner = (1 - radius / 3).clamp(0, 1)
-    lines = sfr * burst * 10 ** col("ionising") * 10 ** (col("phase_texture") * second)
+    phase = col("phase_texture")  # the mean of 10^(phase x) is divided out
+    lines = sfr * burst * 10 ** (col("ionising") + phase * flicker - 0.5 * math.log(10) * phase**2)
     hii = lines * now * (1 - share) * (1 - col("diffuse"))
     clumpy = lines * clump_gas * share * (1 - 0.5 * col("diffuse"))
     # diffuse gas reaches out of the plane: the thick disc's coordinates
-    spread = torch.exp(-1.4 * r_old / col("sf_scale")) * (0.6 + arm) * 10 ** (0.1 * third)
+    spread = broken_exponential(g, r_old, 1.5 / col("sf_scale")) * (0.6 + arm) * 10 ** (0.1 * third)
     spread = with_company(spread) * 0.5 + now * 0.5
     diffuse = sfr * burst * 10 ** col("ionising") * spread * col("diffuse")
     narrow, front, back = narrow_and_wind(g, x, y, pixel)
@@ -196,7 +203,7 @@ def galaxy_maps(g, d, size, pixel):
         old_total * col("old_lum") / col("old_ew") * col("decoupled_ew") * 0.25,
         sfr * HA_PER_SFR * col("decoupled_share"),
     )
-    decoupled = amount * decoupled_gas(g, x, y, u, v, pixel) * col("decoupled")
+    decoupled = amount * for_some(partial(decoupled_gas, pixel=pixel), g["decoupled"], g, x, y, u, v)
     gas = torch.stack([hii * inner, hii * (1 - inner), clumpy, diffuse, narrow, front + back, decoupled, old], 1)
 
     # --- dust: share of the light behind the thick screen
@@ -226,7 +233,7 @@ def galaxy_maps(g, d, size, pixel):
         "gas": torch.stack([gas * (1 - gas_split), gas * gas_split], 2),
         "clump_east": c_east,
         "clump_north": c_north,
-        "clump_light": c_light * phase,
+        "clump_light": c_light * c_phase,
         "radius": r_old,
     }
 

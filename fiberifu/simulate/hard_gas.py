@@ -52,7 +52,7 @@ def narrow_and_wind(g, x, y, pixel):
     return narrow, wind * (0.6 * front + compact), wind * (0.6 * back + compact)
 
 
-def decoupled_gas(g, x, y, u, v, pixel):
+def decoupled_gas(g, x, y, u, v, *, pixel):
     """Unit map of gas that ignores the stars: three clouds in the disc, or a ring about an axis of its own."""
     clouds = 0
     turns, outs, widths, weights = (0.0, 0.5, 0.9), (1.0, 1.15, 0.9), (0.22, 0.16, 0.3), (1.0, 0.6, 0.4)

@@ -127,9 +127,10 @@ def draw_galaxies(d, *, jitter=6.0):
     ssfr = torch.where(green, ssfr - 0.8, ssfr)
     ssfr = torch.where(post, d.normal(-11.6, 0.3), ssfr)
     g["log_sfr"] = ssfr + log_mass  # over 1e8 yr
-    # unseen: what the last 1e7 yr did, and how many ionising photons make lines
-    g["burst"] = d.normal(0, 0.17)
-    g["ionising"] = d.normal(-0.14, 0.09)
+    # unseen: what the last 1e7 yr did, and how many ionising photons make lines (dust takes a third or a half:
+    # Inoue, Hirashita & Kamaya 2001)
+    g["burst"] = d.normal(0, 0.23)
+    g["ionising"] = d.normal(-0.14, 0.16)
     g["recent"] = d.normal(0.08, 0.2) + torch.where(post, 1.5, 0.0)  # 0.3-1 Gyr ago relative to now
     g["quenched"], g["post_starburst"], g["green"] = quenched, post, green
 
@@ -173,7 +174,7 @@ def draw_galaxies(d, *, jitter=6.0):
     g["arms"] = 2.0 + (d.uniform() > 0.55) * 1.0 + (d.uniform() > 0.85) * 1.0
     g["pitch"] = torch.deg2rad(d.uniform(9.0, 32.0)) * torch.where(d.chance(0.5), 1.0, -1.0)
     g["arm_phase"] = d.uniform(0, 2 * math.pi)
-    spiral = d.uniform(0, 1.0) * (~quenched) + 0.15 * quenched
+    spiral = d.uniform(0.2, 1.0) * (~quenched) + 0.15 * quenched
     g["arm_old"], g["arm_young"] = 0.45 * spiral, 0.35 + 0.6 * spiral
     g["arm_sharp"] = d.uniform(1.0, 4.0)
     g["bar"] = torch.where(d.chance(0.3) & ~spheroid, d.uniform(0.1, 0.35), 0.0)
@@ -185,20 +186,20 @@ def draw_galaxies(d, *, jitter=6.0):
     hole = (d.uniform() < 0.15 + 0.5 * g["bulge_fraction"]).float()
     g["hole"], g["hole_radius"] = hole * d.uniform(0.6, 1.0), d.uniform(0.3, 1.0)
     g["lopsided"], g["lopsided_angle"] = d.uniform(0, 0.35), d.uniform(0, 2 * math.pi)
-    g["texture"], g["phase_texture"] = d.uniform(0.12, 0.35), d.uniform(0.1, 0.25)
+    g["texture"], g["phase_texture"] = d.uniform(0.12, 0.35), d.uniform(0.2, 0.4)
     g["clumps"] = torch.floor(10 + 50 * d.uniform())
     g["clump_fraction"] = d.uniform(0.08, 0.45)
     g["clump_slope"] = d.uniform(1.7, 2.1)  # dN/dL ~ L^-slope (Kennicutt, Edgar & Hodge 1989)
 
     # --- chemistry and dust
     knee = 1 / (1 + torch.exp(-(log_mass - 9.4) / 0.55))
-    gas_z = -0.8 + 1.02 * knee + d.normal(0, 0.1)
+    gas_z = -0.8 + 1.08 * knee + d.normal(0, 0.1)
     gradient = d.normal(-0.10, 0.06).clamp(-0.3, 0.03)  # dex per effective radius
     g["gas_z_inner"], g["gas_z_outer"] = gas_z, gas_z + 3 * gradient
     g["star_z"] = gas_z - 0.12 + d.normal(0, 0.1)
     g["bulge_z"] = torch.where(spheroid, -0.25 + 0.28 * (log_mass - 10.3) + d.normal(0, 0.1), g["star_z"] + 0.2)
     g["star_gradient"] = d.normal(-0.15, 0.08)
-    g["log_u"] = -3.42 - 0.8 * gas_z + d.normal(0, 0.2)
+    g["log_u"] = -3.5 - 1.0 * gas_z + d.normal(0, 0.2)
     g["log_u_clump"] = g["log_u"] + d.normal(0.2, 0.15)
     g["xi"] = d.normal(0.3, 0.07)
     for name, sigma in (("n_over_o", 0.09), ("oxygen_one", 0.15), ("neon", 0.12), ("helium", 0.05)):
@@ -211,9 +212,9 @@ def draw_galaxies(d, *, jitter=6.0):
     g["outer_age"] = g["disc_age"] + d.normal(-0.15, 0.08)
     g["bulge_age"] = torch.minimum(torch.maximum(g["disc_age"], d.normal(9.9, 0.08)), age_limit)
     ebv = 10 ** (d.normal(-0.87, 0.2) + 0.22 * (log_mass - 10.3).clamp(-1.5, 0.8))
-    ebv = ebv * (1 / flat) ** 0.35 * torch.where(quenched, 0.18, 1.0)
+    ebv = ebv * (1 / flat) ** 0.45 * torch.where(quenched, 0.18, 1.0)
     g["ebv"] = ebv.clamp(max=0.8)  # of starlight behind the mean dust of the centre
-    g["gas_dust"] = 10 ** d.normal(0, 0.1) / 0.44  # E(B-V) gas / stars, Calzetti+2000, and unseen geometry
+    g["gas_dust"] = 10 ** d.normal(0, 0.15) / 0.44  # E(B-V) gas / stars, Calzetti+2000, and unseen geometry
     g["dust_scale"], g["lane"] = d.uniform(0.8, 2.0), d.uniform(0.0, 0.8)
     g["diffuse"] = d.uniform(0.12, 0.45)
     g["diffuse_o3"] = d.normal(-0.05, 0.18)

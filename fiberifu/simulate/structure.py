@@ -8,7 +8,17 @@ import math
 import torch
 from torch.nn.functional import grid_sample, softplus
 
-__all__ = ["break_factor", "column", "companion", "debris", "draw_structure", "flocculent", "plane", "unit"]
+__all__ = [
+    "broken_exponential",
+    "column",
+    "companion",
+    "debris",
+    "draw_structure",
+    "flocculent",
+    "for_some",
+    "plane",
+    "unit",
+]
 
 _SHARP = 5.0  # of the break, per effective radius (Erwin, Pohlen & Beckman 2008, alpha)
 
@@ -21,6 +31,18 @@ def column(g, name):
 def unit(shape, pixel):
     """``shape`` (B, H, W) divided by its integral."""
     return shape / (shape.sum((-2, -1), keepdim=True) * pixel**2).clamp(min=1e-12)
+
+
+def for_some(make, who, g, *maps):
+    """``make(g, *maps)`` for the galaxies ``who`` (B,) bool, zero for the others.
+
+    Nothing is lost by it where the result is multiplied by a parameter that is zero elsewhere.
+    """
+    out = torch.zeros_like(maps[0])
+    index = torch.nonzero(who)[:, 0]
+    if len(index):
+        out[index] = make({key: value[index] for key, value in g.items()}, *(m[index] for m in maps))
+    return out
 
 
 def draw_structure(g, d):
@@ -79,22 +101,23 @@ def plane(g, x, y, ratio):
     return x / re, (y / re - bend) / column(g, ratio)
 
 
-def break_factor(g, radius):
-    """What multiplies an exponential disc of scale length 1 / 1.68 (Erwin, Pohlen & Beckman 2008, eq. 6)."""
-    steeper = 1.68 * (1 - column(g, "break_ratio")) / _SHARP
-    return torch.exp(steeper * softplus(_SHARP * (radius - column(g, "break_radius"))))
+def broken_exponential(g, radius, slope):
+    """exp(-slope R) whose slope changes smoothly at the break (Erwin, Pohlen & Beckman 2008, eq. 6)."""
+    steeper = slope * (1 - column(g, "break_ratio")) / _SHARP
+    return torch.exp(steeper * softplus(_SHARP * (radius - column(g, "break_radius"))) - slope * radius)
 
 
 def flocculent(g, texture, radius, angle):
     """Density of many short arms: a texture (B, 1, T, T) sheared by rotation; mean about 0.45."""
-    wound = angle - torch.log(radius) / torch.tan(column(g, "pitch"))
+    tan = torch.tan(column(g, "pitch"))
+    wound = angle - torch.log(radius) / (torch.sign(tan) * tan.abs().clamp(min=0.45))  # tighter would look like rings
     reach = radius.clamp(max=4) / 4
     where = torch.stack([reach * torch.cos(wound), reach * torch.sin(wound)], -1)
     sheared = grid_sample(texture, where, mode="bilinear", padding_mode="reflection", align_corners=False)[:, 0]
     return 0.3 * torch.exp(1.1 * sheared.clamp(-2.5, 2.5))
 
 
-def companion(g, x, y, pixel):
+def companion(g, x, y, *, pixel):
     """Unit map of a second galaxy at the same distance: an exponential of its own shape."""
     re = column(g, "re")
     dx, dy = x - column(g, "companion_x") * re, y - column(g, "companion_y") * re
@@ -104,7 +127,7 @@ def companion(g, x, y, pixel):
     return unit(torch.exp(-2.2 * r), pixel)
 
 
-def debris(g, radius, angle, pixel):
+def debris(g, radius, angle, *, pixel):
     """Unit map of what tides pulled out: two tails of a disc (one towards the companion), shells of a spheroid."""
     turn = torch.log(radius / 0.8 + 1e-3) / torch.tan(column(g, "tail_pitch"))
     phase = angle - column(g, "tail_angle") - turn
