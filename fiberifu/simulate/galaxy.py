@@ -273,7 +273,7 @@ def galaxy_spectra(g, stars, gas):
     clump = gas.hii((g["gas_z_inner"] + g["gas_z_outer"]) / 2, g["log_u_clump"], g["xi"], **scatter)
     low, high, zero = g["diffuse_low"], g["diffuse_o3"], torch.zeros_like(g["diffuse_low"])
     boost = {"O2_3726": low, "O2_3729": low, "S2_6716": 1.3 * low, "S2_6731": 1.3 * low, "O1_6300": 1.8 * low}
-    boost |= {"N2_6548": 0.7 * low, "N2_6583": 0.7 * low, "O3_4959": high, "O3_5007": high, "Ne3_3869": high}
+    boost |= {"N2_6548": 0.5 * low, "N2_6583": 0.5 * low, "O3_4959": high, "O3_5007": high, "Ne3_3869": high}
     diffuse = (inner + outer) / 2 * 10 ** torch.stack([boost.get(line, zero) for line in LINES], -1)
     ha = LINES.index("Ha")
 

@@ -48,8 +48,8 @@ def narrow_and_wind(g, x, y, pixel):
     blown = torch.where(outflow, column(g, "outflow_share"), 0.0)
     narrow = torch.where(agn, power * (1 - blown) * (nucleus * (1 - spread) + (front + back) * spread), 0.0)
     wind = blown * torch.where(agn, power, HA_PER_SFR * 10 ** column(g, "log_sfr"))
-    compact = 0.4 * nucleus / 2
-    return narrow, wind * (0.6 * front + compact), wind * (0.6 * back + compact)
+    compact = 0.25 * nucleus / 2
+    return narrow, wind * (0.75 * front + compact), wind * (0.75 * back + compact)
 
 
 def decoupled_gas(g, x, y, u, v, *, pixel):

@@ -186,7 +186,7 @@ def draw_galaxies(d, *, jitter=6.0):
     hole = (d.uniform() < 0.15 + 0.5 * g["bulge_fraction"]).float()
     g["hole"], g["hole_radius"] = hole * d.uniform(0.6, 1.0), d.uniform(0.3, 1.0)
     g["lopsided"], g["lopsided_angle"] = d.uniform(0, 0.35), d.uniform(0, 2 * math.pi)
-    g["texture"], g["phase_texture"] = d.uniform(0.12, 0.35), d.uniform(0.2, 0.4)
+    g["texture"], g["phase_texture"] = d.uniform(0.12, 0.35), d.uniform(0.25, 0.45)
     g["clumps"] = torch.floor(10 + 50 * d.uniform())
     g["clump_fraction"] = d.uniform(0.08, 0.45)
     g["clump_slope"] = d.uniform(1.7, 2.1)  # dN/dL ~ L^-slope (Kennicutt, Edgar & Hodge 1989)
@@ -202,10 +202,10 @@ def draw_galaxies(d, *, jitter=6.0):
     g["log_u"] = -3.5 - 1.0 * gas_z + d.normal(0, 0.2)
     g["log_u_clump"] = g["log_u"] + d.normal(0.2, 0.15)
     g["xi"] = d.normal(0.3, 0.07)
-    for name, sigma in (("n_over_o", 0.09), ("oxygen_one", 0.15), ("neon", 0.12), ("helium", 0.05)):
+    for name, sigma in (("n_over_o", 0.07), ("oxygen_one", 0.15), ("neon", 0.12), ("helium", 0.05)):
         g[name] = d.normal(0, sigma)
-    # the tables' N/O is low for massive galaxies (Andrews & Martini 2013)
-    g["n_over_o"] = g["n_over_o"] + 0.1
+    # the tables' N/O is a little low for massive galaxies (Andrews & Martini 2013)
+    g["n_over_o"] = g["n_over_o"] + 0.05
     age_limit = torch.log10(universe_age(z) * 0.9)
     old = torch.where(quenched, 9.85, 9.72) + 0.1 * (log_mass - 10.5)
     g["disc_age"] = torch.minimum(old + d.normal(0, 0.12), age_limit)
@@ -214,7 +214,7 @@ def draw_galaxies(d, *, jitter=6.0):
     ebv = 10 ** (d.normal(-0.87, 0.2) + 0.22 * (log_mass - 10.3).clamp(-1.5, 0.8))
     ebv = ebv * (1 / flat) ** 0.45 * torch.where(quenched, 0.18, 1.0)
     g["ebv"] = ebv.clamp(max=0.8)  # of starlight behind the mean dust of the centre
-    g["gas_dust"] = 10 ** d.normal(0, 0.15) / 0.44  # E(B-V) gas / stars, Calzetti+2000, and unseen geometry
+    g["gas_dust"] = 10 ** d.normal(0, 0.17) / 0.44  # E(B-V) gas / stars, Calzetti+2000, and unseen geometry
     g["dust_scale"], g["lane"] = d.uniform(0.8, 2.0), d.uniform(0.0, 0.8)
     g["diffuse"] = d.uniform(0.12, 0.45)
     g["diffuse_o3"] = d.normal(-0.05, 0.18)
@@ -226,7 +226,7 @@ def draw_galaxies(d, *, jitter=6.0):
     g["cone_share"], g["cone_length"] = d.uniform(0.1, 0.7), d.uniform(0.3, 1.3)
     g["cone_angle"], g["cone_half"] = d.uniform(0, 2 * math.pi), torch.deg2rad(d.uniform(15.0, 38.0))
     g["outflow"] = torch.where(g["agn"], d.chance(0.4), d.chance(0.06) & ~quenched)
-    g["outflow_share"] = d.uniform(0.1, 0.35)
+    g["outflow_share"] = d.uniform(0.06, 0.3)
     # ratios: narrow-line regions of Seyferts have log U near -3 (Groves+2004, Feltre+2016), winds have shocks
     g["agn_log_u"], g["agn_alpha"] = d.normal(-2.95, 0.35), d.normal(-1.65, 0.15)
     g["shock_speed"] = 10 ** d.uniform(2.15, 2.7)
