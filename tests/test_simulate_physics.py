@@ -271,6 +271,19 @@ def test_strata():
     assert all(0.03 < value < 0.4 for value in share.values()), share
 
 
+def test_special_galaxies_do_not_depend_on_company(simulator):
+    """Mergers and decoupled gas are worked out only where they are; a galaxy alone has the very same maps."""
+    together = simulator.scene(41, range(40))
+    for name in ("merger", "decoupled"):
+        i = int(torch.nonzero(together["g"][name])[0])
+        alone = simulator.scene(41, [i])
+        for key in ("mass", "gas", "velocity"):
+            expected = together["maps"][key][i]
+            torch.testing.assert_close(
+                alone["maps"][key][0], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+            )
+
+
 # --- gas
 
 

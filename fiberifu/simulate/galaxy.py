@@ -163,7 +163,7 @@ def galaxy_maps(g, d, size, pixel):
     kpc = kpc_per_arcsec(g["redshift"])[:, None]
     c_sigma = torch.hypot((0.06 + 0.12 * d.clump[..., 2]) / kpc, torch.full_like(c_radius, 0.2))
     axis = east[0]
-    c_phase = 10 ** (2.4 * (d.clump[..., 5] + d.clump[..., 6] + d.clump[..., 1] - 1.5) * 0.3)  # clumps differ in age
+    c_phase = 10 ** (2.4 * (d.clump[..., 5] + d.clump[..., 6] + d.clump[..., 1] - 1.5) * 0.22)  # clumps differ in age
     clump_stars = _blobs(c_east, c_north, c_sigma, c_light, axis)
     clump_gas = _blobs(c_east, c_north, c_sigma, c_light * c_phase, axis)
     share = col("clump_fraction")

@@ -159,7 +159,7 @@ class GasTables:
         return self._hard(interpolate(*self.agn_table, (log_z, log_u, alpha)), 0.7 * poor)
 
     def shock(self, log_z, log_v):
-        """Shocks with their precursors: (..., 15) relative to H-alpha = 1 (MAPPINGS, Sutherland & Dopita 2017)."""
+        """Shocks with their precursors: (..., 15) relative to H-alpha = 1 (a MAPPINGS grid)."""
         return self._hard(interpolate(*self.shock_table, (log_z, log_v)), torch.zeros_like(log_z))
 
     @staticmethod

@@ -16,9 +16,10 @@ HA_PER_SFR = 10**7.6
 
 
 def _cone(g, x, y, distance, axis_x, axis_y):
-    """Two cones of exponential brightness, the approaching one along (axis_x, axis_y) and the receding one."""
+    """Two cones, ever fainter outwards, the approaching one along (axis_x, axis_y) and the receding one."""
     along = (x * axis_x + y * axis_y) / distance
-    fade = torch.exp(-distance / (column(g, "cone_length") * column(g, "re")))
+    depth = distance / (column(g, "cone_length") * column(g, "re"))
+    fade = torch.exp(-depth) / (0.2 + depth)
     edge = torch.cos(column(g, "cone_half"))
     return tuple(torch.sigmoid((side * along - edge) * 25) * fade for side in (1, -1))
 

@@ -175,7 +175,7 @@ def draw_galaxies(d, *, jitter=6.0):
     g["pitch"] = torch.deg2rad(d.uniform(9.0, 32.0)) * torch.where(d.chance(0.5), 1.0, -1.0)
     g["arm_phase"] = d.uniform(0, 2 * math.pi)
     spiral = d.uniform(0.2, 1.0) * (~quenched) + 0.15 * quenched
-    g["arm_old"], g["arm_young"] = 0.45 * spiral, 0.35 + 0.6 * spiral
+    g["arm_old"], g["arm_young"] = 0.55 * spiral, 0.35 + 0.6 * spiral
     g["arm_sharp"] = d.uniform(1.0, 4.0)
     g["bar"] = torch.where(d.chance(0.3) & ~spheroid, d.uniform(0.1, 0.35), 0.0)
     g["bar_length"] = d.uniform(0.35, 0.8)
@@ -223,7 +223,7 @@ def draw_galaxies(d, *, jitter=6.0):
     # --- harder ionisation
     g["agn"] = d.chance(0.10) & (log_mass > 9.3)
     g["log_agn"] = 40.55 + 0.9 * (log_mass - 10.5) + d.normal(0, 0.45)  # erg/s of H-alpha
-    g["cone_share"], g["cone_length"] = d.uniform(0.1, 0.7), d.uniform(0.3, 1.3)
+    g["cone_share"], g["cone_length"] = d.uniform(0.1, 0.6), d.uniform(0.2, 0.9)
     g["cone_angle"], g["cone_half"] = d.uniform(0, 2 * math.pi), torch.deg2rad(d.uniform(15.0, 38.0))
     g["outflow"] = torch.where(g["agn"], d.chance(0.4), d.chance(0.06) & ~quenched)
     g["outflow_share"] = d.uniform(0.06, 0.3)
@@ -235,7 +235,7 @@ def draw_galaxies(d, *, jitter=6.0):
     g["old_o3"], g["old_n2"] = d.normal(0.3, 0.12), d.normal(0.05, 0.12)
     g["decoupled"] = d.chance(0.07)
     g["decoupled_ring"] = d.chance(0.5)
-    g["decoupled_share"] = d.uniform(0.15, 0.6)
+    g["decoupled_share"] = d.uniform(0.1, 0.5) * torch.where(g["decoupled_ring"], 0.6, 1.0)
     g["decoupled_ew"] = 10 ** d.uniform(0.3, 1.3)
     g["decoupled_angle"], g["decoupled_radius"] = d.uniform(0, 2 * math.pi), d.uniform(0.7, 1.8)
 

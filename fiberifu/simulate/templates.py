@@ -257,7 +257,10 @@ def _read_feltre(folder):
 
 
 def _read_shocks(path):
-    """MAPPINGS shocks with precursor (Sutherland & Dopita 2017), pre-shock density 100 cm-3, 120-600 km/s."""
+    """MAPPINGS shocks with precursor (the code: Sutherland & Dopita 2017), density 100 cm-3, 120-600 km/s.
+
+    ``abund`` of the file is read as per cent of solar.
+    """
     with open(path) as file:
         header = file.readline().strip().split(",")
     order = ("OII3726", "OII3729", "Hbeta", "OIII5007", "OI6300", "Halpha", "NII6583", "SII6716", "SII6731")
