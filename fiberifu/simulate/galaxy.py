@@ -194,7 +194,8 @@ def galaxy_maps(g, d, size, pixel):
     spread = broken_exponential(g, r_old, 1.5 / col("sf_scale")) * (0.6 + arm) * 10 ** (0.1 * third)
     spread = with_company(spread) * 0.5 + now * 0.5
     diffuse = sfr * burst * 10 ** col("ionising") * spread * col("diffuse")
-    narrow, front, back = narrow_and_wind(g, x, y, pixel)
+    hard = g["agn"] | g["outflow"]
+    narrow, front, back = for_some(partial(narrow_and_wind, pixel=pixel), hard, g, x, y, count=3)
     old_mass = stars[:, 0] + stars[:, 1] + stars[:, 2]
     old = old_mass * 10 ** (0.15 * second) * col("old_lum")
     old_total = old_mass.sum((-2, -1), keepdim=True) * pixel**2

@@ -24,7 +24,7 @@ def _cone(g, x, y, distance, axis_x, axis_y):
     return tuple(torch.sigmoid((side * along - edge) * 25) * fade for side in (1, -1))
 
 
-def narrow_and_wind(g, x, y, pixel):
+def narrow_and_wind(g, x, y, *, pixel):
     """H-alpha of narrow-line regions and of the two sides of a wind.
 
     An AGN ionises a nucleus and a cone that points anywhere. A wind leaves along the minor axis of a star-forming

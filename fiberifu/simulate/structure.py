@@ -33,16 +33,18 @@ def unit(shape, pixel):
     return shape / (shape.sum((-2, -1), keepdim=True) * pixel**2).clamp(min=1e-12)
 
 
-def for_some(make, who, g, *maps):
-    """``make(g, *maps)`` for the galaxies ``who`` (B,) bool, zero for the others.
+def for_some(make, who, g, *maps, count=1):
+    """``make(g, *maps)`` for the galaxies ``who`` (B,) bool, zero for the others: (B, H, W), or ``count`` of them.
 
-    Nothing is lost by it where the result is multiplied by a parameter that is zero elsewhere.
+    Nothing is lost by it where the others have none of what is made.
     """
-    out = torch.zeros_like(maps[0])
+    out = [torch.zeros_like(maps[0]) for _ in range(count)]
     index = torch.nonzero(who)[:, 0]
     if len(index):
-        out[index] = make({key: value[index] for key, value in g.items()}, *(m[index] for m in maps))
-    return out
+        made = make({key: value[index] for key, value in g.items()}, *(m[index] for m in maps))
+        for whole, part in zip(out, made if count > 1 else (made,), strict=True):
+            whole[index] = part
+    return out if count > 1 else out[0]
 
 
 def draw_structure(g, d):
