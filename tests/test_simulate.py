@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from fiberifu.model import desi_lsf  # noqa: E402
 from fiberifu.simulate import SimConfig, Simulator, analytic_template_pack, reanchor  # noqa: E402
 from fiberifu.simulate.galaxy import galaxy_maps, galaxy_spectra  # noqa: E402
-from fiberifu.simulate.gas import LINES  # noqa: E402
+from fiberifu.simulate.gas import LINES, GasTables  # noqa: E402
 from fiberifu.simulate.grid import SpectralGrid  # noqa: E402
 from fiberifu.simulate.observe import (  # noqa: E402
     add_lines,
@@ -103,7 +103,7 @@ def test_flux_is_conserved(pack):
     scene = simulator.scene(7, [0, 1, 2, 3])
     images = simulator._images(scene, torch.full((4,), 1.3), crop=False)
     amount = scene["stack"].flatten(2).sum(2) * 0.262**2
-    total = torch.einsum("bcj,bj->bc", scene["band"], amount[:, :25])
+    total = torch.einsum("bcj,bj->bc", scene["band"], amount[:, :29])
     torch.testing.assert_close(images.sum((2, 3)) * 0.262**2, total, rtol=1e-3, atol=1e-5)
     mass = amount[:, :12].sum(1)
     expected = 10 ** scene["g"]["log_mass"]
@@ -118,7 +118,7 @@ def test_rotation(pack):
     galaxy_spectra(g, simulator.stars, simulator.gas)
     maps = galaxy_maps(g, draws, 96, 0.3)
     turned = galaxy_maps(g | {"pa": g["pa"] + math.pi / 2, "east": -g["north"], "north": g["east"]}, draws, 96, 0.3)
-    for key in ("mass", "gas", "velocity"):
+    for key in ("mass", "gas", "velocity", "velocity_star", "variance_star"):
         expected = maps[key].transpose(-1, -2).flip(-1)
         torch.testing.assert_close(turned[key], expected, rtol=5e-3, atol=1e-4 * float(expected.abs().max()))
 
@@ -257,3 +257,11 @@ def test_real_pack(data_dir, tmp_path):
     assert 1e-4 < v < 3e-4
     batch = Simulator(pack).batch(4, 1)
     assert torch.isfinite(batch["flux"]).all()
+    # narrow-line regions lie above the line of Kewley+2001; fast shocks have the ratios of Allen+2008 shocks
+    gas, one = GasTables(pack), torch.ones(1)
+    narrow, shock = gas.narrow(0.4 * one, -3 * one, -1.7 * one)[0], gas.shock(0 * one, math.log10(400) * one)[0]
+    pairs = ("O3_5007", "Hb"), ("N2_6583", "Ha")
+    o3, n2 = (torch.log10(narrow[LINES.index(a)] / narrow[LINES.index(b)]) for a, b in pairs)
+    assert 0.6 < o3 < 0.9
+    assert o3 > 0.61 / (n2 - 0.47) + 1.19
+    assert -0.5 < torch.log10(shock[LINES.index("O1_6300")] / shock[LINES.index("Ha")]) < 0.1

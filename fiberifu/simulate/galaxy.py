@@ -1,19 +1,23 @@
 """What galaxies look like on the sky (`galaxy_maps`) and what they are made of (`galaxy_spectra`).
 
 A galaxy is a sum of components, each a fixed spectrum or line vector times a map. Six stellar populations and
-six kinds of gas, each behind little or much dust: 24 maps. What is observed of it is linear in them.
+eight kinds of gas, each behind little or much dust: 28 maps. What is observed of it is linear in them.
 
 Shapes: B galaxies, P populations, G gas components, D = 2 dust levels, K clumps, H x W the grid.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch.nn.functional import grid_sample
 
 from .gas import LINES
+from .hard_gas import HA_PER_SFR, decoupled_gas, narrow_and_wind
+from .motion import velocity_fields
 from .recipe import CLUMPS
 from .stars import kpc_per_arcsec
+from .structure import broken_exponential, column, companion, debris, flocculent, for_some, plane, unit
 
 __all__ = ["POPULATIONS", "galaxy_maps", "galaxy_spectra", "sky_grid"]
 
@@ -37,9 +41,12 @@ def _clump_positions(g, d):
     arm = torch.floor(u[..., 3] * g["arms"][:, None]) * 2 * math.pi / g["arms"][:, None]
     spiral = (torch.log(radius) / torch.tan(g["pitch"])[:, None]) + g["arm_phase"][:, None] / g["arms"][:, None]
     scatter = 0.5 * (u[..., 4] + u[..., 5] - 1)
-    on_arm = u[..., 6] < g["arm_young"][:, None]
+    on_arm = (u[..., 6] < g["arm_young"][:, None]) & ~g["flocculent"][:, None]
     angle = torch.where(on_arm, spiral + arm + scatter, 2 * math.pi * u[..., 4])
-    light = (u[..., 7] + 0.004) ** -g["clump_slope"][:, None] * alive
+    # luminosities of index -alpha, over three decades: L = u^(-1 / (alpha - 1)) for uniform u
+    steep = 1 / (g["clump_slope"][:, None] - 1)
+    low = 1e-3 ** (1 / steep)
+    light = (low + (1 - low) * u[..., 7]) ** -steep * alive
     return radius, angle, light / light.sum(1, keepdim=True).clamp(min=1e-6)
 
 
@@ -57,7 +64,7 @@ def galaxy_maps(g, d, size, pixel):
     Parameters
     ----------
     g : dict
-        From `draw_galaxies`.
+        From `draw_galaxies`, after `galaxy_spectra`.
     d : Draws
         The same draws (clumps and textures).
     size : int
@@ -70,84 +77,108 @@ def galaxy_maps(g, d, size, pixel):
     dict
         mass (B, P, D, H, W), Msun formed per arcsec2 (total inside the grid = the galaxy's mass); gas (B, G,
         D, H, W), per arcsec2: Msun/yr for the H II and diffuse components, Lsun of H-alpha for the others;
-        velocity (B, H, W) km/s; clump_east, clump_north, clump_light (B, K).
+        velocity, variance (B, K, H, W) km/s, see `velocity_fields`, velocity_star, variance_star (B, H, W);
+        clump_east, clump_north, clump_light (B, K); radius (B, H, W) in the plane of the disc.
     """
 
     def col(name):
-        return g[name][:, None, None]
+        return column(g, name)
 
     east, north = sky_grid(size, pixel, d.device)
     dx, dy = east - col("east"), north - col("north")
     cos, sin = torch.cos(col("pa")), torch.sin(col("pa"))
     x, y = dx * cos + dy * sin, dy * cos - dx * sin  # along the major and the minor axis
-    q, re = col("axis_ratio"), col("re")
+    re = col("re")
     soft = 0.12  # arcsec: half a pixel keeps cusps inside what the grid can carry
-    u, v = x / re, y / (q * re)  # disc plane, in effective radii
+    # disc plane, in effective radii: old stars in a thick disc, gas and new stars in a thin one
+    u_old, v_old = plane(g, x, y, "axis_ratio")
+    r_old = torch.sqrt(u_old**2 + v_old**2 + (soft / re) ** 2)
+    u, v = plane(g, x, y, "thin_ratio")
     radius = torch.sqrt(u**2 + v**2 + (soft / re) ** 2)
     angle = torch.atan2(v, u)
-
-    def unit(shape):
-        return shape / (shape.sum((-2, -1), keepdim=True) * pixel**2).clamp(min=1e-12)
 
     # textures live in the disc plane, so they turn and shrink with the galaxy
     where = torch.stack([u, v], -1) / 4
     texture = grid_sample(d.texture, where, mode="bicubic", padding_mode="reflection", align_corners=False)
     texture = texture.clamp(-3, 3) * 1.3  # interpolation lowers the scatter
     first, second, third = texture.unbind(1)
+    # star formation of the last few Myr flickers over patches of a third of the effective radius
+    flicker = (
+        grid_sample(d.texture[:, 1:2], 0.45 * where, mode="bilinear", align_corners=False)[:, 0].clamp(-3, 3) * 1.4
+    )
 
     # --- old stars
     b_n = 2 * col("bulge_n") - 1 / 3 + 0.01 / col("bulge_n")  # Ciotti & Bertin 1999
     bulge_r = torch.sqrt(x**2 + (y / col("bulge_q")) ** 2 + soft**2) / col("bulge_re")
-    bulge = unit(torch.exp(-b_n * (bulge_r ** (1 / col("bulge_n")) - 1)))
+    bulge = unit(torch.exp(-b_n * (bulge_r ** (1 / col("bulge_n")) - 1)), pixel)
     arm_phase = col("arms") * (angle - torch.log(radius) / torch.tan(col("pitch"))) - col("arm_phase")
     arm_phase = arm_phase + 0.8 * third * (1 - col("arm_old"))
     fade = radius / (radius + 0.25)  # no arms in the very centre
-    arm = torch.exp(col("arm_sharp") * (torch.cos(arm_phase) - 1)) * fade
+    grand = torch.exp(col("arm_sharp") * (torch.cos(arm_phase) - 1))
     trailing = torch.exp(col("arm_sharp") * (torch.cos(arm_phase + 0.6 * torch.sign(col("pitch"))) - 1)) * fade
-    disc = torch.exp(-1.68 * radius)
+    patchy = flocculent(g, d.texture[:, 1:2], radius, angle)
+    arm = torch.where(col("flocculent"), patchy, grand) * fade
+    arm_old = col("arm_old") * torch.where(col("flocculent"), 0.4, 1.0)
+    disc = broken_exponential(g, r_old, 1.68)
     cb, sb = torch.cos(col("bar_angle")), torch.sin(col("bar_angle"))
-    bar_u, bar_v = (u * cb + v * sb) / col("bar_length"), (v * cb - u * sb) / (0.3 * col("bar_length"))
-    bar = unit(torch.exp(-((bar_u**2 + bar_v**2 + 1e-6) ** 1.2)))
-    smooth = unit(disc) * (1 - col("bar")) + bar * col("bar")
-    patterned = smooth * (1 - col("arm_old") + col("arm_old") * 2.2 * arm) * 10 ** (0.06 * first)
-    patterned = unit(patterned)
-    outer = 1 - torch.exp(-radius / 1.5)  # share of the outer population
+    bar_u, bar_v = (u_old * cb + v_old * sb) / col("bar_length"), (v_old * cb - u_old * sb) / (0.3 * col("bar_length"))
+    bar = unit(torch.exp(-((bar_u**2 + bar_v**2 + 1e-6) ** 1.2)), pixel)
+    smooth = unit(disc, pixel) * (1 - col("bar")) + bar * col("bar")
+    patterned = smooth * (1 - arm_old + arm_old * 2.2 * arm) * 10 ** (0.06 * first)
+    patterned = unit(patterned, pixel)
+    outer = 1 - torch.exp(-r_old / 1.5)  # share of the outer population
     mass = 10 ** col("log_mass")
     sfr = 10 ** col("log_sfr")
 
     # --- star formation follows its own map
     tilt = 1 + col("lopsided") * torch.cos(angle - col("lopsided_angle")) * radius.clamp(max=1)
-    profile = torch.exp(-1.68 * radius / col("sf_scale"))
+    profile = broken_exponential(g, radius, 1.68 / col("sf_scale"))
     ring = torch.exp(-0.5 * ((radius - col("ring_radius")) / col("ring_width")) ** 2) + 0.1 * profile
     profile = torch.where(col("ring"), ring, profile)
     profile = profile * (1 - col("hole") * torch.exp(-((radius / col("hole_radius")) ** 2))) * tilt
     arm_young = 1 - col("arm_young") + col("arm_young") * 2.5 * arm
     drift = 1 - 0.7 * col("arm_young") + 0.7 * col("arm_young") * 2.2 * arm
     young = profile * drift * 10 ** (0.6 * col("texture") * first)
-    now = unit(profile * arm_young * 10 ** (col("texture") * first))
+    now = profile * arm_young * 10 ** (col("texture") * first)
+
+    # --- company: a second galaxy, and what was pulled out of the first
+    second_galaxy = for_some(partial(companion, pixel=pixel), g["merger"], g, x, y)
+    pulled = for_some(partial(debris, pixel=pixel), g["merger"], g, radius, angle)
+    ratio, loose, young_ratio = col("companion_ratio"), col("debris"), col("companion_young")
+    disc_mass = mass * (1 - col("bulge_fraction"))
+    old_other = mass * ratio * second_galaxy + loose * mass * 0.4 * pulled
+
+    def with_company(shape, own=1.0):
+        shape = unit(shape, pixel) * own
+        return shape * (1 - loose) + loose * own * pulled + young_ratio * own * second_galaxy
+
+    young, now = with_company(young), with_company(now)
 
     c_radius, c_angle, c_light = _clump_positions(g, d)
     c_u, c_v = c_radius * torch.cos(c_angle), c_radius * torch.sin(c_angle)
-    major, minor = c_u * g["re"][:, None], c_v * (g["re"] * g["axis_ratio"])[:, None]
+    major, minor = c_u * g["re"][:, None], c_v * (g["re"] * g["thin_ratio"])[:, None]
     cos1, sin1 = cos[..., 0], sin[..., 0]
     c_east = major * cos1 - minor * sin1 + g["east"][:, None]
     c_north = major * sin1 + minor * cos1 + g["north"][:, None]
     kpc = kpc_per_arcsec(g["redshift"])[:, None]
     c_sigma = torch.hypot((0.06 + 0.12 * d.clump[..., 2]) / kpc, torch.full_like(c_radius, 0.2))
     axis = east[0]
-    phase = 10 ** (2.4 * (d.clump[..., 5] + d.clump[..., 6] + d.clump[..., 1] - 1.5) * 0.3)  # clumps differ in age
+    c_phase = 10 ** (2.4 * (d.clump[..., 5] + d.clump[..., 6] + d.clump[..., 1] - 1.5) * 0.22)  # clumps differ in age
     clump_stars = _blobs(c_east, c_north, c_sigma, c_light, axis)
-    clump_gas = _blobs(c_east, c_north, c_sigma, c_light * phase, axis)
+    clump_gas = _blobs(c_east, c_north, c_sigma, c_light * c_phase, axis)
     share = col("clump_fraction")
     burst = 10 ** col("burst")
 
     stars = torch.stack(
         [
             mass * col("bulge_fraction") * bulge,
-            mass * (1 - col("bulge_fraction")) * patterned * (1 - outer),
-            mass * (1 - col("bulge_fraction")) * patterned * outer,
-            sfr * 10 ** col("recent") * 1.2e9 * unit(young * 0.5 + disc * 0.5 * profile.mean((-2, -1), keepdim=True)),
-            sfr * 4.9e8 * unit(young) * (1 - 0.3 * share) + sfr * 4.9e8 * 0.3 * share * clump_stars,
+            disc_mass * patterned * (1 - outer),
+            disc_mass * patterned * outer + old_other,
+            sfr
+            * 10 ** col("recent")
+            * 1.2e9
+            * unit(young * 0.5 + disc * 0.5 * profile.mean((-2, -1), keepdim=True), pixel),
+            sfr * 4.9e8 * young * (1 - 0.3 * share) + sfr * 4.9e8 * 0.3 * share * clump_stars,
             sfr * burst * 1.8e7 * (now * (1 - share) + clump_stars * share),
         ],
         1,
@@ -155,72 +186,57 @@ def galaxy_maps(g, d, size, pixel):
 
     # --- gas
     inner = (1 - radius / 3).clamp(0, 1)
-    lines = sfr * burst * 10 ** col("ionising") * 10 ** (col("phase_texture") * second)
+    phase = col("phase_texture")  # the mean of 10^(phase x) is divided out
+    lines = sfr * burst * 10 ** (col("ionising") + phase * flicker - 0.5 * math.log(10) * phase**2)
     hii = lines * now * (1 - share) * (1 - col("diffuse"))
     clumpy = lines * clump_gas * share * (1 - 0.5 * col("diffuse"))
-    spread = unit(torch.exp(-1.4 * radius / col("sf_scale")) * (0.6 + arm) * 10 ** (0.1 * third)) * 0.5 + now * 0.5
+    # diffuse gas reaches out of the plane: the thick disc's coordinates
+    spread = broken_exponential(g, r_old, 1.5 / col("sf_scale")) * (0.6 + arm) * 10 ** (0.1 * third)
+    spread = with_company(spread) * 0.5 + now * 0.5
     diffuse = sfr * burst * 10 ** col("ionising") * spread * col("diffuse")
-    hard, decoupled = _hard_gas(g, x, y, radius, u, v, pixel)
+    hard = g["agn"] | g["outflow"]
+    narrow, front, back = for_some(partial(narrow_and_wind, pixel=pixel), hard, g, x, y, count=3)
     old_mass = stars[:, 0] + stars[:, 1] + stars[:, 2]
     old = old_mass * 10 ** (0.15 * second) * col("old_lum")
     old_total = old_mass.sum((-2, -1), keepdim=True) * pixel**2
-    star_forming = sfr * col("decoupled_share") * decoupled * ~col("quenched")
-    extra = old_total * col("old_lum") / col("old_ew") * col("decoupled_ew") * 0.25 * decoupled
-    old = old + extra * (col("quenched") & col("decoupled"))
-    diffuse = diffuse + star_forming * col("decoupled")
-    gas = torch.stack([hii * inner, hii * (1 - inner), clumpy, diffuse, hard, old], 1)
+    amount = torch.where(
+        col("quenched"),
+        old_total * col("old_lum") / col("old_ew") * col("decoupled_ew") * 0.25,
+        sfr * HA_PER_SFR * col("decoupled_share"),
+    )
+    decoupled = amount * for_some(partial(decoupled_gas, pixel=pixel), g["decoupled"], g, x, y, u, v)
+    gas = torch.stack([hii * inner, hii * (1 - inner), clumpy, diffuse, narrow, front + back, decoupled, old], 1)
 
     # --- dust: share of the light behind the thick screen
-    lane = trailing * col("lane") * 0.6
+    lane = trailing * col("lane") * 0.6 * ~col("flocculent")
     thick = (0.75 * torch.exp(-1.2 * radius / col("dust_scale")) + lane) * 10 ** (0.12 * third)
-    plane = torch.exp(-0.5 * (y / (0.12 * re + 0.15)) ** 2) * 0.7 * (col("axis_ratio") < 0.35) * ~col("spheroid")
-    thick = (thick + plane * torch.exp(-0.6 * radius.clamp(max=4))).clamp(0, 0.92)
+    # seen from the side, the dust of the near half lies in front: a lane beside the centre
+    near = -col("far_side") * torch.cos(torch.deg2rad(col("inclination"))) * 0.35 * re
+    edge_on = torch.sigmoid((0.32 - col("thin_ratio")) * 25) * ~col("spheroid")
+    height = v * col("thin_ratio") * re - near
+    plane_dust = torch.exp(-0.5 * (height / (0.055 * re + 0.15)) ** 2) * 0.85 * edge_on
+    thick = (thick + plane_dust * torch.exp(-0.6 * r_old.clamp(max=4))).clamp(0, 0.92)
     behind_old = thick[:, None]
     behind_new = (1 - (1 - thick) ** 1.6)[:, None]
     split = torch.cat([behind_old.expand(-1, 4, -1, -1), behind_new.expand(-1, 2, -1, -1)], 1)
-    gas_split = torch.cat([behind_new.expand(-1, 3, -1, -1), behind_old.expand(-1, 3, -1, -1)], 1)
-    velocity = col("v_max") * (2 / math.pi) * torch.atan(radius / col("v_turn")) * (u / radius)
-    velocity = velocity * torch.sin(torch.deg2rad(col("inclination")))
-    return {
+    # the receding side of a wind lies behind the disc
+    behind_wind = (0.15 * front + 0.9 * back) / (front + back).clamp(min=1e-20)
+    gas_split = [behind_new.expand(-1, 3, -1, -1), behind_old.expand(-1, 2, -1, -1), behind_wind[:, None]]
+    gas_split = torch.cat([*gas_split, behind_old.expand(-1, 2, -1, -1)], 1)
+
+    disc_light = disc_mass * patterned + old_other
+    other = (mass * ratio * second_galaxy / disc_light.clamp(min=1e-6)).clamp(0, 1)
+    bulge_share = stars[:, 0] / old_mass.clamp(min=1e-6)
+    wind = front, back * 10 ** (-0.4 * 1.5)  # as bright as it is behind 1.5 mag
+    motion = velocity_fields(g, x, y, (u, radius), (u_old, r_old), other, third, wind, bulge_share)
+    return motion | {
         "mass": torch.stack([stars * (1 - split), stars * split], 2),
         "gas": torch.stack([gas * (1 - gas_split), gas * gas_split], 2),
-        "velocity": velocity,
         "clump_east": c_east,
         "clump_north": c_north,
-        "clump_light": c_light * phase,
-        "radius": radius,
+        "clump_light": c_light * c_phase,
+        "radius": r_old,
     }
-
-
-def _hard_gas(g, x, y, radius, u, v, pixel):
-    """H-alpha (Lsun/arcsec2) of nuclei, cones and winds, and unit maps of clouds that ignore the stars."""
-
-    def col(name):
-        return g[name][:, None, None]
-
-    def unit(shape):
-        return shape / (shape.sum((-2, -1), keepdim=True) * pixel**2).clamp(min=1e-12)
-
-    distance = torch.sqrt(x**2 + y**2 + 1e-6)
-    # an AGN's cone points anywhere; a wind leaves along the minor axis
-    direction = torch.where(col("agn"), col("cone_angle"), math.pi / 2)
-    across = (x * torch.cos(direction) + y * torch.sin(direction)).abs() / distance
-    opening = torch.sigmoid((across - torch.cos(col("cone_half"))) * 25)
-    cone = unit(opening * torch.exp(-distance / (col("cone_length") * col("re"))))
-    nucleus = unit(torch.exp(-0.5 * (distance / 0.22) ** 2))
-    agn = 10 ** (col("log_agn") - math.log10(3.828e33)) * (nucleus * (1 - col("cone_share")) + cone * col("cone_share"))
-    ha_per_sfr = 10**7.6  # Lsun per Msun/yr, near solar
-    wind = 10 ** col("log_sfr") * ha_per_sfr * col("outflow_share") * cone
-    hard = torch.where(col("agn"), agn, torch.where(col("outflow"), wind, 0.0))
-    clouds = 0
-    for k, (turn, out, width) in enumerate(((0.0, 1.0, 0.22), (0.5, 1.15, 0.16), (0.9, 0.9, 0.3))):
-        angle = col("decoupled_angle") + turn
-        cu, cv = (
-            col("decoupled_radius") * out * torch.cos(angle),
-            col("decoupled_radius") * out * torch.sin(angle),
-        )
-        clouds = clouds + torch.exp(-0.5 * ((u - cu) ** 2 + (v - cv) ** 2) / width**2) * (1.0, 0.6, 0.4)[k]
-    return hard, unit(clouds)
 
 
 def galaxy_spectra(g, stars, gas):
@@ -237,7 +253,7 @@ def galaxy_spectra(g, stars, gas):
     -------
     dict
         weights (B, P, S) on the SSP grid; line (B, G, 15) Lsun per unit of the gas maps; ebv (B, D) of stars;
-        gas_ebv (B, D); sigma (B, G) km/s of the gas components.
+        gas_ebv (B, D).
     """
     width = torch.full_like(g["redshift"], 0.22)
     z_in, z_out = g["star_z"], g["star_z"] + 1.5 * g["star_gradient"]
@@ -258,31 +274,31 @@ def galaxy_spectra(g, stars, gas):
     clump = gas.hii((g["gas_z_inner"] + g["gas_z_outer"]) / 2, g["log_u_clump"], g["xi"], **scatter)
     low, high, zero = g["diffuse_low"], g["diffuse_o3"], torch.zeros_like(g["diffuse_low"])
     boost = {"O2_3726": low, "O2_3729": low, "S2_6716": 1.3 * low, "S2_6731": 1.3 * low, "O1_6300": 1.8 * low}
-    boost |= {"N2_6548": 0.7 * low, "N2_6583": 0.7 * low, "O3_4959": high, "O3_5007": high, "Ne3_3869": high}
+    boost |= {"N2_6548": 0.5 * low, "N2_6583": 0.5 * low, "O3_4959": high, "O3_5007": high, "Ne3_3869": high}
     diffuse = (inner + outer) / 2 * 10 ** torch.stack([boost.get(line, zero) for line in LINES], -1)
-    hard = gas.ratios(g["hard_o3"], g["hard_n2"], g["hard_s2"], g["hard_o1"], g["hard_o2"], balmer=3.0)
-    old = gas.ratios(g["old_o3"], g["old_n2"], zero - 0.05, zero - 0.8, zero + 0.6)
-    # old stars make lines of a given equivalent width
     ha = LINES.index("Ha")
+
+    def per_ha(line):
+        return line / line[..., ha : ha + 1]
+
+    def mix(first, second, share):
+        return first * (1 - share[:, None]) + second * share[:, None]
+
+    # the gas of active nuclei is richer than that of the disc (Groves+2006)
+    narrow = gas.narrow(g["gas_z_inner"] + 0.3, g["agn_log_u"], g["agn_alpha"])
+    shock = gas.shock(g["gas_z_inner"], torch.log10(g["shock_speed"]))
+    wind = mix(torch.where(g["agn"][:, None], narrow, per_ha(inner)), shock, g["shock_share"])
+    old = gas.ratios(g["old_o3"], g["old_n2"], zero - 0.05, zero - 0.7, zero + 0.8)
+    fallen = gas.hii(g["gas_z_outer"] - 0.2, g["log_u"], g["xi"], **scatter)  # accreted gas is poor
+    decoupled = torch.where(g["quenched"][:, None], old, per_ha(fallen))
+    # old stars make lines of a given equivalent width
     continuum = torch.einsum("bs,js->b", weights[:, 1], stars.side_mean[ha])
     g["old_lum"] = g["old_ew"] * continuum
     thin, thick = 0.2 * g["ebv"], 1.9 * g["ebv"]
     ebv = torch.stack([thin, thick], 1)
-    sigma = torch.stack(
-        [
-            g["sigma_gas"],
-            g["sigma_gas"],
-            g["sigma_gas"],
-            g["sigma_gas"] * 1.6,
-            torch.where(g["agn"], 160.0, 110.0),
-            g["sigma_star"] * 0.8,
-        ],
-        1,
-    )
     return {
         "weights": weights,
-        "line": torch.stack([inner, outer, clump, diffuse, hard, old], 1),
+        "line": torch.stack([inner, outer, clump, diffuse, narrow, wind, decoupled, old], 1),
         "ebv": ebv,
         "gas_ebv": ebv * g["gas_dust"][:, None],
-        "sigma": sigma,
     }

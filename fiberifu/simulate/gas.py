@@ -3,6 +3,7 @@
 A gas component is a vector of 15 intrinsic line luminosities; a galaxy is a sum of maps times such vectors.
 """
 
+import itertools
 import math
 
 import torch
@@ -12,7 +13,7 @@ from .stars import calzetti
 
 __all__ = ["GAS_COMPONENTS", "GasTables", "LINES", "LINE_WAVELENGTH", "SIDEBANDS"]
 
-GAS_COMPONENTS = ("hii_inner", "hii_outer", "hii_clump", "diffuse", "hard", "old")
+GAS_COMPONENTS = ("hii_inner", "hii_outer", "hii_clump", "diffuse", "narrow", "wind", "decoupled", "old")
 
 #: Blue and red sidebands of the pseudo-continua, vacuum Angstrom (MaNGA DAP elpmpl11; Belfiore+2019).
 SIDEBANDS = {
@@ -63,8 +64,35 @@ def assemble(ha, hb, o2, o3, n2, s2, o1, ne3, he1, *, o2_ratio, s2_ratio):
     return torch.stack(torch.broadcast_tensors(*[value[line] for line in LINES]), -1)
 
 
+def interpolate(axes, table, point):
+    """Multilinear interpolation, clipped to the table.
+
+    Parameters
+    ----------
+    axes : list of Tensor (n_i,)
+        Rising.
+    table : Tensor (n_1, ..., n_k, L)
+    point : sequence of k Tensors (...)
+
+    Returns
+    -------
+    Tensor (..., L)
+    """
+    low, part = [], []
+    for axis, x in zip(axes, point, strict=True):
+        x = x.clamp(axis[0], axis[-1])
+        high = torch.searchsorted(axis, x.contiguous()).clamp(1, len(axis) - 1)
+        low.append(high - 1)
+        part.append((x - axis[high - 1]) / (axis[high] - axis[high - 1]))
+    out = 0
+    for corner in itertools.product((0, 1), repeat=len(axes)):
+        weight = math.prod(p if up else 1 - p for p, up in zip(part, corner, strict=True))
+        out = out + weight[..., None] * table[tuple(i + up for i, up in zip(low, corner, strict=True))]
+    return out
+
+
 class GasTables:
-    """Line luminosities of H II regions from the pack, and of other gas from typical ratios.
+    """Line luminosities of H II regions, narrow-line regions and shocks from the pack, of other gas from ratios.
 
     Parameters
     ----------
@@ -76,30 +104,15 @@ class GasTables:
         def tensor(key):
             return torch.as_tensor(pack[key], dtype=torch.float32, device=device)
 
-        self.axes = [tensor("gas_log_z"), tensor("gas_log_u"), tensor("gas_xi")]
-        self.table = tensor("gas_line")
+        self.hii_table = [tensor("gas_log_z"), tensor("gas_log_u"), tensor("gas_xi")], tensor("gas_line")
+        self.agn_table = [tensor("agn_log_z"), tensor("agn_log_u"), tensor("agn_alpha")], tensor("agn_line")
+        self.shock_table = [tensor("shock_log_z"), tensor("shock_log_v")], tensor("shock_line")
         self.wave = torch.tensor([LINE_WAVELENGTH[line] for line in LINES], device=device)
         self.k = calzetti(self.wave)
 
     def transmission(self, ebv):
         """Fraction of line light that leaves behind E(B-V) of the gas: (..., 15)."""
         return torch.exp(-0.4 * math.log(10) * ebv[..., None] * self.k)
-
-    def _interpolate(self, log_z, log_u, xi):
-        corner, part = [], []
-        for axis, x in zip(self.axes, (log_z, log_u, xi), strict=True):
-            x = x.clamp(axis[0], axis[-1])
-            high = torch.searchsorted(axis, x.contiguous()).clamp(1, len(axis) - 1)
-            corner.append(high - 1)
-            part.append((x - axis[high - 1]) / (axis[high] - axis[high - 1]))
-        out = 0
-        for a in (0, 1):
-            for b in (0, 1):
-                for c in (0, 1):
-                    w = (part[0] if a else 1 - part[0]) * (part[1] if b else 1 - part[1])
-                    w = w * (part[2] if c else 1 - part[2])
-                    out = out + w[..., None] * self.table[corner[0] + a, corner[1] + b, corner[2] + c]
-        return out
 
     def hii(self, log_z, log_u, xi, *, n_over_o, oxygen_one, neon, helium):
         """H II regions: (..., 15) Lsun per Msun/yr of constant star formation.
@@ -116,7 +129,7 @@ class GasTables:
         n_over_o, oxygen_one, neon, helium : Tensor
             Offsets in dex of [N II], [O I], [Ne III] and He I: scatter that no image shows.
         """
-        o2, hb, o3, ha, n2, s2a, s2b, _ = (10 ** self._interpolate(log_z, log_u, xi)).unbind(-1)
+        o2, hb, o3, ha, n2, s2a, s2b, _ = (10 ** interpolate(*self.hii_table, (log_z, log_u, xi))).unbind(-1)
         s2 = s2a + s2b
         return assemble(
             ha,
@@ -129,6 +142,33 @@ class GasTables:
             0.075 * o3 * 10**neon,
             0.038 * ha * 10**helium,
             o2_ratio=torch.full_like(ha, 1.35),
+            s2_ratio=s2a / s2b,
+        )
+
+    def narrow(self, log_z, log_u, alpha):
+        """Narrow-line regions of active nuclei: (..., 15) relative to H-alpha = 1 (Feltre+2016).
+
+        Parameters
+        ----------
+        log_z : Tensor
+            log10 Z/Zsun of the gas; where the table ends (it is metal-rich), [N II] falls as Z^0.7 below it.
+        log_u, alpha : Tensor
+            log10 ionisation parameter; slope of the ionising spectrum. Clipped to the table.
+        """
+        poor = (log_z - self.agn_table[0][0][0]).clamp(max=0)
+        return self._hard(interpolate(*self.agn_table, (log_z, log_u, alpha)), 0.7 * poor)
+
+    def shock(self, log_z, log_v):
+        """Shocks with their precursors: (..., 15) relative to H-alpha = 1 (a MAPPINGS grid)."""
+        return self._hard(interpolate(*self.shock_table, (log_z, log_v)), torch.zeros_like(log_z))
+
+    @staticmethod
+    def _hard(table, nitrogen):
+        """[Ne III] = 0.18 x [O III] 5007 (median of the shock table), He I 5876 = 0.04 x H-alpha."""
+        o2, hb, o3, o1, ha, n2, s2a, s2b = (10**table).unbind(-1)
+        return assemble(
+            *(ha, hb, o2, o3, n2 * 10**nitrogen, s2a + s2b, o1, 0.18 * o3, 0.04 * ha),
+            o2_ratio=torch.ones_like(ha),
             s2_ratio=s2a / s2b,
         )
 

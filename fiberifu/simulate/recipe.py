@@ -7,7 +7,9 @@ import math
 
 import torch
 
+from .motion import draw_motion
 from .stars import kpc_per_arcsec, luminosity_distance, universe_age
+from .structure import draw_structure
 
 __all__ = ["CLUMPS", "Draws", "draw_galaxies"]
 
@@ -29,7 +31,7 @@ class Draws:
         self.indices = list(indices)
         self.generators = [torch.Generator().manual_seed(_mix(seed, i)) for i in self.indices]
         self.device = device
-        self._uniform, self._normal = self._stack(torch.rand, 96), self._stack(torch.randn, 96)
+        self._uniform, self._normal = self._stack(torch.rand, 160), self._stack(torch.randn, 128)
         self.clump = self._stack(torch.rand, CLUMPS, 8)
         self.texture = self._stack(torch.randn, 3, TEXTURE, TEXTURE)
         self._next_uniform = self._next_normal = 0
@@ -96,10 +98,10 @@ def _draw_mass(d, z, r_limit):
 def draw_galaxies(d, *, jitter=6.0):
     """Parameters of galaxies.
 
-    Sources: main sequence and its scatter, Speagle+2014 near z = 0.1; sizes, van der Wel+2014 at z = 0.25
-    with the low-mass early types of Shen+2003; gas metallicity, Tremonti+2004 lowered to Gutkin's scale;
-    gradients, Ho+2015; Tully-Fisher, Reyes+2011; Faber-Jackson, Gallazzi+2006. Fractions of AGN, bars, rings
-    are choices.
+    Sources: main sequence and its scatter, Speagle+2014 near z = 0.1; sizes, van der Wel+2014, with the
+    low-mass early types of Shen+2003; gas metallicity, Tremonti+2004 lowered to Gutkin's scale; gradients,
+    Ho+2015; structure and motion, see `draw_structure` and `draw_motion`. Fractions of AGN, bars, rings are
+    choices.
 
     Parameters
     ----------
@@ -125,17 +127,25 @@ def draw_galaxies(d, *, jitter=6.0):
     ssfr = torch.where(green, ssfr - 0.8, ssfr)
     ssfr = torch.where(post, d.normal(-11.6, 0.3), ssfr)
     g["log_sfr"] = ssfr + log_mass  # over 1e8 yr
-    # unseen: what the last 1e7 yr did, and how many ionising photons make lines
-    g["burst"] = d.normal(0, 0.17)
-    g["ionising"] = d.normal(-0.14, 0.09)
+    # unseen: what the last 1e7 yr did, and how many ionising photons make lines (dust takes a third or a half:
+    # Inoue, Hirashita & Kamaya 2001)
+    g["burst"] = d.normal(0, 0.23)
+    g["ionising"] = d.normal(-0.14, 0.16)
     g["recent"] = d.normal(0.08, 0.2) + torch.where(post, 1.5, 0.0)  # 0.3-1 Gyr ago relative to now
     g["quenched"], g["post_starburst"], g["green"] = quenched, post, green
 
     # --- structure
     spheroid = quenched & d.chance(0.6)
-    # of mass formed, 0.2 dex above what survives
-    late = 0.79 + 0.22 * (log_mass - 10.9) + d.normal(0, 0.17)
-    early = 0.56 + 0.70 * (log_mass - 10.9).clamp(min=-0.4) + 0.15 * (log_mass - 10.5).clamp(max=0) + d.normal(0, 0.13)
+    # of mass formed, 0.2 dex above what survives; both grow with time as van der Wel+2014 found
+    grown = torch.log10((1 + z) / 1.1)
+    late = 0.83 - 0.75 * grown + 0.22 * (log_mass - 10.9) + d.normal(0, 0.17)
+    early = (
+        0.64
+        - 1.48 * grown
+        + 0.70 * (log_mass - 10.9).clamp(min=-0.4)
+        + 0.15 * (log_mass - 10.5).clamp(max=0)
+        + d.normal(0, 0.13)
+    )
     re_kpc = 10 ** torch.where(quenched, early, late)
     re = re_kpc / kpc_per_arcsec(z)
     target = torch.exp(d.uniform(math.log(3.5), math.log(12.0)))  # too large for the stamp: move it away
@@ -148,14 +158,15 @@ def draw_galaxies(d, *, jitter=6.0):
     g["spheroid"] = spheroid
     bulge = torch.sigmoid(d.normal(-2.0, 0.9) + 1.1 * (log_mass - 10.5) + 1.5 * quenched)
     g["bulge_fraction"] = torch.where(spheroid, d.uniform(0.85, 1.0), bulge.clamp(0.0, 0.75))
-    g["bulge_n"] = torch.where(spheroid, d.uniform(2.0, 5.0), d.uniform(1.0, 3.5))
+    # n of spheroids rises with mass (Graham & Guzman 2003); most bulges of discs are pseudo-bulges (Gadotti 2009)
+    n = 10 ** (0.54 + 0.15 * (log_mass - 10.7) + d.normal(0, 0.1))
+    g["bulge_n"] = torch.where(spheroid, n.clamp(1.2, 6.5), d.uniform(1.0, 3.5))
     g["bulge_re"] = g["re"] * torch.where(spheroid, d.uniform(0.9, 1.1), d.uniform(0.1, 0.35))
     cos_i = d.uniform()
     g["inclination"] = torch.rad2deg(torch.arccos(cos_i))
-    g["axis_ratio"] = torch.sqrt((1 - 0.18**2) * cos_i**2 + 0.18**2)
+    flat = torch.sqrt(0.96 * cos_i**2 + 0.04)
     round_q = d.uniform(0.6, 1.0)
-    g["bulge_q"] = torch.where(spheroid, round_q, 1 - (1 - g["axis_ratio"]) * d.uniform(0.15, 0.5))
-    g["axis_ratio"] = torch.where(spheroid, (g["bulge_q"] * 0.95), g["axis_ratio"])
+    g["bulge_q"] = torch.where(spheroid, round_q, 1 - (1 - flat) * d.uniform(0.15, 0.5))
     g["pa"] = d.uniform(0, 2 * math.pi)  # of the receding major axis, counter-clockwise from east
     g["east"], g["north"] = d.uniform(-jitter, jitter), d.uniform(-jitter, jitter)
 
@@ -163,8 +174,8 @@ def draw_galaxies(d, *, jitter=6.0):
     g["arms"] = 2.0 + (d.uniform() > 0.55) * 1.0 + (d.uniform() > 0.85) * 1.0
     g["pitch"] = torch.deg2rad(d.uniform(9.0, 32.0)) * torch.where(d.chance(0.5), 1.0, -1.0)
     g["arm_phase"] = d.uniform(0, 2 * math.pi)
-    spiral = d.uniform(0, 1.0) * (~quenched) + 0.15 * quenched
-    g["arm_old"], g["arm_young"] = 0.45 * spiral, 0.35 + 0.6 * spiral
+    spiral = d.uniform(0.2, 1.0) * (~quenched) + 0.15 * quenched
+    g["arm_old"], g["arm_young"] = 0.55 * spiral, 0.35 + 0.6 * spiral
     g["arm_sharp"] = d.uniform(1.0, 4.0)
     g["bar"] = torch.where(d.chance(0.3) & ~spheroid, d.uniform(0.1, 0.35), 0.0)
     g["bar_length"] = d.uniform(0.35, 0.8)
@@ -175,35 +186,35 @@ def draw_galaxies(d, *, jitter=6.0):
     hole = (d.uniform() < 0.15 + 0.5 * g["bulge_fraction"]).float()
     g["hole"], g["hole_radius"] = hole * d.uniform(0.6, 1.0), d.uniform(0.3, 1.0)
     g["lopsided"], g["lopsided_angle"] = d.uniform(0, 0.35), d.uniform(0, 2 * math.pi)
-    g["texture"], g["phase_texture"] = d.uniform(0.12, 0.35), d.uniform(0.1, 0.25)
+    g["texture"], g["phase_texture"] = d.uniform(0.12, 0.35), d.uniform(0.25, 0.45)
     g["clumps"] = torch.floor(10 + 50 * d.uniform())
     g["clump_fraction"] = d.uniform(0.08, 0.45)
-    g["clump_slope"] = d.uniform(0.5, 1.1)
+    g["clump_slope"] = d.uniform(1.7, 2.1)  # dN/dL ~ L^-slope (Kennicutt, Edgar & Hodge 1989)
 
     # --- chemistry and dust
     knee = 1 / (1 + torch.exp(-(log_mass - 9.4) / 0.55))
-    gas_z = -0.8 + 1.02 * knee + d.normal(0, 0.1)
+    gas_z = -0.8 + 1.08 * knee + d.normal(0, 0.1)
     gradient = d.normal(-0.10, 0.06).clamp(-0.3, 0.03)  # dex per effective radius
     g["gas_z_inner"], g["gas_z_outer"] = gas_z, gas_z + 3 * gradient
     g["star_z"] = gas_z - 0.12 + d.normal(0, 0.1)
     g["bulge_z"] = torch.where(spheroid, -0.25 + 0.28 * (log_mass - 10.3) + d.normal(0, 0.1), g["star_z"] + 0.2)
     g["star_gradient"] = d.normal(-0.15, 0.08)
-    g["log_u"] = -3.42 - 0.8 * gas_z + d.normal(0, 0.2)
+    g["log_u"] = -3.5 - 1.0 * gas_z + d.normal(0, 0.2)
     g["log_u_clump"] = g["log_u"] + d.normal(0.2, 0.15)
     g["xi"] = d.normal(0.3, 0.07)
-    for name, sigma in (("n_over_o", 0.09), ("oxygen_one", 0.15), ("neon", 0.12), ("helium", 0.05)):
+    for name, sigma in (("n_over_o", 0.07), ("oxygen_one", 0.15), ("neon", 0.12), ("helium", 0.05)):
         g[name] = d.normal(0, sigma)
-    # the tables' N/O is low for massive galaxies (Andrews & Martini 2013)
-    g["n_over_o"] = g["n_over_o"] + 0.1
+    # the tables' N/O is a little low for massive galaxies (Andrews & Martini 2013)
+    g["n_over_o"] = g["n_over_o"] + 0.05
     age_limit = torch.log10(universe_age(z) * 0.9)
     old = torch.where(quenched, 9.85, 9.72) + 0.1 * (log_mass - 10.5)
     g["disc_age"] = torch.minimum(old + d.normal(0, 0.12), age_limit)
     g["outer_age"] = g["disc_age"] + d.normal(-0.15, 0.08)
     g["bulge_age"] = torch.minimum(torch.maximum(g["disc_age"], d.normal(9.9, 0.08)), age_limit)
     ebv = 10 ** (d.normal(-0.87, 0.2) + 0.22 * (log_mass - 10.3).clamp(-1.5, 0.8))
-    ebv = ebv * (1 / g["axis_ratio"]) ** 0.35 * torch.where(quenched, 0.18, 1.0)
+    ebv = ebv * (1 / flat) ** 0.45 * torch.where(quenched, 0.18, 1.0)
     g["ebv"] = ebv.clamp(max=0.8)  # of starlight behind the mean dust of the centre
-    g["gas_dust"] = 10 ** d.normal(0, 0.1) / 0.44  # E(B-V) gas / stars, Calzetti+2000, and unseen geometry
+    g["gas_dust"] = 10 ** d.normal(0, 0.17) / 0.44  # E(B-V) gas / stars, Calzetti+2000, and unseen geometry
     g["dust_scale"], g["lane"] = d.uniform(0.8, 2.0), d.uniform(0.0, 0.8)
     g["diffuse"] = d.uniform(0.12, 0.45)
     g["diffuse_o3"] = d.normal(-0.05, 0.18)
@@ -212,26 +223,24 @@ def draw_galaxies(d, *, jitter=6.0):
     # --- harder ionisation
     g["agn"] = d.chance(0.10) & (log_mass > 9.3)
     g["log_agn"] = 40.55 + 0.9 * (log_mass - 10.5) + d.normal(0, 0.45)  # erg/s of H-alpha
-    g["cone_share"], g["cone_length"] = d.uniform(0.1, 0.7), d.uniform(0.3, 1.3)
+    g["cone_share"], g["cone_length"] = d.uniform(0.1, 0.6), d.uniform(0.2, 0.9)
     g["cone_angle"], g["cone_half"] = d.uniform(0, 2 * math.pi), torch.deg2rad(d.uniform(15.0, 38.0))
-    g["outflow"] = d.chance(0.06) & ~quenched & ~g["agn"]
-    g["outflow_share"] = d.uniform(0.1, 0.35)
-    g["hard_o3"] = torch.where(g["agn"], d.normal(0.85, 0.15), d.normal(0.25, 0.15))
-    g["hard_n2"] = torch.where(g["agn"], d.normal(0.05, 0.12), d.normal(-0.12, 0.12)) + 0.25 * gas_z
-    g["hard_s2"], g["hard_o1"] = d.normal(-0.25, 0.1), d.normal(-0.9, 0.15)
-    g["hard_o2"] = d.normal(0.45, 0.12)
+    g["outflow"] = torch.where(g["agn"], d.chance(0.4), d.chance(0.06) & ~quenched)
+    g["outflow_share"] = d.uniform(0.06, 0.3)
+    # ratios: narrow-line regions of Seyferts have log U near -3 (Groves+2004, Feltre+2016), winds have shocks
+    g["agn_log_u"], g["agn_alpha"] = d.normal(-2.95, 0.35), d.normal(-1.65, 0.15)
+    g["shock_speed"] = 10 ** d.uniform(2.15, 2.7)
+    g["shock_share"] = torch.where(g["agn"], d.uniform(0.1, 0.4), d.uniform(0.3, 0.8))
     g["old_ew"] = 10 ** torch.where(quenched, d.normal(-0.12, 0.2, 2.2), d.normal(-0.3, 0.2))
     g["old_o3"], g["old_n2"] = d.normal(0.3, 0.12), d.normal(0.05, 0.12)
     g["decoupled"] = d.chance(0.07)
-    g["decoupled_share"] = d.uniform(0.15, 0.6)
+    g["decoupled_ring"] = d.chance(0.5)
+    g["decoupled_share"] = d.uniform(0.1, 0.5) * torch.where(g["decoupled_ring"], 0.6, 1.0)
     g["decoupled_ew"] = 10 ** d.uniform(0.3, 1.3)
     g["decoupled_angle"], g["decoupled_radius"] = d.uniform(0, 2 * math.pi), d.uniform(0.7, 1.8)
 
-    # --- motion
-    g["v_max"] = 10 ** (2.13 + 0.278 * (log_mass - 10.1) + d.normal(0, 0.06)) * torch.where(spheroid, 0.35, 1.0)
-    g["v_turn"] = d.uniform(0.12, 0.45)
-    g["sigma_gas"] = 10 ** d.normal(1.4, 0.08)
-    g["sigma_star"] = 10 ** (2.1 + 0.29 * (log_mass - 10.7) + d.normal(0, 0.07)) * torch.where(quenched, 1.25, 0.85)
+    draw_structure(g, d)
+    draw_motion(g, d)
     g["edge_on"] = (g["inclination"] > 75) & ~spheroid
     g["off_centre_hii"] = (g["clump_fraction"] > 0.3) & (g["clumps"] < 30) & ~quenched
 

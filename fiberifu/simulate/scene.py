@@ -2,7 +2,8 @@
 
 Images, fibre spectra and truth are linear in the same component maps, so they agree exactly.
 
-Shapes: B galaxies, F apertures, J component maps, C bands, L lines, H x W grid pixels, N spectral pixels.
+Shapes: B galaxies, F apertures, J component maps, C bands, L lines, K kinematic groups, P populations, G gas
+components, D dust levels, H x W grid pixels, N spectral pixels.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from ..constants import C_KMS
 from .galaxy import POPULATIONS, galaxy_maps, galaxy_spectra, sky_grid
 from .gas import GAS_COMPONENTS, LINE_WAVELENGTH, LINES, SIDEBANDS, GasTables
 from .grid import SpectralGrid
+from .motion import GROUP_OF, GROUPS, gas_moments, group_moments
 from .observe import (
     ELECTRONS,
     PIXEL_SIGMA,
@@ -31,6 +33,12 @@ from .stars import Starlight, distance_factor
 
 __all__ = ["Scenes", "SimConfig"]
 
+# What the maps of a stack are: mass of stars, gas, the neighbour on the sky, then moments of velocity
+_GAS = 2 * len(POPULATIONS)
+_OTHER = _GAS + 2 * len(GAS_COMPONENTS)
+_MOMENTS = _OTHER + 1
+_LIGHT = _MOMENTS + 2 * len(GROUPS)
+_HA, _HB = LINES.index("Ha"), LINES.index("Hb")
 _STAR_Z = 1e-4  # gives a foreground star a finite distance; 30 km/s
 PLACEMENTS = ("desi", "uniform", "central")
 
@@ -111,7 +119,7 @@ class Scenes:
         -------
         dict
             d (Draws), g (parameters), maps, made (see `galaxy_spectra`), ``stack`` (B, J, H, W): the maps
-            that are observed, and ``band`` (B, C, J') nanomaggies per unit of the first J' = 25 of them.
+            that are observed, and ``band`` (B, C, J') nanomaggies per unit of the first J' = 29 of them.
         """
         c = self.config
         d = Draws(seed, indices, self.device)
@@ -124,14 +132,17 @@ class Scenes:
         made["line_out"] = line * distance_factor(z)[:, None, None, None]  # 1e-17 erg/s/cm2 per unit
         through = self.stars.line_transmission(z, self.gas.wave)
         nebular = torch.einsum("bgdl,bcl->bgdc", made["line_out"], through)
+        # hydrogen that makes lines makes a continuum too, in proportion to H-beta before dust
+        free = self.stars.nebular_flux(z, made["gas_ebv"])
+        nebular = nebular + made["line"][..., _HB, None, None] * free[:, None]
         other, other_weights, other_band = self._neighbour(g)
         band = torch.cat([stellar.flatten(1, 2), nebular.flatten(1, 2), other_band[:, None]], 1).transpose(1, 2)
         flat = torch.cat([maps["mass"].flatten(1, 2), maps["gas"].flatten(1, 2), other[:, None]], 1)
         # moments of velocity, weighted with H-alpha and with r light
-        ha = torch.einsum("bj,bjyx->byx", made["line_out"].flatten(1, 2)[..., LINES.index("Ha")], flat[:, 12:24])
-        light = torch.einsum("bj,bjyx->byx", band[:, 1, :12], flat[:, :12])
-        v = maps["velocity"]
-        moments = torch.stack([ha, ha * v, ha * v**2, light, light * v, light * v**2], 1)
+        light = torch.einsum("bj,bjyx->byx", band[:, 1, :_GAS], flat[:, :_GAS])
+        v = maps["velocity_star"]
+        light = torch.stack([light, light * v, light * (v**2 + maps["variance_star"])], 1)
+        moments = torch.cat([group_moments(maps, made["line_out"][..., _HA]), light], 1)
         made["other_weights"] = other_weights
         return {
             "d": d,
@@ -178,25 +189,36 @@ class Scenes:
         Returns
         -------
         dict
-            flux (F, N) with lines; line_flux, line_ew (F, L); redshift (F,) of the gas in the aperture; sigma
-            (F,) of the lines, km/s; band (F, C) nanomaggies of the full spectrum.
+            flux (F, N) with lines, and what `truth` returns.
         """
         grid = self.desi if grid is None else grid
         truth = self.truth(scene, owner, amount)
         made, g = scene["made"], scene["g"]
-        mass = amount[:, :12].unflatten(1, (6, 2))
+        mass, gas = self._parts(amount)
         ssp = torch.einsum("fpd,fps->fds", mass, made["weights"][owner])
         # templates have 70 km/s of their own, the instrument adds to the stars': what is left is broadened
         extra = (truth["sigma_star"] ** 2 - 70.0**2 + grid.stellar_lsf**2).clamp(min=0).sqrt()
-        rest = self.stars.spectrum(ssp, made["ebv"][owner], extra)
+        hbeta = torch.einsum("fgd,fg->fd", gas, made["line"][owner][..., _HB])
+        rest = self.stars.spectrum(ssp, made["ebv"][owner], extra, hbeta, made["gas_ebv"][owner])
         flux = self.stars.render(rest, g["redshift"][owner], self._shift(grid, truth["velocity_star"]))
-        touched = torch.nonzero(amount[:, 24] > 1e-5 * amount[:, 28].clamp(min=1e-12))[:, 0]
+        touched = torch.nonzero(amount[:, _OTHER] > 1e-5 * amount[:, _LIGHT].clamp(min=1e-12))[:, 0]
         if len(touched):
             who = owner[touched]
-            rest = (made["other_weights"][who] * amount[touched, 24:25]) @ self.stars.ssp
+            rest = (made["other_weights"][who] * amount[touched, _OTHER : _OTHER + 1]) @ self.stars.ssp
             flux[touched] += self.stars.render(rest, g["neighbour_z"][who].clamp(min=_STAR_Z), grid.edges)
-        add_lines(flux, truth["line_flux"], self.gas.wave, truth["redshift"], truth["sigma"], grid)
+        # every group of gas has its own velocity and width
+        component = torch.einsum("fgd,fgdl->fgl", gas, made["line_out"][owner]).clamp(min=0)
+        for k in range(len(GROUPS)):
+            line = sum(component[:, i] for i, group in enumerate(GROUP_OF) if group == k)
+            if (line > 0).any():
+                red = (1 + g["redshift"][owner]) * (1 + truth["group_velocity"][:, k] / C_KMS) - 1
+                add_lines(flux, line, self.gas.wave, red, truth["group_sigma"][:, k], grid)
         return truth | {"flux": flux}
+
+    @staticmethod
+    def _parts(amount):
+        """Integrals of the stellar masses (F, P, D) and of the gas (F, G, D)."""
+        return amount[:, :_GAS].unflatten(1, (-1, 2)), amount[:, _GAS:_OTHER].unflatten(1, (-1, 2))
 
     @staticmethod
     def _shift(grid, velocity):
@@ -204,31 +226,47 @@ class Scenes:
         return grid.edges[None] / (1 + velocity.double()[:, None] / C_KMS)
 
     def truth(self, scene, owner, amount):
-        """Lines, equivalent widths, photometry and kinematics of apertures; see `spectra`."""
+        """Lines, equivalent widths, photometry and kinematics of apertures; parameters as for `spectra`.
+
+        Returns
+        -------
+        dict
+            line_flux, line_ew (F, L); redshift, velocity, sigma (F,) of the gas: moments of the whole H-alpha line;
+            velocity_star, sigma_star (F,), weighted with r light; group_velocity, group_sigma, ha_share (F, K): the
+            Gaussians of which the lines consist, by kinematic group (`GROUPS`), and their shares of H-alpha; band
+            (F, C) nanomaggies of the full spectrum. Velocities in km/s.
+        """
         made, g = scene["made"], scene["g"]
         z = g["redshift"]
-        mass, gas = amount[:, :12].unflatten(1, (6, 2)), amount[:, 12:24].unflatten(1, (6, 2))
-        line = torch.einsum("fgd,fgdl->fl", gas, made["line_out"][owner]).clamp(min=0)
+        mass, gas = self._parts(amount)
+        component = torch.einsum("fgd,fgdl->fgl", gas, made["line_out"][owner]).clamp(min=0)
+        line = component.sum(1)
         if "pseudo" not in made:
             made["pseudo"] = self.stars.pseudo_continuum(z, made["weights"], made["ebv"])
+            made["pseudo_nebular"] = self.stars.nebular_pseudo(z, made["gas_ebv"])
         continuum = torch.einsum("fpd,fpdl->fl", mass, made["pseudo"][owner])
-        ha, hav, hav2, light, lightv, lightv2 = amount[:, 25:31].unbind(1)
+        hbeta = torch.einsum("fgd,fg->fd", gas, made["line"][owner][..., _HB])
+        continuum = continuum + torch.einsum("fd,fdl->fl", hbeta, made["pseudo_nebular"][owner])
+        ha = component[..., _HA]
+        ha = torch.cat([ha[:, :3].sum(1, keepdim=True), ha[:, 3:]], 1)
+        first, second = amount[:, _MOMENTS:_LIGHT].unflatten(1, (2, -1)).unbind(1)
+        group_velocity, group_sigma, velocity, sigma, share = gas_moments(ha, first, second)
         tiny = 1e-12
-        velocity, velocity_star = hav / ha.clamp(min=tiny), 0.9 * lightv / light.clamp(min=tiny)
-        spread = (hav2 / ha.clamp(min=tiny) - velocity**2).clamp(min=0)
-        spread_star = 0.81 * (lightv2 / light.clamp(min=tiny) - (lightv / light.clamp(min=tiny)) ** 2).clamp(min=0)
-        share = gas.sum(2) * made["line"][owner][..., LINES.index("Ha")]
-        share = share / share.sum(1, keepdim=True).clamp(min=tiny)
-        intrinsic = (share * made["sigma"][owner] ** 2).sum(1)
+        light, lightv, lightv2 = (amount[:, _LIGHT + i] for i in range(3))
+        velocity_star = lightv / light.clamp(min=tiny)
+        square = lightv2 / light.clamp(min=tiny) - velocity_star**2
         return {
             "line_flux": line,
             "line_ew": line / continuum.clamp(min=tiny),
             "redshift": (1 + z[owner]) * (1 + velocity / C_KMS) - 1,
             "velocity": velocity,
             "velocity_star": velocity_star,
-            "sigma": torch.sqrt(intrinsic + spread),
-            "sigma_star": torch.sqrt(g["sigma_star"][owner] ** 2 + spread_star),
-            "band": torch.einsum("fcj,fj->fc", scene["band"][owner], amount[:, :25]),
+            "sigma": sigma,
+            "sigma_star": torch.sqrt(square.clamp(min=100.0)),
+            "group_velocity": group_velocity,
+            "group_sigma": group_sigma,
+            "ha_share": share,
+            "band": torch.einsum("fcj,fj->fc", scene["band"][owner], amount[:, :_MOMENTS]),
         }
 
     def _integrate(self, stack, owner, kernel):
@@ -285,6 +323,3 @@ class Scenes:
             disc = (x - u[:, None])[:, None] ** 2 + (x - v[:, None])[:, :, None] ** 2 < 9
             bad = bad | disc[:, None]
         return image.masked_fill(bad, 0.0), sigma.masked_fill(bad, torch.inf), signal
-
-
-assert len(POPULATIONS) == len(GAS_COMPONENTS) == 6  # 12 + 12 maps

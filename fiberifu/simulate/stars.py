@@ -92,6 +92,7 @@ class Starlight:
         self.log_age, self.log_z = tensor(pack["log_age"]), tensor(pack["log_z"])
         self.n_age, self.n_met = len(self.log_age), len(self.log_z)
         self.k = calzetti(self.wave)
+        self.nebular = tensor(pack["nebular"])  # per unit of H-beta
         wave = np.asarray(pack["wave"], dtype=np.float64)
         self.step = float(np.log(wave[1] / wave[0]))
         # the curves on the rest grid continued to observed 17,500 A: a redshift is then a shift of the index
@@ -109,15 +110,17 @@ class Starlight:
         self.first_edge = float(edges[0])
         # pseudo-continua: mean of each sideband, interpolated linearly to the line
         mean = np.zeros((len(line_wave), 2, len(self.ssp)))
-        centre = np.zeros((len(line_wave), 2))
+        centre, side_nebular = np.zeros((len(line_wave), 2)), np.zeros((len(line_wave), 2))
         for i, sides in enumerate(sidebands):
             for j, (low, high) in enumerate(sides):
                 inside = (wave > low) & (wave < high)
                 mean[i, j] = np.asarray(pack["ssp"]).reshape(-1, wave.size)[:, inside].mean(1)
                 centre[i, j] = (low + high) / 2
+                side_nebular[i, j] = np.asarray(pack["nebular"])[inside].mean()
         part = (np.asarray(line_wave) - centre[:, 0]) / (centre[:, 1] - centre[:, 0])
         mean *= np.stack([1 - part, part], 1)[:, :, None]
         self.side_mean, self.side_k = tensor(mean), calzetti(tensor(centre))
+        self.side_nebular = tensor(side_nebular * np.stack([1 - part, part], 1))
 
     def weights(self, log_age_mean, width, log_z, low=9.0):
         """Mass weights (…, S) of a lognormal age distribution at one metallicity, ages above 10**low yr."""
@@ -153,6 +156,20 @@ class Starlight:
         curve = self.band_curves[:, index].transpose(0, 1)
         return (curve[..., :-1] * (1 - part) + curve[..., 1:] * part) / (1 + z[:, None, None])
 
+    def dust(self, ebv):
+        """Fraction of light that leaves behind E(B-V): (..., N)."""
+        return torch.exp(-0.4 * math.log(10) * ebv[..., None] * self.k)
+
+    def nebular_flux(self, z, ebv):
+        """Photometry of the nebular continuum behind dust: (B, D, C) nanomaggy per Lsun of H-beta."""
+        functional = self.band_functional(z) * self.nebular
+        return torch.einsum("bdn,bcn->bdc", self.dust(ebv), functional) * distance_factor(z)[:, None, None]
+
+    def nebular_pseudo(self, z, ebv):
+        """Nebular continuum at the lines' sidebands: (B, D, L), 1e-17 erg/s/cm2/A per Lsun of H-beta."""
+        dust = torch.exp(-0.4 * math.log(10) * ebv[..., None, None] * self.side_k)
+        return (self.side_nebular * dust).sum(-1) * distance_factor(z)[:, None, None]
+
     def band_flux(self, z, weights, ebv):
         """Photometry of populations behind dust: (B, P, D, C) nanomaggy per Msun.
 
@@ -163,8 +180,7 @@ class Starlight:
         ebv : Tensor (B, D)
             E(B-V) of starlight.
         """
-        dust = torch.exp(-0.4 * math.log(10) * ebv[..., None] * self.k)
-        functional = dust[:, :, None] * self.band_functional(z)[:, None]  # B, D, C, N
+        functional = self.dust(ebv)[:, :, None] * self.band_functional(z)[:, None]  # B, D, C, N
         ssp = torch.matmul(functional, self.ssp.T)  # B, D, C, S
         return torch.einsum("bdcs,bps->bpdc", ssp, weights) * distance_factor(z)[:, None, None, None]
 
@@ -187,7 +203,7 @@ class Starlight:
         one = torch.einsum("bps,ljs->bplj", weights, self.side_mean)
         return torch.einsum("bplj,bdlj->bpdl", one, dust) * distance_factor(z)[:, None, None, None]
 
-    def spectrum(self, mass, ebv, sigma_kms):
+    def spectrum(self, mass, ebv, sigma_kms, hbeta=None, gas_ebv=None):
         """Rest-frame spectra (F, N), Lsun/A.
 
         Parameters
@@ -197,9 +213,12 @@ class Starlight:
         ebv : Tensor (F, D)
         sigma_kms : Tensor (F,)
             Broadening beyond the templates' own resolution.
+        hbeta, gas_ebv : Tensor (F, D), optional
+            H-beta before dust, Lsun, whose nebular continuum is added, and the gas's E(B-V).
         """
-        dust = torch.exp(-0.4 * math.log(10) * ebv[..., None] * self.k)
-        spectrum = ((mass @ self.ssp) * dust).sum(1)
+        spectrum = ((mass @ self.ssp) * self.dust(ebv)).sum(1)
+        if hbeta is not None:
+            spectrum = spectrum + (self.dust(gas_ebv) * hbeta[..., None]).sum(1) * self.nebular
         n = len(self.wave)
         padded = torch.cat([spectrum, spectrum[:, -1:].expand(-1, 540), spectrum[:, :1].expand(-1, 535)], 1)  # 2^14
         k = torch.fft.rfftfreq(padded.shape[1], device=spectrum.device)

@@ -29,6 +29,7 @@ STRATA = (
     "outflow",
     "off_centre_hii",
     "decoupled",
+    "merger",
     "ring",
     "edge_on",
     "neighbour",

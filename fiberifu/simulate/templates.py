@@ -14,6 +14,11 @@ desi_wave, desi_throughput, sky_dark : (7781,) the DESI grid, throughput of spec
     (1e-17 erg/s/cm2/A/arcsec2)
 gas_log_z, gas_log_u, gas_xi : axes of the photoionisation table; log10 Z/Zsun, log10 U, dust-to-metal ratio
 gas_line : (n_z, n_u, n_xi, 8) log10 of line luminosity, Lsun per Msun/yr, in the order of `GAS_LINES`
+agn_log_z, agn_log_u, agn_alpha : axes of the narrow-line table; alpha is the slope of the ionising spectrum
+agn_line : (n_z, n_u, n_alpha, 8) log10 of line / H-alpha, in the order of `HARD_LINES`
+shock_log_z, shock_log_v : axes of the shock table; log10 of the velocity / km/s
+shock_line : (n_z, n_v, 8) log10 of line / H-alpha of shock and precursor, in the order of `HARD_LINES`
+nebular : (15309,) continuum of ionised hydrogen per unit of H-beta, 1 / Angstrom
 """
 
 from pathlib import Path
@@ -21,11 +26,13 @@ from pathlib import Path
 import numpy as np
 
 from ..data_dir import find_data_dir
+from .nebular import nebular_continuum
 
 __all__ = [
     "BANDS",
     "DESI_WAVE",
     "GAS_LINES",
+    "HARD_LINES",
     "REST_WAVE",
     "analytic_template_pack",
     "build_template_pack",
@@ -37,6 +44,12 @@ BANDS = ("g", "r", "i", "z")
 REST_WAVE = np.exp(np.log(2250.0) + 1e-4 * np.arange(15309))
 DESI_WAVE = 3600.0 + 0.8 * np.arange(7781)
 GAS_LINES = ("O2", "Hb", "O3_5007", "Ha", "N2_6583", "S2_6716", "S2_6731", "O3_4959")
+HARD_LINES = ("O2", "Hb", "O3_5007", "O1_6300", "Ha", "N2_6583", "S2_6716", "S2_6731")
+PACK_KEYS = (
+    *("wave", "ssp", "log_age", "log_z", "band_wave", "band_g", "band_r", "band_i", "band_z", "nebular"),
+    *("desi_wave", "desi_throughput", "sky_dark", "gas_log_z", "gas_log_u", "gas_xi", "gas_line"),
+    *("agn_log_z", "agn_log_u", "agn_alpha", "agn_line", "shock_log_z", "shock_log_v", "shock_line"),
+)
 
 _BAND_WAVE = np.arange(3800.0, 10200.0, 5.0)
 _SOLAR_Z = 0.01524  # Bressan+2012, the solar value of Gutkin+2016
@@ -53,11 +66,22 @@ def load_template_pack(path):
     Returns
     -------
     dict of str to `numpy.ndarray`
+
+    Raises
+    ------
+    ValueError
+        When the pack lacks tables that this version needs.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path: no template pack at {str(path)!r}; write one with build_template_pack")
     with np.load(path, allow_pickle=False) as file:
+        missing = [key for key in PACK_KEYS if key not in file.files]
+        if missing:
+            raise ValueError(
+                f"path: the template pack {str(path)!r} is of an older version and lacks {', '.join(missing)}; "
+                "rebuild it with build_template_pack"
+            )
         return {key: file[key] for key in file.files}
 
 
@@ -88,6 +112,9 @@ def build_template_pack(data_dir=None, out=None):
     pack["log_age"], pack["log_z"], pack["ssp"] = _read_ssps(data / "templates")
     pack.update(_read_instrument(data / "instrument"))
     pack.update(_read_gutkin(data / "lines" / "gutkin16"))
+    pack.update(_read_feltre(data / "lines" / "gutkin16"))
+    pack.update(_read_shocks(data / "lines" / "mappings" / "MAPPINGS_shock_grid_13_fluxes.csv"))
+    pack["nebular"] = nebular_continuum(REST_WAVE)
     if out is not None:
         np.savez(out, **pack)
     return pack
@@ -182,6 +209,52 @@ def _read_gutkin(folder):
     }
 
 
+def _read_feltre(folder):
+    """Narrow-line regions of Feltre+2016 at n_H = 1000 and dust-to-metal 0.3.
+
+    The files hold only metal-rich gas, Z = 0.05 to 0.07, as narrow-line regions of massive hosts are (Groves+2006);
+    `GasTables.narrow` shifts [N II] where a host is poorer.
+    """
+    z, names = [0.05, 0.06, 0.07], ["050", "060", "070"]
+    log_u, alpha = np.arange(-5.0, -0.9, 0.5), np.array([-2.0, -1.7, -1.4, -1.2])
+    columns = [4, 5, 7, 8, 10, 11, 12, 13]  # the order of HARD_LINES
+    table = np.full((len(z), log_u.size, alpha.size, len(columns)), np.nan)
+    for i, name in enumerate(names):
+        rows = np.loadtxt(folder / f"nebular_emission_Z{name}.txt")
+        for row in rows[(rows[:, 1] == 0.3) & (rows[:, 2] == 1000)]:
+            j, k = np.argmin(np.abs(log_u - row[0])), np.argmin(np.abs(alpha - row[3]))
+            table[i, j, k] = np.log10(row[columns] / row[10])
+    if np.isnan(table).any():
+        raise ValueError(f"data_dir: the narrow-line tables under {str(folder)!r} are incomplete")
+    return {
+        "agn_log_z": np.log10(np.array(z) / _SOLAR_Z),
+        "agn_log_u": log_u,
+        "agn_alpha": alpha,
+        "agn_line": table,
+    }
+
+
+def _read_shocks(path):
+    """MAPPINGS shocks with precursor (the code: Sutherland & Dopita 2017), density 100 cm-3, 120-600 km/s.
+
+    ``abund`` of the file is read as per cent of solar.
+    """
+    with open(path) as file:
+        header = file.readline().strip().split(",")
+    order = ("OII3726", "OII3729", "Hbeta", "OIII5007", "OI6300", "Halpha", "NII6583", "SII6716", "SII6731")
+    names = ["density", "abund", "v_s", *(f"{line}_tot" for line in order)]
+    rows = np.loadtxt(path, delimiter=",", skiprows=1, usecols=[header.index(name) for name in names])
+    rows = rows[rows[:, 0] == 100]
+    abundance, velocity, flux = np.unique(rows[:, 1]), np.unique(rows[:, 2]), rows[:, 3:]
+    flux = np.concatenate([flux[:, :1] + flux[:, 1:2], flux[:, 2:]], 1)  # the order of HARD_LINES
+    table = np.full((abundance.size, velocity.size, flux.shape[1]), np.nan)
+    at = np.searchsorted(abundance, rows[:, 1]), np.searchsorted(velocity, rows[:, 2])
+    table[at] = np.log10(flux / flux[:, HARD_LINES.index("Ha"), None])
+    if np.isnan(table).any():
+        raise ValueError(f"data_dir: the shock table {str(path)!r} is incomplete")
+    return {"shock_log_z": np.log10(abundance / 100), "shock_log_v": np.log10(velocity), "shock_line": table}
+
+
 def analytic_template_pack():
     """A pack from formulae: cooling black bodies with a Balmer break and absorption. Offline tests only.
 
@@ -223,4 +296,21 @@ def analytic_template_pack():
         "gas_xi": xi[0, 0],
         "gas_line": np.stack(lines, -1),
     }
+    # hard ionisation: typical ratios of Seyferts (Ho 2008) and of shocks (Allen+2008), smooth in the parameters
+    z, u, alpha = np.meshgrid([0.5, 0.6, 0.7], [-4.0, -3.0, -2.0], [-2.0, -1.2], indexing="ij")
+    zero, hard = np.zeros_like(z), alpha + 1.6
+    lines = [0.15 - 0.48 + 0.3 * hard, zero - 0.48, 0.8 + 0.4 * (u + 3) - 0.48, -1.2 + 0.9 * hard, zero]
+    lines += [0.0 - 0.1 * (u + 3) + 0.3 * hard, -0.8 - 0.2 * (u + 3), -0.9 - 0.2 * (u + 3)]
+    pack |= {
+        "agn_log_z": z[:, 0, 0],
+        "agn_log_u": u[0, :, 0],
+        "agn_alpha": alpha[0, 0],
+        "agn_line": np.stack(lines, -1),
+    }
+    z, v = np.meshgrid([-0.4, 0.0, 0.25], [2.08, 2.4, 2.78], indexing="ij")
+    zero, fast = np.zeros_like(z), v - 2.4
+    lines = [zero + 0.1, zero - 0.49, 0.6 * fast + 0.2, 0.6 * fast - 0.4, zero]
+    lines += [0.7 * z + 0.3 * fast - 0.25, zero - 0.55, zero - 0.65]
+    pack |= {"shock_log_z": z[:, 0], "shock_log_v": v[0], "shock_line": np.stack(lines, -1)}
+    pack["nebular"] = nebular_continuum(REST_WAVE)
     return pack
