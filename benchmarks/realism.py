@@ -47,10 +47,12 @@ def print_table(report):
     """The table of the page, as text."""
     print(f"{report['galaxies']} galaxies, seed {report['seed']}:", report["summary"])
     for row in report["comparisons"]:
-        number = lambda key: "      --" if row[key] is None else f"{row[key]:8.3f}"  # noqa: B023, E731
+        value = {key: "--" if x is None else f"{x:.3f}" for key, x in row.items() if not isinstance(x, str)}
         print(
-            f"{row['verdict']:9s} {number('excess')}  {row['name'][:78]:78s} {number('simulated')} +-{number('simulated_error')}"
-            f"  {number('real')} +-{number('real_error')}  (threshold {row['threshold']:g}, n {row['n_simulated']}, {row['n_real']})"
+            f"{row['verdict']:9s} {value['excess']:>7s}  {row['name'][:80]:80s}",
+            f"{value['simulated']:>7s} +- {value['simulated_error']:5s}",
+            f"{value['real']:>7s} +- {value['real_error']:5s}",
+            f"threshold {row['threshold']:g}, n {row['n_simulated']}, {row['n_real']}",
         )
 
 

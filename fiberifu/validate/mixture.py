@@ -3,7 +3,7 @@
 
 import numpy as np
 
-__all__ = ["LINE_GROUPS", "Mixture", "stellar_templates"]
+__all__ = ["LINE_GROUPS", "Mixture", "stellar_templates", "velocity_shift"]
 
 C_KMS = 299792.458
 _SIDEBANDS = {"Ha": ((6483.0, 6513.0), (6623.0, 6653.0)), "Hb": ((4798.9, 4838.9), (4885.6, 4925.6))}
@@ -13,6 +13,8 @@ _SIDEBANDS = {"Ha": ((6483.0, 6513.0), (6623.0, 6653.0)), "Hb": ((4798.9, 4838.9
 LINE_GROUPS = {
     "O2": ((3727.1, 0.43), (3729.9, 0.57)),
     "Ne3": ((3869.9, 1.0),),
+    "H9": ((3836.5, 1.0),),
+    "H8": ((3890.2, 1.0),),
     "He": ((3971.2, 1.0),),
     "Hd": ((4102.9, 1.0),),
     "Hg": ((4341.7, 1.0),),
@@ -106,8 +108,9 @@ class Mixture:
         -------
         dict
             model, continuum (n,) on the given wavelengths; rms: of flux / model - 1, over pixels that count and are
-            1000 km/s from lines; fine: the same after a running median over 200 A is taken out; lines and errors: dicts of
-            fluxes by `LINE_GROUPS`; ew: of H-alpha, [N II] (both lines) and H-beta, A; chi2: reduced (errors given).
+            1000 km/s from lines; fine: the same after a running median over 200 A is taken out; lines and errors:
+            dicts of fluxes by `LINE_GROUPS`; ew: of H-alpha, [N II] (both lines) and H-beta, A; chi2: reduced, where
+            errors are given.
         """
         from scipy.ndimage import median_filter
 
@@ -152,7 +155,7 @@ class Mixture:
             spread = 2 * np.sqrt(np.pi) * centre * line_width / C_KMS  # noise-equivalent width of a Gaussian
             i = min(np.searchsorted(wave, centre), len(wave) - 1)
             errors[name] = float(noise[i] * np.sqrt(spread * step[i]))
-        centres = np.array([centre for name in names for centre, _ in LINE_GROUPS[name]])
+        centres = np.array([centre for parts in LINE_GROUPS.values() for centre, _ in parts])
         apart = np.abs(wave[:, None] / centres - 1).min(1) > 1000 / C_KMS
         kept = good & np.isfinite(residual) & apart
         used = (coefficients > 0).sum()
@@ -170,6 +173,20 @@ class Mixture:
             "width": star_width,
             "line_width": line_width,
         }
+
+
+def velocity_shift(wave, flux, fit, reach=600.0, step=25.0):
+    """Velocity, km/s, by which a spectrum lies to the red of its fit: least squares of the model shifted."""
+    good = fit["good"].copy()
+    edge = int(np.ceil(reach / C_KMS * wave[-1] / np.median(np.diff(wave)))) + 1
+    good[:edge] = good[-edge:] = False
+    trial = np.arange(-reach, reach + step / 2, step)
+    weight = 1 / np.maximum(np.abs(fit["model"]), 1e-3 * np.median(np.abs(fit["model"])))
+    cost = []
+    for v in trial:
+        model = np.interp(wave / (1 + v / C_KMS), wave, fit["model"])
+        cost.append((((flux - model) * weight)[good] ** 2).sum())
+    return float(trial[int(np.argmin(cost))])
 
 
 def _line_columns(wave, width, constant):

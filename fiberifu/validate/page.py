@@ -19,6 +19,11 @@ td:nth-child(1), td:nth-child(2), td:last-child, th:nth-child(1), th:nth-child(2
 .note { color: #666; font-size: 12px; }
 """
 
+_COLUMNS = (
+    *("verdict", "what", "simulated", "real", "difference", "threshold", "ratio", "unit", "n (simulated, real)"),
+    "against",
+)
+
 
 def make_page(report, pictures):
     """HTML of a report.
@@ -40,14 +45,13 @@ def make_page(report, pictures):
         '<html lang="en"><head><meta charset="utf-8"><title>How realistic are simulated galaxies?</title>',
         f"<style>{_STYLE}</style></head><body>",
         "<h1>How realistic are simulated galaxies?</h1>",
-        f"<p>{report['galaxies']} simulated galaxies (seed {report['seed']}, fiberifu {escape(report['version'])}) against "
-        f"the sky: {summary['agrees']} comparisons agree, {summary['differs']} differ, {summary['undecided']} are undecided, "
-        f"{summary['context']} are for context. The largest differences come first, counted in units of a threshold that is "
-        "stated before each comparison: the largest difference that counts as agreement. <i>Undecided</i>: beyond the "
-        "threshold by less than one standard error. Errors are 1 sigma (bootstrap over the objects); a dash where none is "
-        "known or none was measured.</p>",
-        "<table><thead><tr><th>verdict</th><th>what</th><th>simulated</th><th>real</th><th>difference</th><th>threshold</th>"
-        "<th>ratio</th><th>unit</th><th>n sim, real</th><th>against</th></tr></thead><tbody>",
+        f"<p>{report['galaxies']} simulated galaxies (seed {report['seed']}, fiberifu {escape(report['version'])}) "
+        f"against the sky: {summary['agrees']} comparisons agree, {summary['differs']} differ, "
+        f"{summary['undecided']} are undecided, {summary['context']} are for context. The largest differences come "
+        "first, counted in units of a threshold that is stated before each comparison: the largest difference that "
+        "counts as agreement. <i>Undecided</i>: beyond the threshold by less than one standard error. Errors are 1 "
+        "sigma (bootstrap over the objects); a dash where none is known or none was measured.</p>",
+        f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in _COLUMNS)}</tr></thead><tbody>",
         *(_row(row) for row in report["comparisons"]),
         "</tbody></table>",
     ]

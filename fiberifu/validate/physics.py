@@ -109,6 +109,22 @@ def compare_lines(sample, folder):
         (1.0, _NAN),
         *("", 0.05, "at least", "Kewley et al. 2001, 2006", 0, "the two planes must tell the same story"),
     )
+    lit = (ew > 6) & ~f["agn"]
+    with np.errstate(invalid="ignore"):
+        composite = ~(ratio["O3"] < KAUFFMANN_2003(ratio["N2"]))
+    row(
+        "fibres without an active nucleus above Kauffmann et al. 2003",
+        bootstrap(np.mean, composite[lit].astype(float)),
+        (0.07, 0.02),
+        *(
+            "",
+            0.08,
+            "at most",
+            "composites among the galaxies of Kewley et al. 2006 (MNRAS 372, 961), central fibres",
+            0,
+        ),
+        *("EW(H-alpha) > 6 A; [N II] too strong, or [O III], for H II regions alone", int(lit.sum())),
+    )
     active = f["agn"] & (ew > 3)
     over = ratio["O3"] > KAUFFMANN_2003(ratio["N2"])
     row(
@@ -146,54 +162,38 @@ def compare_noise(simulator, sample, folder):
     """Inverse variance of real DESI spectra and of a real Legacy cutout, against the simulator's."""
     import torch
 
-    from ..simulate.observe import encircled_energy, spectrum_sigma
+    from ..simulate.observe import encircled_energy
 
     spectra, seeing = read_desi(folder), 1.1
     wave = simulator.wave.double().numpy()
-    blur = torch.as_tensor(seeing * (wave / 6500.0) ** -0.2).float()
-    logs = {arm: [] for arm in "brz"}
+    models = {"": lambda inside, s: _training_sigma(simulator, inside, s["effective"], seeing)}
+    spectrograph = _spectrograph_sigma(simulator, seeing)
+    if spectrograph is not None:
+        models[", spectrograph"] = spectrograph
+    logs = {(model, arm): [] for model in models for arm in "brz"}
     curves = []
     for s in spectra:
-        if (
-            s["effective"] > 1.5 * s["seconds"]
-        ):  # better than nominal by so much: TSNR2 counts exposures not in the coadd
+        if s["effective"] > 1.5 * s["seconds"]:  # so much better than nominal: TSNR2 counts exposures not in the coadd
             continue
-        flux = np.interp(wave, *_smooth_spectrum(s["arms"]))
-        inside = torch.as_tensor(flux).float() * encircled_energy(0.75, blur)
-        seconds = torch.tensor([s["effective"]]).float()
-        sigma = spectrum_sigma(inside[None], simulator.wave, simulator.throughput, simulator.sky, blur[None], seconds)
-        sigma = sigma[0].double().numpy()
-        curve = {"name": s["name"], "wave": wave, "sim": sigma, "real": {}}
-        for arm, (arm_wave, _, ivar) in s["arms"].items():
-            good = ivar > 0
-            ratio = np.interp(arm_wave, wave, sigma)[good] ** -2 / ivar[good]
-            logs[arm].append(np.log10(np.median(ratio)))
-            curve["real"][arm] = (arm_wave[good], ivar[good] ** -0.5)
+        blur = torch.as_tensor(seeing * (wave / 6500.0) ** -0.2)
+        inside = np.interp(wave, *_smooth_spectrum(s["arms"])) * encircled_energy(0.75, blur).numpy()
+        real = {arm: (w[ivar > 0], ivar[ivar > 0] ** -0.5) for arm, (w, _, ivar) in s["arms"].items()}
+        curve = {"name": s["name"], "wave": wave, "real": real, "sim": {}}
+        for model, make in models.items():
+            curve["sim"][model] = sigma = make(inside, s)  # per arm
+            for arm, (arm_wave, noise) in real.items():
+                ratio = (noise / np.interp(arm_wave, wave, sigma[arm])) ** 2
+                logs[model, arm].append(np.log10(np.median(ratio)))
         curves.append(curve)
     rows = []
     note = "median over pixels of simulated / real, mean of the targets; effective dark seconds from TSNR2_LRG"
-    for arm, values in logs.items():
+    for (model, arm), values in logs.items():
         value, error = bootstrap(np.mean, np.array(values))
+        name = f"log inverse variance of DESI spectra{model or ' for training'}, arm {arm}, simulated / real"
         rows.append(
             Comparison(
-                *(
-                    "Noise",
-                    f"log inverse variance of DESI spectra, arm {arm}, simulated / real",
-                    value,
-                    error,
-                    0.0,
-                    _NAN,
-                ),
-                *(
-                    "dex",
-                    len(values),
-                    len(values),
-                    0.15,
-                    "same",
-                    "DESI EDR coadds, same flux and exposure",
-                    "noise",
-                    note,
-                ),
+                *("Noise", name, value, error, 0.0, _NAN, "dex", len(values), len(values), 0.15, "same"),
+                *("DESI EDR coadds, same flux and exposure", "noise", note),
             )
         )
     pixel, real = sample["noise"]["pixel_sigma"], read_cutout_noise(folder)
@@ -206,10 +206,42 @@ def compare_noise(simulator, sample, folder):
                 *("Noise", f"log noise per pixel of Legacy images, {band}"),
                 *(*bootstrap(np.median, np.log10(values)), float(np.log10(real[band])), _NAN, "dex (nanomaggy)"),
                 *(len(values), 1, 0.15, "same", "inverse variance of one DR9 south cutout", "noise"),
-                f"the depth of the survey varies by about 0.1 dex from place to place (simulated: {central_scatter(np.log10(values)):.2f})",
+                f"one place in the survey; simulated depths scatter by {central_scatter(np.log10(values)):.2f} dex",
             )
         )
     return rows, {"curves": curves, "pixel": pixel, "cutout": real}
+
+
+def _training_sigma(simulator, inside, seconds, seeing):
+    """Noise of `Simulator.batch`'s spectra, calibrated as point sources, the same array for each arm."""
+    import torch
+
+    from ..simulate.observe import spectrum_sigma
+
+    blur = seeing * (simulator.wave / 6500.0) ** -0.2
+    light, time = torch.as_tensor(inside).float()[None], torch.tensor([seconds]).float()
+    sigma = spectrum_sigma(light, simulator.wave, simulator.throughput, simulator.sky, blur[None], time)
+    return dict.fromkeys("brz", sigma[0].double().numpy())
+
+
+def _spectrograph_sigma(simulator, seeing):
+    """Noise of the simulated spectrograph in each arm; None where the simulator has none."""
+    try:
+        from ..simulate.fiber import fiber_sigma
+    except ImportError:
+        return None
+    import torch
+
+    from ..simulate.observe import encircled_energy
+
+    blur = seeing * (simulator.wave.double() / 6500.0) ** -0.2
+    caught = encircled_energy(0.75, blur).numpy()
+
+    def sigma(inside, s):
+        noise = fiber_sigma(simulator, inside, s["effective"], s["exposures"]) / caught
+        return dict(zip("brz", torch.as_tensor(noise).double().numpy(), strict=True))
+
+    return sigma
 
 
 def _smooth_spectrum(arms, size=201):
@@ -275,24 +307,26 @@ def compare_scaling(sample):
     formed = disc & (ew > 6) & ~g["agn"] & (mass > 9) & (mass < 11.3) & (g["redshift"] < 0.2)
     m = mass[formed]
     oxygen = SOLAR_OH + g["gas_z_inner"][formed] + (g["gas_z_outer"] - g["gas_z_inner"])[formed] / 3
-    row(
-        "true 12 + log(O/H) at fixed mass",
-        bootstrap(np.median, oxygen - andrews_martini_2013(m)),
-        (0.0, 0.05),
-        *("dex", 0.15, "Andrews & Martini 2013, electron temperatures", "scaling"),
-        f"at one effective radius; solar gas phase {SOLAR_OH}; the scale of abundances is uncertain by 0.2 dex (Tremonti "
-        f"et al. 2004: {np.median(oxygen - tremonti_2004(m)):+.2f} dex)",
-        len(m),
-    )
     n2 = n2_metallicity(ratio["N2"][formed])
-    row(
-        "12 + log(O/H) by N2 at fixed mass",
-        bootstrap(np.median, n2 - kewley_ellison_n2(m)),
-        (0.0, 0.03),
-        *("dex", 0.07, "Pettini & Pagel 2004 N2, SDSS relation of Kewley & Ellison 2008", "scaling"),
-        "lines of the total light, against SDSS fibres of 3 arcsec: 0.03 dex of gradient between them",
-        len(m),
-    )
+    for part, some in (("log M < 10", m < 10), ("log M > 10", m >= 10)):
+        tremonti = np.median(oxygen[some] - tremonti_2004(m[some])) if some.any() else _NAN
+        row(
+            f"true 12 + log(O/H) at fixed mass, {part}",
+            bootstrap(np.median, oxygen[some] - andrews_martini_2013(m[some])),
+            (0.0, 0.05),
+            *("dex", 0.15, "Andrews & Martini 2013, electron temperatures", "scaling"),
+            f"at one effective radius; solar gas phase {SOLAR_OH}; scales of abundance differ by 0.2 dex (Tremonti et "
+            f"al. 2004: {tremonti:+.2f} dex)",
+            int(some.sum()),
+        )
+        row(
+            f"12 + log(O/H) by N2 at fixed mass, {part}",
+            bootstrap(np.median, n2[some] - kewley_ellison_n2(m[some])),
+            (0.0, 0.03),
+            *("dex", 0.07, "Pettini & Pagel 2004 N2, SDSS relation of Kewley & Ellison 2008", "scaling"),
+            "lines of the total light, against SDSS fibres of 3 arcsec: 0.03 dex of gradient between them",
+            int(some.sum()),
+        )
     row(
         "scatter of N2 metallicity at fixed mass",
         bootstrap(lambda a, b: residual_scatter(a, b), n2, m),
@@ -350,7 +384,7 @@ def compare_scaling(sample):
     )
     bx, by = box["log_sigma_mass"][use].astype(float), b_sfr[use]
     against = "Cano-Diaz et al. 2016 (ApJ 821, L26): 0.72, scatter 0.23; Sanchez 2020 (ARA&A 58, 99): about 1"
-    note = "boxes of 1.05 arcsec that are 0.5-1.5 kpc wide, EW(H-alpha) > 6 A, below Kauffmann et al. 2003; least squares in log SFR"
+    note = "boxes of 1.05 arcsec, 0.5-1.5 kpc wide, EW(H-alpha) > 6 A, below Kauffmann et al. 2003; least squares"
     for i, (name, sky, unit, threshold) in enumerate(
         (
             ("resolved main-sequence slope", (0.85, 0.13), "dex/dex", 0.2),

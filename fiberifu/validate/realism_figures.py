@@ -17,20 +17,22 @@ SIM, REAL, CURVE = "#d1495b", "0.35", "#00798c"
 CAPTIONS = {
     "colours": "Observed SDSS colours against redshift: 9,700 real galaxies (grey), simulated galaxies (red), running "
     "medians of both at the same redshift and r; right: g-r from the cut between red and blue, matched samples.",
-    "mixtures": "Best mixtures of the simulator's populations and lines (red) for three atlas galaxies (black): the 10, 50 and 90 % best "
-    "by residual; bottom: residuals of the atlas and of simulated galaxies, and distances to the nearest twin.",
-    "atlas": "Integrated spectra: Dn4000 and EW(H-alpha + [N II]) against rest-frame g-r, and H-alpha / H-beta; atlas (grey), "
-    "simulated (red).",
-    "surveys": "Best mixtures (red) for real DESI and MaNGA spectra (grey, smoothed to 4 A).",
-    "noise": "Noise of real DESI coadds (grey) and of the simulator at the same flux and effective exposure (red); right: noise per "
-    "pixel of simulated Legacy images, and of a real cutout (black lines).",
-    "bpt": "Simulated fibres (red; hosts of active nuclei: crosses) and real spaxels (grey) on the BPT planes, with the "
-    "curves of Kauffmann et al. 2003 (dashed), Kewley et al. 2001 (full) and the star-forming ridge of Kewley et al. "
-    "2013 (green); right: distance from the ridge.",
-    "scaling": "Scaling relations: simulated (red points) and published (lines). Boxes of the resolved main sequence are half to "
-    "one and a half kpc wide.",
-    "sizes": "Half-light radii in r against mass, with the relations of van der Wel et al. 2014 and their scatter; right: size in H-alpha "
-    "over size in r, and Koopmann et al. 2006.",
+    "mixtures": "Best mixtures of the simulator's populations and lines (red) for three atlas galaxies (black): those "
+    "at 10, 50 and 90 % of the residuals; bottom: residuals of the atlas and of simulated galaxies, and distances to "
+    "the nearest twin.",
+    "atlas": "Integrated spectra: Dn4000 and EW(H-alpha + [N II]) against rest-frame g-r, and H-alpha / H-beta; atlas "
+    "(black), simulated (red).",
+    "surveys": "Best mixtures (red) for real MaNGA and DESI spectra (black, means over 4 A, or 12 A where noisy) and "
+    "what they leave (grey).",
+    "noise": "Noise of real DESI coadds (grey) and of the simulator at the same flux and effective exposure (red); "
+    "right: noise per pixel of simulated Legacy images, and of a real cutout (dashed).",
+    "bpt": "Simulated fibres (red; hosts of active nuclei: crosses) and real spaxels (grey) on the BPT planes, with "
+    "the curves of Kauffmann et al. 2003 (dashed), Kewley et al. 2001 (full) and the star-forming ridge of Kewley et "
+    "al. 2013 (green); right: distance from the ridge.",
+    "scaling": "Scaling relations: simulated (points) and published (lines). Boxes of the resolved main sequence are "
+    "0.5-1.5 kpc wide.",
+    "sizes": "Half-light radii in r along the major axis against mass, with the relations of van der Wel et al. 2014 "
+    "and their scatter.",
     "survey": "Redshifts and r magnitudes of the simulated sample.",
 }
 
@@ -175,33 +177,35 @@ def _atlas(d):
 
 
 def _surveys(rows):
-    shown = sorted(rows, key=lambda r: -r["snr"])[:5] + [r for r in rows if r["name"].startswith("DESI")]
-    shown = list({r["name"]: r for r in shown}.values())
-    figure, axes = _axes(len(shown), 1, size=(9, 1.75 * len(shown)), sharex=True)
+    manga = sorted((r for r in rows if r["name"].startswith("MaNGA")), key=lambda r: -r["snr"])
+    shown = [*manga[::2], *(r for r in rows if r["name"].startswith("DESI"))]
+    figure, axes = _axes(len(shown), 1, size=(9, 1.9 * len(shown)), sharex=True)
     for ax, one in zip(np.atleast_1d(axes), shown, strict=True):
-        grid = np.arange(max(3600, one["wave"][0]), min(7400, one["wave"][-1]), 4.0)
-        smooth = (
-            lambda y: np.array(  # noqa: B023, E731
-                [
-                    np.mean(part) if len(part) else np.nan
-                    for part in np.split(y, np.searchsorted(one["wave"], grid[1:] - 2))
-                ]  # noqa: B023
-            )
-        )
+        step = 4.0 if one["snr"] > 3 else 12.0
+        grid = np.arange(max(3600, one["wave"][0]), min(7400, one["wave"][-1]), step)
         good = one["fit"]["good"]
-        flux, model = smooth(np.where(good, one["flux"], one["fit"]["model"])), smooth(one["fit"]["model"])
+        real, model = (
+            _rebin(one["wave"], y, grid)
+            for y in (np.where(good, one["flux"], one["fit"]["model"]), one["fit"]["model"])
+        )
         level = np.nanmedian(model)
-        ax.plot(grid, flux / level, color=REAL, lw=0.8)
+        ax.plot(grid, real / level, color="k", lw=0.8)
         ax.plot(grid, model / level, color=SIM, lw=0.8)
-        ax.plot(grid, (flux - model) / level, color="0.6", lw=0.5)
-        ax.set_ylim(-0.5, min(max(np.nanpercentile(flux / level, 99.9) * 1.1, 1.6), 9))
-        text = f"{one['name']}: S/N {one['snr']:.0f} per pixel, residual {100 * one['fit']['fine']:.1f} %, $\\chi^2_r$ {one['fit']['chi2']:.2f}"
-        if one["snr"] < 1.5:
-            text = text.replace(f"S/N {one['snr']:.0f}", f"S/N {one['snr']:.1f}")
-        ax.text(0.01, 0.93, text, transform=ax.transAxes, va="top", fontsize=8)
+        ax.plot(grid, (real - model) / level, color="0.6", lw=0.5)
+        ax.set_ylim(-0.5, np.clip(np.nanpercentile(model / level, 99.9) * 1.1, 1.6, 9))
+        text = f"{one['name']}: S/N {one['snr']:.2g} per pixel, reduced $\\chi^2$ {one['fit']['chi2']:.2f}"
+        if one["snr"] > 10:
+            text += f", residual {100 * one['fit']['fine']:.1f} %"
+        ax.set_title(text)
         ax.set_ylabel("flux")
     np.atleast_1d(axes)[-1].set_xlabel("rest wavelength (Å)")
     return figure
+
+
+def _rebin(wave, y, grid):
+    """Means of ``y`` in bins centred on the grid; NaN where a bin is empty."""
+    parts = np.split(y, np.searchsorted(wave, (grid[1:] + grid[:-1]) / 2))
+    return np.array([part.mean() if len(part) else np.nan for part in parts])
 
 
 def _noise(d):
@@ -210,8 +214,11 @@ def _noise(d):
     for ax, one in zip(axes, d["curves"], strict=False):
         for wave, sigma in one["real"].values():
             ax.plot(wave, sigma, color="0.6", lw=0.4, rasterized=True)
-        ax.plot(one["wave"], one["sim"], color=SIM, lw=0.4, rasterized=True)
-        top = np.percentile(one["sim"], 99) * 1.5
+        model = list(one["sim"].values())[-1]
+        for arm, (wave, _) in one["real"].items():
+            inside = (one["wave"] >= wave[0]) & (one["wave"] <= wave[-1])
+            ax.plot(one["wave"][inside], model[arm][inside], color=SIM, lw=0.4, rasterized=True)
+        top = 3 * np.median(np.concatenate([sigma for _, sigma in one["real"].values()]))
         ax.set(ylim=(0, top), xlabel="wavelength (Å)", title=one["name"].split(" ")[0])
     axes[0].set_ylabel("noise (1e-17 erg/s/cm$^2$/Å)")
     bins = np.linspace(-3.0, -1.6, 43)
@@ -315,7 +322,8 @@ def _scaling(d):
     axes[5].hist(d["ratio"], np.linspace(-0.4, 0.4, 41), histtype="step", lw=1.6, color=SIM)
     axes[5].axvline(np.log10(1.14), color=CURVE, label="Koopmann+2006, field spirals")
     axes[5].set(xlabel="log H$\\alpha$ size / r size", ylabel="galaxies")
-    axes[5].legend()
+    axes[5].legend(loc="upper right")
+    axes[5].set_ylim(0, axes[5].get_ylim()[1] * 1.25)
     return figure
 
 

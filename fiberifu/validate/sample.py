@@ -69,9 +69,9 @@ def simulated_sample(simulator, n, seed, *, start=0, size=24, progress=None):
     Returns
     -------
     dict of dict of ndarray
-        ``galaxy``: integrated colours, spectra, sizes, velocities and truth, one row each; ``fiber``: truth in DESI-like
-        fibres; ``box``: surface densities and lines in boxes of 1.05 arcsec; ``noise``: of the images, per band;
-        ``decam``: response curves of the simulator's g and r.
+        ``galaxy``: integrated colours, spectra, sizes, velocities and truth, one row each; ``fiber``: truth in
+        DESI-like fibres; ``box``: surface densities and lines in boxes of 1.05 arcsec; ``noise``: of the images, per
+        band; ``decam``: response curves of the simulator's g and r.
     """
     import torch
 
@@ -144,17 +144,49 @@ def _integrated(simulator, scene):
         out[key] = seen[key].cpu().numpy()
     # how large the light and the gas are, along the major axis, kpc
     light = torch.einsum("bj,bjyx->byx", scene["band"][:, 1, :other], stack[:, :other])
-    ha = stack[:, other + 1]
+    n_mass, made = maps["mass"].flatten(1, 2).shape[1], scene["made"]["line_out"].flatten(1, 2)
+    ha = torch.einsum("bj,bjyx->byx", made[..., _line("Ha")], stack[:, n_mass : n_mass + made.shape[1]])
     kpc = (g["re_kpc"] / g["re"]).cpu().numpy()
     radius = maps["radius"] * g["re"][:, None, None]
     out["r50"] = _half_radius(light, radius) * kpc
     out["r50_ha"] = _half_radius(ha, radius) * kpc
     out["re_arcsec"] = g["re"].cpu().numpy().copy()
-    # rotation at the radius with 80 % of the light of an exponential disc, 1.8 effective radii (Reyes et al. 2011: V80)
-    ring = (maps["radius"] - 1.8).abs() < 0.12
-    speed = torch.where(ring, maps["velocity"].abs(), torch.zeros_like(maps["velocity"])).flatten(1).amax(1)
-    out["v80"] = (speed / torch.sin(torch.deg2rad(g["inclination"])).clamp(min=0.05)).cpu().numpy()
+    out["v80"] = _rotation(simulator, scene)
     return out
+
+
+def _line(name):
+    from ..model.lines import LINES
+
+    return LINES.index(name)
+
+
+def _rotation(simulator, scene, reach=1.8, width=0.25):
+    """Speed of the gas (B,), km/s, in boxes on the major axis, over sin i; NaN where the field ends before.
+
+    At the radius with 80 % of the light of an exponential disc, 1.8 effective radii (Reyes et al. 2011: V80).
+    """
+    import torch
+    from torch.nn.functional import avg_pool2d
+
+    g, stack = scene["g"], scene["stack"]
+    n, size, pixel = len(stack), stack.shape[-1], simulator.config.pixel_scale
+    axis = (torch.arange(size, device=stack.device) - (size - 1) / 2) * pixel
+    dx, dy = axis[None, None, :] - g["east"][:, None, None], axis[None, :, None] - g["north"][:, None, None]
+    along = dx * torch.cos(g["pa"])[:, None, None] + dy * torch.sin(g["pa"])[:, None, None]
+    along = along / (scene["maps"]["radius"] * g["re"][:, None, None])
+    along, radius = (avg_pool2d(a[:, None], _PIXEL_BOX)[:, 0].flatten(1) for a in (along, scene["maps"]["radius"]))
+    value = along.abs() - 2 * (radius - reach).abs()
+    best = value.topk(4, dim=1).indices
+    pooled = avg_pool2d(stack, _PIXEL_BOX).flatten(2)
+    amount = torch.gather(pooled, 2, best[:, None].expand(-1, stack.shape[1], -1)).transpose(1, 2)
+    amount = amount.flatten(0, 1) * (_PIXEL_BOX * pixel) ** 2
+    owner = torch.arange(n, device=stack.device).repeat_interleave(4)
+    speed = simulator.truth(scene, owner, amount)["velocity"].abs().unflatten(0, (n, 4))
+    good = (torch.gather(radius, 1, best) - reach).abs() < width
+    good &= torch.gather(along, 1, best).abs() > 0.9
+    speed = torch.where(good, speed / torch.gather(along, 1, best).abs(), torch.nan)
+    return (speed.nanmean(1) / torch.sin(torch.deg2rad(g["inclination"])).clamp(min=0.05)).cpu().numpy()
 
 
 def decam_curves(simulator):
