@@ -2,8 +2,9 @@
 
     python benchmarks/realism.py [--galaxies 1200] [--pack PACK.npz] -o DIR
 
-Writes DIR/realism.json, DIR/realism.html (figures inside) and the figures as PNG. The real files and the templates are
-those of `fiberifu.simulate.find_data_dir`; 1200 galaxies take some minutes on one core.
+Writes DIR/realism.json, DIR/realism.html (figures inside), DIR/realism_table.inc and the figures as PNG; the page of
+the documentation shows what lies in docs/_static/realism. The real files and the templates are those of
+`fiberifu.simulate.find_data_dir`; 1200 galaxies take some minutes on one core.
 """
 
 import argparse

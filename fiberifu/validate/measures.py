@@ -95,7 +95,7 @@ def fit_line(x, y, pivot=0.0):
     x, y = np.asarray(x, dtype=float) - pivot, np.asarray(y, dtype=float)
     keep = np.ones(len(x), dtype=bool)
     for _ in range(3):
-        slope, value = np.polyfit(x[keep], y[keep], 1)
+        slope, value = np.linalg.lstsq(np.stack([x, np.ones_like(x)], 1)[keep], y[keep], rcond=None)[0]
         residual = y - slope * x - value
         scatter = central_scatter(residual)
         keep = np.abs(residual) <= 3 * max(scatter, 1e-12)

@@ -88,6 +88,10 @@ class Mixture:
             self._smoothed[key] = gaussian_filter1d(self.templates, extra, axis=1) if extra > 0.3 else self.templates
         return self._smoothed[key]
 
+    def _on(self, wave, width, every=1):
+        """Columns (n, n_template) at the given wavelengths."""
+        return np.stack([np.interp(wave, self.wave, t) for t in self._stars(width)[::every]], 1)
+
     def fit(
         self, wave, flux, sigma=None, *, widths=(150.0, 200.0, 260.0), line_widths=LINE_WIDTHS, constant="velocity"
     ):
@@ -130,13 +134,15 @@ class Mixture:
         flux = np.where(good, flux, 0.0)
         level = max(np.median(np.abs(flux[good])), 1e-30)
         scaled, weight = flux / level, weight * level
-        stars, lines_at = None, {w: _line_columns(wave, w, constant) for w in line_widths}
+        lines_at = {w: _line_columns(wave, w, constant) for w in line_widths}
         best = np.inf
         for width in widths:  # of the stars, with lines of a middling width
-            trial = np.stack([np.interp(wave, self.wave, t) for t in self._stars(width)], 1)
-            chi2, found = _solve(trial, lines_at[line_widths[len(line_widths) // 2]][0], scaled, weight)
+            trial = self._on(wave, width, every=4)  # some of them tell the width
+            chi2 = _solve(trial, lines_at[line_widths[len(line_widths) // 2]][0], scaled, weight)[0]
             if chi2 < best:
-                best, star_width, stars, coefficients = chi2, width, trial, found
+                best, star_width = chi2, width
+        stars = self._on(wave, star_width)
+        coefficients = _solve(stars, lines_at[line_widths[len(line_widths) // 2]][0], scaled, weight)[1]
         rest = scaled - stars @ coefficients[: stars.shape[1]]
         nothing = np.zeros((len(wave), 0))
         line_width = min(line_widths, key=lambda w: _solve(nothing, lines_at[w][0], rest, weight)[0])

@@ -6,7 +6,7 @@ from html import escape
 
 from .realism_figures import CAPTIONS
 
-__all__ = ["make_page"]
+__all__ = ["make_page", "make_table"]
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -83,3 +83,33 @@ def _row(row):
         f"<td>{row['threshold']:g}</td><td>{_number(row['excess'])}</td><td>{escape(row['unit'])}</td>"
         f"<td>{row['n_simulated']}, {n_real}</td><td>{escape(row['against'])}</td></tr>"
     )
+
+
+def make_table(report):
+    """The comparisons as a table in reStructuredText, for the documentation."""
+    lines = [
+        f"{report['galaxies']} galaxies: "
+        + ", ".join(f"{n} {verdict}" for verdict, n in report["summary"].items())
+        + ".",
+        "",
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+    ]
+    head = ("verdict", "what", "simulated", "real", "threshold", "unit", "n", "against")
+    rows = [head]
+    for row in report["comparisons"]:
+        sign = {"at least": "≥ ", "at most": "≤ "}.get(row["kind"], "")
+        pairs = []
+        for key in ("simulated", "real"):
+            value, error = row[key], row[f"{key}_error"]
+            text = "–" if value is None else f"{value:.3f}"
+            pairs.append(text if error is None else f"{text} ± {error:.3f}")
+        n = f"{row['n_simulated']}, {row['n_real']}"
+        what = f"{row['name']} ({row['group'].lower()})"
+        rows.append(
+            (row["verdict"], what, pairs[0], sign + pairs[1], f"{row['threshold']:g}", row["unit"], n, row["against"])
+        )
+    for row in rows:
+        lines += [f"   {'*' if i == 0 else ' '} - {cell or '–'}" for i, cell in enumerate(row)]
+    return "\n".join([*lines, ""])

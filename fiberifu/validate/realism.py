@@ -79,21 +79,22 @@ def measure_realism(simulator, pack, folder, *, galaxies=1200, seed=2026, progre
 
 
 def write_realism(report, figures, folder):
-    """Write ``realism.json``, ``realism.html`` (one file, no scripts) and the figures as PNG.
+    """Write ``realism.json``, ``realism.html`` (one file, no scripts), the docs' table and the figures as PNG.
 
     Returns
     -------
     list of `~pathlib.Path`
     """
-    from .page import make_page
+    from .page import make_page, make_table
     from .realism_figures import draw_figures
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = draw_figures(figures, folder)
-    out = [folder / "realism.json", folder / "realism.html"]
+    out = [folder / name for name in ("realism.json", "realism.html", "realism_table.inc")]
     out[0].write_text(json.dumps(report, indent=1, default=_plain) + "\n", encoding="utf-8")
     out[1].write_text(make_page(report, pictures), encoding="utf-8")
+    out[2].write_text(make_table(report), encoding="utf-8")
     return out + list(pictures.values())
 
 
