@@ -16,6 +16,7 @@ th { background: #f4f4f4; }
 td:nth-child(1), td:nth-child(2), td:last-child, th:nth-child(1), th:nth-child(2), th:last-child { text-align: left; }
 .differs { color: #a3172c; font-weight: 600; } .agrees { color: #1c6b3a; } .undecided { color: #8a6100; }
 .context { color: #666; } img { max-width: 100%; } figure { margin: 2em 0; } figcaption { color: #444; }
+td:nth-child(n+3):nth-child(-n+7) { white-space: nowrap; }
 .note { color: #666; font-size: 12px; }
 """
 

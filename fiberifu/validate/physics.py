@@ -384,7 +384,9 @@ def compare_scaling(sample):
     )
     bx, by = box["log_sigma_mass"][use].astype(float), b_sfr[use]
     against = "Cano-Diaz et al. 2016 (ApJ 821, L26): 0.72, scatter 0.23; Sanchez 2020 (ARA&A 58, 99): about 1"
-    note = "boxes of 1.05 arcsec, 0.5-1.5 kpc wide, EW(H-alpha) > 6 A, below Kauffmann et al. 2003; least squares"
+    note = (
+        "boxes of 1.05 arcsec at 2.5 arcsec seeing, 0.5-1.5 kpc wide; star-forming as on the BPT plane; least squares"
+    )
     for i, (name, sky, unit, threshold) in enumerate(
         (
             ("resolved main-sequence slope", (0.85, 0.13), "dex/dex", 0.2),

@@ -15,6 +15,7 @@ REST_WAVE = np.arange(3650.0, 6781.0, 2.75)
 SURVIVING = -0.2
 _OBSERVED = np.arange(3500.0, 11501.0, 2.0)  # covers the SDSS bands; rest DECam g and r up to z = 0.6
 _FWHM = 8.0  # A, of the spectra behind the atlas (Moustakas & Kennicutt 2006, ApJS 164, 81)
+_SEEING = 2.5  # arcsec FWHM, of the resolved relations: CALIFA's and MaNGA's cubes
 _PIXEL_BOX = 4  # image pixels on a side of the boxes: 1.05 arcsec
 _MPC = 3.0857e24  # cm
 
@@ -214,6 +215,7 @@ def _boxes(simulator, scene, first, *, per_galaxy=24):
     import torch
     from torch.nn.functional import avg_pool2d
 
+    from ..simulate.observe import convolve, moffat_transfer
     from ..simulate.stars import luminosity_distance
 
     g, maps, stack = scene["g"], scene["maps"], scene["stack"]
@@ -221,7 +223,8 @@ def _boxes(simulator, scene, first, *, per_galaxy=24):
     chosen = torch.nonzero((g["redshift"] < 0.08) & ~g["quenched"] & (g["re"] > 2))[:, 0]
     rng = np.random.default_rng(first)
     owners, places = [], []
-    pooled = avg_pool2d(stack[chosen], _PIXEL_BOX)
+    transfer = moffat_transfer(simulator.k, torch.tensor(_SEEING, device=stack.device))
+    pooled = avg_pool2d(convolve(stack[chosen], transfer), _PIXEL_BOX)
     radius = avg_pool2d(maps["radius"][chosen][:, None], _PIXEL_BOX)[:, 0]
     for i, owner in enumerate(chosen.tolist()):
         inside = np.flatnonzero((radius[i] < 2).flatten().cpu().numpy())
