@@ -105,8 +105,8 @@ def fit_line(x, y, pivot=0.0):
 def energy_distance(a, b, *, limit=1500, seed=0):
     """Energy distance between two samples in one or more dimensions (Székely & Rizzo 2013, J. Stat. Plan. Inf. 143).
 
-    The square root of 2 E|A - B| - E|A - A'| - E|B - B'|, in the unit of the data, without the bias of equal points;
-    0 where sampling noise makes it negative.
+    The square root of ``2 E|A - B| - E|A - A'| - E|B - B'|``, in the root of the unit of the data, without the
+    bias of small samples; 0 where sampling noise makes it negative.
 
     Parameters
     ----------

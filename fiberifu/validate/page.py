@@ -88,17 +88,16 @@ def _row(row):
 
 def make_table(report):
     """The comparisons as a table in reStructuredText, for the documentation."""
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in report["summary"].items())
     lines = [
-        f"{report['galaxies']} galaxies: "
-        + ", ".join(f"{n} {verdict}" for verdict, n in report["summary"].items())
-        + ".",
+        f"{report['galaxies']} simulated galaxies; {counts}.",
         "",
         ".. list-table::",
         "   :header-rows: 1",
+        "   :widths: 9 27 16 17 11 9 22",
         "",
     ]
-    head = ("verdict", "what", "simulated", "real", "threshold", "unit", "n", "against")
-    rows = [head]
+    rows = [("verdict", "what", "simulated", "real", "threshold", "n", "against")]
     for row in report["comparisons"]:
         sign = {"at least": "≥ ", "at most": "≤ "}.get(row["kind"], "")
         pairs = []
@@ -106,11 +105,9 @@ def make_table(report):
             value, error = row[key], row[f"{key}_error"]
             text = "–" if value is None else f"{value:.3f}"
             pairs.append(text if error is None else f"{text} ± {error:.3f}")
-        n = f"{row['n_simulated']}, {row['n_real']}"
-        what = f"{row['name']} ({row['group'].lower()})"
-        rows.append(
-            (row["verdict"], what, pairs[0], sign + pairs[1], f"{row['threshold']:g}", row["unit"], n, row["against"])
-        )
+        numbers = pairs[0], sign + pairs[1], f"{row['threshold']:g} {row['unit']}".strip()
+        numbers = [text.replace(" ± ", "\u00a0±\u00a0") for text in numbers]  # not to be broken
+        rows.append((row["verdict"], row["name"], *numbers, f"{row['n_simulated']}, {row['n_real']}", row["against"]))
     for row in rows:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell or '–'}" for i, cell in enumerate(row)]
+        lines += [f"   {' ' if i else '*'} - {cell or '–'}" for i, cell in enumerate(row)]
     return "\n".join([*lines, ""])

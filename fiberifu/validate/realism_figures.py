@@ -193,7 +193,8 @@ def _surveys(rows):
         ax.plot(grid, model / level, color=SIM, lw=0.8)
         ax.plot(grid, (real - model) / level, color="0.6", lw=0.5)
         ax.set_ylim(-0.5, np.clip(np.nanpercentile(model / level, 99.9) * 1.1, 1.6, 9))
-        text = f"{one['name']}: S/N {one['snr']:.2g} per pixel, reduced $\\chi^2$ {one['fit']['chi2']:.2f}"
+        snr = f"{one['snr']:.{0 if one['snr'] > 10 else 1}f}"
+        text = f"{one['name']}: S/N {snr} per pixel, reduced $\\chi^2$ {one['fit']['chi2']:.2f}"
         if one["snr"] > 10:
             text += f", residual {100 * one['fit']['fine']:.1f} %"
         ax.set_title(text)
