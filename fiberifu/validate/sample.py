@@ -224,7 +224,8 @@ def _boxes(simulator, scene, first, *, per_galaxy=24):
     rng = np.random.default_rng(first)
     owners, places = [], []
     transfer = moffat_transfer(simulator.k, torch.tensor(_SEEING, device=stack.device))
-    pooled = avg_pool2d(convolve(stack[chosen], transfer), _PIXEL_BOX)
+    seen = convolve(stack[chosen], transfer) if len(chosen) else stack[chosen]  # no FFT of nothing
+    pooled = avg_pool2d(seen, _PIXEL_BOX)
     radius = avg_pool2d(maps["radius"][chosen][:, None], _PIXEL_BOX)[:, 0]
     for i, owner in enumerate(chosen.tolist()):
         inside = np.flatnonzero((radius[i] < 2).flatten().cpu().numpy())
