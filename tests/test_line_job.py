@@ -41,7 +41,7 @@ def test_simulated_cube_and_truth_agree(simulated):
     assert maps.provenance.datatype == "SIMULATED" and maps.wcs.wcs.cdelt[0] < 0 < maps.wcs.wcs.cdelt[1]
     found, true = maps.flux["N2"], truth.flux["N2"]  # no absorption below it
     pull = (found.data - true.data) / found.uncertainty.array
-    assert abs(pull.mean()) < 0.8 and pull.std() < 1.7  # absorption of H-alpha reaches there, and lines are sums of several
+    assert abs(pull.mean()) < 0.8 and pull.std() < 1.7  # absorption reaches there; lines are sums of several
     straight = np.corrcoef(found.data.ravel(), true.data.ravel())[0, 1]
     mirrored = np.corrcoef(found.data.ravel(), true.data[:, ::-1].ravel())[0, 1]
     assert straight > 0.95 and straight > mirrored + 0.05

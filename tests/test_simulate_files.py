@@ -461,7 +461,7 @@ def test_truth_maps(cube, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2, "nothing is left beside them"
 
 
-LINES_OF_CUBE = {"Ha": 30.0, "Hb": 10.0, "O3_5007": 6.0, "N2_6583": 9.0, "N2_6548": 9.0 / 3.05}
+LINES_OF_CUBE = {"Ha": 30.0, "Hb": 10.0, "O3_5007": 6.0, "O3_4959": 6.0 / 2.98, "N2_6583": 9.0, "N2_6548": 9.0 / 3.05}
 
 
 def made_up_cube(cube):

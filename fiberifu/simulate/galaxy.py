@@ -273,7 +273,7 @@ def galaxy_spectra(g, stars, gas):
     outer = gas.hii(g["gas_z_outer"], g["log_u"] + 0.1, g["xi"], **scatter)
     clump = gas.hii((g["gas_z_inner"] + g["gas_z_outer"]) / 2, g["log_u_clump"], g["xi"], **scatter)
     low, high, zero = g["diffuse_low"], g["diffuse_o3"], torch.zeros_like(g["diffuse_low"])
-    boost = {"O2_3726": low, "O2_3729": low, "S2_6716": 1.3 * low, "S2_6731": 1.3 * low, "O1_6300": 1.8 * low}
+    boost = {"O2_3726": low, "O2_3729": low, "S2_6716": 0.5 * low, "S2_6731": 0.5 * low, "O1_6300": 1.8 * low}
     boost |= {"N2_6548": 0.5 * low, "N2_6583": 0.5 * low, "O3_4959": high, "O3_5007": high, "Ne3_3869": high}
     diffuse = (inner + outer) / 2 * 10 ** torch.stack([boost.get(line, zero) for line in LINES], -1)
     ha = LINES.index("Ha")
@@ -294,7 +294,7 @@ def galaxy_spectra(g, stars, gas):
     # old stars make lines of a given equivalent width
     continuum = torch.einsum("bs,js->b", weights[:, 1], stars.side_mean[ha])
     g["old_lum"] = g["old_ew"] * continuum
-    thin, thick = 0.2 * g["ebv"], 1.9 * g["ebv"]
+    thin, thick = 0.45 * g["ebv"], 1.55 * g["ebv"]
     ebv = torch.stack([thin, thick], 1)
     return {
         "weights": weights,

@@ -138,7 +138,7 @@ class GasTables:
             o3,
             n2 * 10**n_over_o,
             s2,
-            0.11 * s2 * 10**oxygen_one,
+            0.06 * s2 * 10**oxygen_one,
             0.075 * o3 * 10**neon,
             0.038 * ha * 10**helium,
             o2_ratio=torch.full_like(ha, 1.35),

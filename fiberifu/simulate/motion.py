@@ -37,7 +37,7 @@ def draw_motion(g, d):
     d : Draws
     """
     mass, agn = g["log_mass"], g["agn"]
-    g["v_max"] = 10 ** (2.13 + 0.278 * (mass - 10.1) + d.normal(0, 0.06))
+    g["v_max"] = 10 ** (2.165 + 0.278 * (mass - 10.1) + d.normal(0, 0.06))
     g["v_turn"] = d.uniform(0.12, 0.45)
     g["sigma_gas"] = 10 ** d.normal(1.4, 0.08)
     g["sigma_star"] = 10 ** (2.1 + 0.29 * (mass - 10.7) + d.normal(0, 0.07)) * torch.where(g["quenched"], 1.25, 0.9)

@@ -119,17 +119,17 @@ def draw_galaxies(d, *, jitter=6.0):
     g["log_mass"] = log_mass
 
     # --- star formation
-    quenched = d.chance(0.05 + 0.5 * torch.sigmoid((log_mass - 10.75) / 0.3))
+    quenched = d.chance(0.04 + 0.85 * torch.sigmoid((log_mass - 10.35) / 0.3))
     post = d.chance(0.03) & ~quenched
-    green = d.chance(0.1) & ~quenched & ~post
-    main = -10.12 - 0.16 * (log_mass - 10) + 2.5 * torch.log10(1 + z) + d.normal(0, 0.3)
+    green = d.chance(0.05 + 0.3 * torch.sigmoid((log_mass - 10.4) / 0.3)) & ~quenched & ~post
+    main = -10.22 - 0.22 * (log_mass - 10) + 2.5 * torch.log10(1 + z) + d.normal(0, 0.2)
     ssfr = torch.where(quenched, d.normal(-12.75, 0.35), main)
-    ssfr = torch.where(green, ssfr - 0.8, ssfr)
+    ssfr = torch.where(green, ssfr - 0.7, ssfr)
     ssfr = torch.where(post, d.normal(-11.6, 0.3), ssfr)
     g["log_sfr"] = ssfr + log_mass  # over 1e8 yr
     # unseen: what the last 1e7 yr did, and how many ionising photons make lines (dust takes a third or a half:
     # Inoue, Hirashita & Kamaya 2001)
-    g["burst"] = d.normal(0, 0.23)
+    g["burst"] = d.normal(0, 0.18)
     g["ionising"] = d.normal(-0.14, 0.16)
     g["recent"] = d.normal(0.08, 0.2) + torch.where(post, 1.5, 0.0)  # 0.3-1 Gyr ago relative to now
     g["quenched"], g["post_starburst"], g["green"] = quenched, post, green
@@ -193,32 +193,32 @@ def draw_galaxies(d, *, jitter=6.0):
 
     # --- chemistry and dust
     knee = 1 / (1 + torch.exp(-(log_mass - 9.4) / 0.55))
-    gas_z = -0.8 + 1.08 * knee + d.normal(0, 0.1)
+    gas_z = -0.55 + 0.83 * knee + d.normal(0, 0.1)
     gradient = d.normal(-0.10, 0.06).clamp(-0.3, 0.03)  # dex per effective radius
     g["gas_z_inner"], g["gas_z_outer"] = gas_z, gas_z + 3 * gradient
     g["star_z"] = gas_z - 0.12 + d.normal(0, 0.1)
-    g["bulge_z"] = torch.where(spheroid, -0.25 + 0.28 * (log_mass - 10.3) + d.normal(0, 0.1), g["star_z"] + 0.2)
+    g["bulge_z"] = torch.where(spheroid, -0.35 + 0.25 * (log_mass - 10.3) + d.normal(0, 0.1), g["star_z"] + 0.2)
     g["star_gradient"] = d.normal(-0.15, 0.08)
-    g["log_u"] = -3.5 - 1.0 * gas_z + d.normal(0, 0.2)
-    g["log_u_clump"] = g["log_u"] + d.normal(0.2, 0.15)
+    g["log_u"] = -3.6 - 1.3 * gas_z + d.normal(0, 0.2)
+    g["log_u_clump"] = g["log_u"] + d.normal(0.05, 0.15)
     g["xi"] = d.normal(0.3, 0.07)
     for name, sigma in (("n_over_o", 0.07), ("oxygen_one", 0.15), ("neon", 0.12), ("helium", 0.05)):
         g[name] = d.normal(0, sigma)
     # the tables' N/O is a little low for massive galaxies (Andrews & Martini 2013)
     g["n_over_o"] = g["n_over_o"] + 0.05
     age_limit = torch.log10(universe_age(z) * 0.9)
-    old = torch.where(quenched, 9.85, 9.72) + 0.1 * (log_mass - 10.5)
+    old = torch.where(quenched, 9.78, 9.80) + 0.1 * (log_mass - 10.5)
     g["disc_age"] = torch.minimum(old + d.normal(0, 0.12), age_limit)
     g["outer_age"] = g["disc_age"] + d.normal(-0.15, 0.08)
     g["bulge_age"] = torch.minimum(torch.maximum(g["disc_age"], d.normal(9.9, 0.08)), age_limit)
-    ebv = 10 ** (d.normal(-0.87, 0.2) + 0.22 * (log_mass - 10.3).clamp(-1.5, 0.8))
-    ebv = ebv * (1 / flat) ** 0.45 * torch.where(quenched, 0.18, 1.0)
+    ebv = 10 ** (d.normal(-0.93, 0.26) + 0.18 * (log_mass - 10.3).clamp(-1.5, 0.8))
+    ebv = ebv * (1 / flat) ** 0.45 * torch.where(quenched, 0.12, 1.0)
     g["ebv"] = ebv.clamp(max=0.8)  # of starlight behind the mean dust of the centre
     g["gas_dust"] = 10 ** d.normal(0, 0.17) / 0.44  # E(B-V) gas / stars, Calzetti+2000, and unseen geometry
     g["dust_scale"], g["lane"] = d.uniform(0.8, 2.0), d.uniform(0.0, 0.8)
     g["diffuse"] = d.uniform(0.12, 0.45)
     g["diffuse_o3"] = d.normal(-0.05, 0.18)
-    g["diffuse_low"] = d.normal(0.2, 0.08)
+    g["diffuse_low"] = d.normal(0.08, 0.08)
 
     # --- harder ionisation
     g["agn"] = d.chance(0.10) & (log_mass > 9.3)

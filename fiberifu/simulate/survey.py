@@ -21,6 +21,9 @@ from .scene import Scenes, SimConfig
 
 __all__ = ["STRATA", "SimConfig", "Simulator"]
 
+#: What is kept of the truth of every fibre.
+FIBER_TRUTH = ("line_flux", "line_ew", "velocity", "sigma", "velocity_star", "sigma_star", "ha_share", "band")
+
 STRATA = (
     "quenched",
     "post_starburst",
@@ -157,7 +160,7 @@ class Simulator(Scenes):
 
         keep = ("redshift", "log_mass", "log_sfr", "inclination", "axis_ratio", "pa", "east", "north", "ebv")
         record = {key: g[key] for key in (*keep, *STRATA)} | {"re_arcsec": g["re"]}
-        record |= {key: truth[key] for key in ("line_flux", "line_ew", "velocity", "sigma", "band")}
+        record |= {key: truth[key] for key in FIBER_TRUTH}
         record |= {
             "fiber_redshift": seen["redshift"],
             "fiber_velocity": seen["velocity"],
