@@ -79,8 +79,8 @@ class Simulator(Scenes):
             if self.config.placement == "desi":
                 best = maps["clump_light"].argmax(1, keepdim=True)
                 clump = torch.cat([maps["clump_east"].gather(1, best), maps["clump_north"].gather(1, best)], 1)
-                # R26 is about 2.3 effective radii for a disc of typical surface brightness
-                major = on_disc(torch.where(angle > math.pi, math.pi, 0.0), torch.full_like(angle, 0.33 * 2.3))
+                # R26 is about 3.3 effective radii here (median; `Photometry` measures it galaxy by galaxy)
+                major = on_disc(torch.where(angle > math.pi, math.pi, 0.0), torch.full_like(angle, 0.33 * 3.3))
                 first = torch.where((kind > 0.85)[:, None], clump + near, first)
                 first = torch.where((kind > 0.95)[:, None], major, first)
         reach = (self.config.stamp / 2 - 5) * self.config.pixel_scale
