@@ -2,7 +2,6 @@
 """A simulated survey from nothing to files: what ``fiberifu simulate`` calls."""
 
 import hashlib
-import importlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -25,8 +24,6 @@ log = logging.getLogger(__name__)
 
 SURVEYS = ("desi", "manga")
 UNIT = {"desi": 16, "manga": 1}  # galaxies that are simulated together
-#: Where the functions are that observe simulated galaxies.
-HOMES = ("simulate", "simulate.campaigns", "simulate.targets", "simulate.imager")
 
 
 def find_instruments():
@@ -41,19 +38,10 @@ def find_instruments():
         images : ``observe_images``, (simulator, seed, galaxies) -> list of BandImages;
         centred : (simulator) -> one with its galaxies in the middle of their stamps, where IFUs point.
     """
-    found = {}
-    for home in HOMES:
-        try:
-            module = importlib.import_module(f"fiberifu.{home}")
-        except ModuleNotFoundError as error:
-            if error.name != f"fiberifu.{home}":
-                raise
-            continue
-        for key in ("desi", "manga", "images", "centred"):
-            name = key if key == "centred" else f"observe_{key}"
-            if hasattr(module, name):
-                found.setdefault(key, getattr(module, name))
-    return found
+    from .simulate import observe_desi, observe_images, observe_manga
+    from .simulate.targets import centred
+
+    return {"desi": observe_desi, "manga": observe_manga, "images": observe_images, "centred": centred}
 
 
 def read_templates(path=None, *, fetch=False, progress=False):

@@ -327,7 +327,8 @@ def test_help(capsys):
 
 
 def test_instruments_are_functions():
-    assert all(callable(function) for function in find_instruments().values())
+    found = find_instruments()
+    assert set(found) == {"desi", "manga", "images", "centred"} and all(map(callable, found.values()))
 
 
 # ---------------------------------------------------------------- templates

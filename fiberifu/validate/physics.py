@@ -166,10 +166,10 @@ def compare_noise(simulator, sample, folder):
 
     spectra, seeing = read_desi(folder), 1.1
     wave = simulator.wave.double().numpy()
-    models = {"": lambda inside, s: _training_sigma(simulator, inside, s["effective"], seeing)}
-    spectrograph = _spectrograph_sigma(simulator, seeing)
-    if spectrograph is not None:
-        models[", spectrograph"] = spectrograph
+    models = {
+        "": lambda inside, s: _training_sigma(simulator, inside, s["effective"], seeing),
+        ", spectrograph": _spectrograph_sigma(simulator, seeing),
+    }
     logs = {(model, arm): [] for model in models for arm in "brz"}
     curves = []
     for s in spectra:
@@ -225,13 +225,10 @@ def _training_sigma(simulator, inside, seconds, seeing):
 
 
 def _spectrograph_sigma(simulator, seeing):
-    """Noise of the simulated spectrograph in each arm; None where the simulator has none."""
-    try:
-        from ..simulate.fiber import fiber_sigma
-    except ImportError:
-        return None
+    """Noise of the simulated spectrograph in each arm."""
     import torch
 
+    from ..simulate.fiber import fiber_sigma
     from ..simulate.observe import encircled_energy
 
     blur = seeing * (simulator.wave.double() / 6500.0) ** -0.2
