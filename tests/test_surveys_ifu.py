@@ -506,3 +506,13 @@ def test_muse_as_in_the_docs(tmp_path, monkeypatch):
         np.testing.assert_allclose(maps.flux[key].data[2], value, rtol=5e-3)
     np.testing.assert_allclose(maps.velocity["Ha"].data[2], 0, atol=1)
     assert maps.wcs.naxis == 2 and maps.flux["Ha"].mask.sum() == 1
+
+
+def test_a_spectrum_without_anything_is_flagged(data_dir):
+    """Taken one by one, as the documentation has it: the empty one of the list has no resolution either."""
+    spectra = read_manga_spectra(data_dir / "manga" / "MaNGA_test_spectra.fits.gz")
+    assert spectra.meta["lsf"].max() < 5 * u.AA
+    one = Spectrum(spectra.flux[5], spectral_axis=spectra.spectral_axis, mask=spectra.mask[5],
+                   uncertainty=InverseVariance(spectra.uncertainty.array[5], unit=spectra.uncertainty.unit))  # fmt: skip
+    maps = fit_line_maps(one, redshift=spectra.meta["redshift"][5], lsf=spectra.meta["lsf"][5])
+    assert maps.shape == () and maps.flux["Ha"].mask.all()

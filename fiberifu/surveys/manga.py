@@ -34,6 +34,7 @@ BAD_BITS = 1 << 0 | 1 << 3 | 1 << 10
 SIGMA_CUBES = ("LSFPRE", "PREDISP", "LSFPOST", "DISP")  # sigma, Angstrom
 RESOLVING_POWERS = ("PRESPECRES", "SPECRES")  # lambda / FWHM
 FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigma
+LOWEST = 100  # resolving power
 BANDS = "griz"
 
 
@@ -113,7 +114,8 @@ def read_manga_spectra(path):
     -------
     `~specutils.Spectrum`, shape (n, n_wave)
         As by `read_manga_cube`; ``meta["redshift"]`` (n,), one of each, and ``meta["lsf"]`` (n, n_wave) of SRES, the
-        resolving power lambda / FWHM; None where absent.  Where SRES is not positive, sigma is interpolated.
+        resolving power lambda / FWHM; None where absent.  Where SRES is below 100, as where there is
+        no spectrum, sigma is interpolated.
 
     Raises
     ------
@@ -125,7 +127,8 @@ def read_manga_spectra(path):
     power, redshift = arrays.get("SRES"), arrays.get("Z")
     if power is not None:
         with np.errstate(divide="ignore"):
-            power = np.stack([_filled(row) for row in wave / power / FWHM]) * u.AA
+            sigma = wave / np.where(power > LOWEST, power, np.nan) / FWHM  # less is a place holder
+            power = np.stack([_filled(row) for row in sigma]) * u.AA
     meta = {
         "header": next(iter(headers.values())),
         "lsf": power,
