@@ -235,7 +235,7 @@ def test_manga_spectra(data_dir):
     np.testing.assert_array_equal(spectra.meta["redshift"], z)
     assert spectra.mask[mask & 1024 != 0].all() and 0.05 < spectra.mask.mean() < 0.3
     sigma, wave = spectra.meta["lsf"].to_value(u.AA), spectra.spectral_axis.to_value(u.AA)
-    np.testing.assert_allclose((wave / sigma / FWHM)[power > 0], power[power > 0], rtol=1e-9)
+    np.testing.assert_allclose((wave / sigma / FWHM)[power > 500], power[power > 500], rtol=1e-9)
     assert (sigma[~spectra.mask] > 0.5).all() and (sigma[~spectra.mask] < 5).all()
     found = [
         fit_line_maps(spectra, ["Ha", "N2_6548", "N2_6583"], redshift=x, lsf=spectra.meta["lsf"]).velocity["Ha"][i]
@@ -512,7 +512,7 @@ def test_a_spectrum_without_anything_is_flagged(data_dir):
     """Taken one by one, as the documentation has it: the empty one of the list has no resolution either."""
     spectra = read_manga_spectra(data_dir / "manga" / "MaNGA_test_spectra.fits.gz")
     assert spectra.meta["lsf"].max() < 5 * u.AA
-    one = Spectrum(spectra.flux[5], spectral_axis=spectra.spectral_axis, mask=spectra.mask[5],
-                   uncertainty=InverseVariance(spectra.uncertainty.array[5], unit=spectra.uncertainty.unit))  # fmt: skip
+    ivar = InverseVariance(spectra.uncertainty.array[5], unit=spectra.uncertainty.unit)
+    one = Spectrum(spectra.flux[5], spectral_axis=spectra.spectral_axis, mask=spectra.mask[5], uncertainty=ivar)
     maps = fit_line_maps(one, redshift=spectra.meta["redshift"][5], lsf=spectra.meta["lsf"][5])
     assert maps.shape == () and maps.flux["Ha"].mask.all()

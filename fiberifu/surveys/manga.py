@@ -34,7 +34,7 @@ BAD_BITS = 1 << 0 | 1 << 3 | 1 << 10
 SIGMA_CUBES = ("LSFPRE", "PREDISP", "LSFPOST", "DISP")  # sigma, Angstrom
 RESOLVING_POWERS = ("PRESPECRES", "SPECRES")  # lambda / FWHM
 FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigma
-LOWEST = 100  # resolving power
+LOWEST = 500  # resolving power
 BANDS = "griz"
 
 
@@ -114,7 +114,7 @@ def read_manga_spectra(path):
     -------
     `~specutils.Spectrum`, shape (n, n_wave)
         As by `read_manga_cube`; ``meta["redshift"]`` (n,), one of each, and ``meta["lsf"]`` (n, n_wave) of SRES, the
-        resolving power lambda / FWHM; None where absent.  Where SRES is below 100, as where there is
+        resolving power lambda / FWHM; None where absent.  Where SRES is below 500, as where there is
         no spectrum, sigma is interpolated.
 
     Raises
