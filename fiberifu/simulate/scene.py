@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..constants import C_KMS
-from .galaxy import POPULATIONS, galaxy_maps, galaxy_spectra, sky_grid
+from .galaxy import POPULATIONS, galaxy_maps, galaxy_spectra, galaxy_totals, sky_grid
 from .gas import GAS_COMPONENTS, LINE_WAVELENGTH, LINES, SIDEBANDS, GasTables
 from .grid import SpectralGrid
 from .motion import GROUP_OF, GROUPS, gas_moments, group_moments
@@ -126,6 +126,7 @@ class Scenes:
         g = self._draw(d)
         made = galaxy_spectra(g, self.stars, self.gas)
         maps = galaxy_maps(g, d, self.grid, c.pixel_scale)
+        g |= galaxy_totals(maps["mass"], c.pixel_scale)
         z = g["redshift"]
         stellar = self.stars.band_flux(z, made["weights"], made["ebv"])  # B, P, D, C
         line = made["line"][:, :, None] * self.gas.transmission(made["gas_ebv"])[:, None]  # B, G, D, L

@@ -16,6 +16,7 @@ __all__ = [
     "draw_structure",
     "flocculent",
     "for_some",
+    "like",
     "plane",
     "unit",
 ]
@@ -31,6 +32,11 @@ def column(g, name):
 def unit(shape, pixel):
     """``shape`` (B, H, W) divided by its integral."""
     return shape / (shape.sum((-2, -1), keepdim=True) * pixel**2).clamp(min=1e-12)
+
+
+def like(shape, total):
+    """``shape`` (B, H, W) scaled to the integral of the map ``total``."""
+    return shape * (total.sum((-2, -1), keepdim=True) / shape.sum((-2, -1), keepdim=True).clamp(min=1e-12))
 
 
 def for_some(make, who, g, *maps, count=1):
