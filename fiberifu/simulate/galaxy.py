@@ -17,9 +17,13 @@ from .hard_gas import HA_PER_SFR, decoupled_gas, narrow_and_wind
 from .motion import velocity_fields
 from .recipe import CLUMPS, SPANS, recent_mass
 from .stars import kpc_per_arcsec
-from .structure import broken_exponential, column, companion, debris, flocculent, for_some, like, plane, unit
+from .structure import blur, broken_exponential, column, companion, debris, flocculent, for_some, like, plane, unit
 
 __all__ = ["POPULATIONS", "galaxy_maps", "galaxy_spectra", "galaxy_totals", "sky_grid"]
+
+#: Sigma, in pixels, by which structure is smoothed before it is sampled at the centres of pixels. Without it the light
+#: behind dust, and so fluxes, would hang on where a galaxy lies on the grid.
+_BLUR = 0.5
 
 POPULATIONS = ("bulge", "disc_inner", "disc_outer", "intermediate", "young", "newborn")
 
@@ -92,6 +96,8 @@ def galaxy_maps(g, d, size, pixel):
     x, y = dx * cos + dy * sin, dy * cos - dx * sin  # along the major and the minor axis
     re = col("re")
     soft = 0.12  # arcsec: half a pixel keeps cusps inside what the grid can carry
+    # nor is anything seen from the side thinner than half a pixel
+    g = g | {name: torch.hypot(g[name], _BLUR * pixel / g["re"]) for name in ("axis_ratio", "thin_ratio")}
     # disc plane, in effective radii: old stars in a thick disc, gas and new stars in a thin one
     u_old, v_old = plane(g, x, y, "axis_ratio")
     r_old = torch.sqrt(u_old**2 + v_old**2 + (soft / re) ** 2)
@@ -101,12 +107,16 @@ def galaxy_maps(g, d, size, pixel):
 
     # textures live in the disc plane, so they turn and shrink with the galaxy
     where = torch.stack([u, v], -1) / 4
-    texture = grid_sample(d.texture, where, mode="bicubic", padding_mode="reflection", align_corners=False)
+    cells = _BLUR * pixel * d.texture.shape[-1] / 8 / g["re"]  # half a pixel, in cells along the major axis
+    cells = torch.stack([cells, cells / g["thin_ratio"]], 1)
+    blurred = blur(d.texture, cells)
+    texture = grid_sample(blurred, where, mode="bicubic", padding_mode="reflection", align_corners=False)
     texture = texture.clamp(-3, 3) * 1.3  # interpolation lowers the scatter
     first, second, third = texture.unbind(1)
     # star formation of the last few Myr flickers over patches of a third of the effective radius
     flicker = (
-        grid_sample(d.texture[:, 1:2], 0.45 * where, mode="bilinear", align_corners=False)[:, 0].clamp(-3, 3) * 1.4
+        grid_sample(blur(d.texture[:, 1:2], 0.45 * cells), 0.45 * where, mode="bilinear", align_corners=False)[:, 0]
+        * 1.4
     )
 
     # --- old stars
@@ -116,9 +126,15 @@ def galaxy_maps(g, d, size, pixel):
     arm_phase = col("arms") * (angle - torch.log(radius) / torch.tan(col("pitch"))) - col("arm_phase")
     arm_phase = arm_phase + 0.8 * third * (1 - col("arm_old"))
     fade = radius / (radius + 0.25)  # no arms in the very centre
-    grand = torch.exp(col("arm_sharp") * (torch.cos(arm_phase) - 1))
-    trailing = torch.exp(col("arm_sharp") * (torch.cos(arm_phase + 0.6 * torch.sign(col("pitch"))) - 1)) * fade
-    patchy = flocculent(g, d.texture[:, 1:2], radius, angle)
+    # towards the centre they wind up more tightly than pixels can tell, and only their mean is left
+    mean, tan = torch.special.i0e(col("arm_sharp")), torch.tan(col("pitch"))
+    along, across = (u / tan + v) / radius**2, (u - v / tan) / radius**2
+    turn = (along**2 + (across / col("thin_ratio")) ** 2) * (col("arms") * _BLUR * pixel / re) ** 2
+    told = torch.exp(-0.5 * turn)
+    grand = mean + told * (torch.exp(col("arm_sharp") * (torch.cos(arm_phase) - 1)) - mean)
+    trailing = torch.exp(col("arm_sharp") * (torch.cos(arm_phase + 0.6 * torch.sign(col("pitch"))) - 1))
+    trailing = (mean + told * (trailing - mean)) * fade
+    patchy = flocculent(g, blurred[:, 1:2], radius, angle)
     arm = torch.where(col("flocculent"), patchy, grand) * fade
     arm_old = col("arm_old") * torch.where(col("flocculent"), 0.4, 1.0)
     disc = broken_exponential(g, r_old, 1.68)

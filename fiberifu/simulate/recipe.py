@@ -109,11 +109,11 @@ def draw_galaxies(d, *, jitter=6.0):
     ``log_mass`` is the mass that the galaxy itself has formed, old and recent, ``log_sfr`` its own star formation; a
     companion comes on top (`galaxy_totals`).
 
-    Sources: main sequence, log SFR = -0.22 + 0.78 log(M / 1e10 Msun) at z = 0 (slope 0.76 in Renzini & Peng 2015, whose
-    value, -0.04 in masses that survive, is 0.02 dex above this one), with a scatter of 0.2 dex and (1 + z)^2.5; sizes, van der Wel+2014, with the
-    low-mass early types of Shen+2003; gas metallicity, Tremonti+2004 lowered to Gutkin's scale; gradients,
-    Ho+2015; structure and motion, see `draw_structure` and `draw_motion`. Fractions of AGN, bars, rings are
-    choices.
+    Sources: main sequence, log SFR = -0.22 + 0.78 log(M / 1e10 Msun) + 2.5 log(1 + z) with a scatter of 0.2 dex,
+    which at z = 0.05 and in masses that survive (0.2 dex less) is that of Renzini & Peng 2015 (-0.04, slope 0.76) to
+    0.05 dex; sizes, van der Wel+2014, with the low-mass early types of Shen+2003; gas metallicity, Tremonti+2004
+    lowered to Gutkin's scale; gradients, Ho+2015; structure and motion, see `draw_structure` and `draw_motion`.
+    Fractions of AGN, bars, rings are choices.
 
     Parameters
     ----------
