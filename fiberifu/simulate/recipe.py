@@ -111,9 +111,10 @@ def draw_galaxies(d, *, jitter=6.0):
 
     Sources: main sequence, log SFR = -0.22 + 0.78 log(M / 1e10 Msun) + 2.5 log(1 + z) for the mass M of stars older
     than 1.6 Gyr, with a scatter of 0.2 dex. For the mass of all stars that is -0.28 and 0.82; at z = 0.05 and in masses
-    that survive (0.2 dex less) it is that of Renzini & Peng 2015 (-0.04, slope 0.76) to 0.05 dex at 1e10 Msun; sizes, van der Wel+2014, with the low-mass early types of Shen+2003; gas metallicity, Tremonti+2004
-    lowered to Gutkin's scale; gradients, Ho+2015; structure and motion, see `draw_structure` and `draw_motion`.
-    Fractions of AGN, bars, rings are choices.
+    that survive (0.2 dex less) it is that of Renzini & Peng 2015 (-0.04, slope 0.76) to 0.05 dex at 1e10 Msun; sizes,
+    van der Wel+2014, with the low-mass early types of Shen+2003; gas metallicity, Tremonti+2004 lowered to Gutkin's
+    scale; gradients, Ho+2015; structure and motion, see `draw_structure` and `draw_motion`. Fractions of AGN, bars,
+    rings are choices.
 
     Parameters
     ----------
