@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from fiberifu.constants import C_KMS  # noqa: E402
 from fiberifu.simulate import SimConfig, Simulator, analytic_template_pack, load_template_pack  # noqa: E402
 from fiberifu.simulate.galaxy import galaxy_maps, galaxy_spectra  # noqa: E402
-from fiberifu.simulate.gas import GAS_COMPONENTS, LINES, GasTables  # noqa: E402
+from fiberifu.simulate.gas import GAS_COMPONENTS, LINE_WAVELENGTH, LINES, SIDEBANDS, GasTables  # noqa: E402
 from fiberifu.simulate.motion import GROUP_OF, GROUPS, gas_moments  # noqa: E402
 from fiberifu.simulate.nebular import nebular_continuum  # noqa: E402
 from fiberifu.simulate.observe import fiber_kernel, moffat_transfer  # noqa: E402
@@ -370,6 +370,89 @@ def test_unseen_scatter(pack):
     residual = y - y[distance.topk(10, largest=False).indices].mean(1)
     width = (torch.quantile(residual, 0.84) - torch.quantile(residual, 0.16)) / 2
     assert width > 0.25
+
+
+# --- company on the sky
+
+
+def neighbours(pack, n=12, **changes):
+    """A noiseless simulator whose galaxies all have a neighbour with ``changes``."""
+
+    class Crowded(Simulator):
+        def _draw(self, d):
+            g = super()._draw(d)
+            g["neighbour"] = torch.ones(n, dtype=torch.bool)
+            return g | {k: torch.full_like(g[k], v) for k, v in changes.items()}
+
+    return Crowded(pack, SimConfig(noise=False, jitter=0.0))
+
+
+def test_equivalent_widths_with_a_neighbour(pack):
+    """Line flux over the sidebands of the noiseless spectrum is the truth, whatever light is in the aperture."""
+    n = 12
+    simulator = neighbours(pack, n, neighbour_r=19.5, neighbour_east=1.0, neighbour_north=0.4)
+    scene = simulator.scene(5, range(n))
+    owner, amount = torch.arange(n), amounts(simulator, scene, torch.zeros(n, 2))
+    truth = simulator.truth(scene, owner, amount)
+    share = amount[:, 28] * scene["band"][:, 1, 28] / truth["band"][:, 1]
+    assert share.median() > 0.05
+    scene["made"]["line_out"] = torch.zeros_like(scene["made"]["line_out"])  # the continuum alone
+    continuum = simulator.spectra(scene, owner, amount)["flux"]
+    wave = simulator.wave / (1 + scene["g"]["redshift"][:, None])
+    for name in ("Hb", "O1_6300", "Ha"):
+        means = []
+        for low, high in SIDEBANDS[name]:
+            inside = (wave > low) & (wave < high)
+            means.append((continuum * inside).sum(1) / inside.sum(1))
+        (a, b), (c, e) = SIDEBANDS[name]
+        part = (LINE_WAVELENGTH[name] - (a + b) / 2) / ((c + e - a - b) / 2)
+        level = torch.lerp(*means, part) * (1 + scene["g"]["redshift"])
+        i = LINES.index(name)
+        seen = wave[:, -1] > e
+        expected = (truth["line_flux"][:, i] / level)[seen]
+        torch.testing.assert_close(truth["line_ew"][seen, i], expected, rtol=0.015, atol=0)
+
+
+def test_stars_in_the_field_are_points(pack):
+    """Their images are the PSF, centred to a hundredth of an arcsec, with all of the flux."""
+    at = (0.09, -0.2)
+    settings = {"neighbour_east": at[0], "neighbour_north": at[1], "neighbour_r": 12.0, "neighbour_is_star": True}
+    simulator = neighbours(pack, 2, neighbour_z=0.0, **settings)
+    scene = simulator.scene(1, range(2))
+    light = scene["stack"][:, 28]
+    assert (light > 0).sum((1, 2)).max() <= 4
+    alone = {"stack": torch.zeros_like(scene["stack"]), "band": scene["band"]}
+    alone["stack"][:, 28] = light
+    image = simulator._images(alone, torch.full((2,), 1.2))[:, 1]
+    torch.testing.assert_close(image.sum((1, 2)) * 0.262**2, torch.full((2,), 10**4.2), rtol=0.01, atol=0)
+    axis = (torch.arange(128) - 63.5) * 0.262
+    near = image * (torch.hypot(axis - at[0], axis[:, None] - at[1]) < 3)
+    for k, dim in enumerate((1, 2)):
+        centre = (near.sum(dim) * axis).sum(1) / near.sum((1, 2))
+        torch.testing.assert_close(centre, torch.full((2,), at[k]), rtol=0, atol=0.01)
+    # as sharp as a Moffat profile of 1.2 arcsec: the same peak
+    alpha = 1.2 / (2 * math.sqrt(2 ** (1 / 3.5) - 1))
+    r2 = (axis - at[0]) ** 2 + (axis[:, None] - at[1]) ** 2
+    psf = 2.5 / (math.pi * alpha**2) * (1 + r2 / alpha**2) ** -3.5 * 10**4.2
+    assert (image.amax((1, 2)) / psf.max()).tolist() == pytest.approx([1, 1], abs=0.08)
+
+
+def test_limited_stellar_widths_are_flagged(simulator):
+    n = 24
+    scene = simulator.scene(11, range(n))
+    truth = simulator.truth(scene, torch.arange(n), amounts(simulator, scene, torch.zeros(n, 2)))
+    assert torch.equal(truth["stellar_limited"], truth["sigma_star"] < 70)
+    assert 0 < int(truth["stellar_limited"].sum()) < n
+
+
+def test_star_formation_from_lines(pack):
+    """H-alpha before dust gives the true star-formation rate to 0.15 dex in the median (Kennicutt & Evans 2012)."""
+    g, made, maps = maps_of(Simulator(pack), 80, size=80, pixel=0.5)
+    gas = maps["gas"].sum((2, 3, 4)) * 0.5**2
+    ha = (gas * made["line"][..., HA])[:, :4].sum(1)
+    keep = ~(g["quenched"] | g["green"] | g["post_starburst"] | g["merger"])
+    offset = (torch.log10(ha) + 33.583)[keep] - 41.27 - g["log_sfr"][keep]
+    assert abs(float(offset.median())) < 0.15
 
 
 # --- packs

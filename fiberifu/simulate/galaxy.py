@@ -15,11 +15,15 @@ from torch.nn.functional import grid_sample
 from .gas import LINES
 from .hard_gas import HA_PER_SFR, decoupled_gas, narrow_and_wind
 from .motion import velocity_fields
-from .recipe import CLUMPS
+from .recipe import CLUMPS, SPANS, recent_mass
 from .stars import kpc_per_arcsec
-from .structure import broken_exponential, column, companion, debris, flocculent, for_some, plane, unit
+from .structure import blur, broken_exponential, column, companion, debris, flocculent, for_some, like, plane, unit
 
-__all__ = ["POPULATIONS", "galaxy_maps", "galaxy_spectra", "sky_grid"]
+__all__ = ["POPULATIONS", "galaxy_maps", "galaxy_spectra", "galaxy_totals", "sky_grid"]
+
+#: Sigma, in pixels, by which structure is smoothed before it is sampled at the centres of pixels. Without it the light
+#: behind dust, and so fluxes, would hang on where a galaxy lies on the grid.
+_BLUR = 0.5
 
 POPULATIONS = ("bulge", "disc_inner", "disc_outer", "intermediate", "young", "newborn")
 
@@ -75,8 +79,10 @@ def galaxy_maps(g, d, size, pixel):
     Returns
     -------
     dict
-        mass (B, P, D, H, W), Msun formed per arcsec2 (total inside the grid = the galaxy's mass); gas (B, G,
-        D, H, W), per arcsec2: Msun/yr for the H II and diffuse components, Lsun of H-alpha for the others;
+        mass (B, P, D, H, W), Msun formed per arcsec2, whose total inside the grid is the mass of the galaxy (and
+        of its companion, see `galaxy_totals`); gas (B, G, D, H, W), per arcsec2: Msun/yr for the H II and diffuse
+        components, Lsun of H-alpha for the others. The ionised star formation adds up to 10^(log_sfr + burst +
+        ionising), with the companion's on top and less what winds of star formation and decoupled gas take;
         velocity, variance (B, K, H, W) km/s, see `velocity_fields`, velocity_star, variance_star (B, H, W);
         clump_east, clump_north, clump_light (B, K); radius (B, H, W) in the plane of the disc.
     """
@@ -90,6 +96,8 @@ def galaxy_maps(g, d, size, pixel):
     x, y = dx * cos + dy * sin, dy * cos - dx * sin  # along the major and the minor axis
     re = col("re")
     soft = 0.12  # arcsec: half a pixel keeps cusps inside what the grid can carry
+    # nor is anything seen from the side thinner than half a pixel
+    g = g | {name: torch.hypot(g[name], _BLUR * pixel / g["re"]) for name in ("axis_ratio", "thin_ratio")}
     # disc plane, in effective radii: old stars in a thick disc, gas and new stars in a thin one
     u_old, v_old = plane(g, x, y, "axis_ratio")
     r_old = torch.sqrt(u_old**2 + v_old**2 + (soft / re) ** 2)
@@ -99,12 +107,16 @@ def galaxy_maps(g, d, size, pixel):
 
     # textures live in the disc plane, so they turn and shrink with the galaxy
     where = torch.stack([u, v], -1) / 4
-    texture = grid_sample(d.texture, where, mode="bicubic", padding_mode="reflection", align_corners=False)
+    cells = _BLUR * pixel * d.texture.shape[-1] / 8 / g["re"]  # half a pixel, in cells along the major axis
+    cells = torch.stack([cells, cells / g["thin_ratio"]], 1)
+    blurred = blur(d.texture, cells)
+    texture = grid_sample(blurred, where, mode="bicubic", padding_mode="reflection", align_corners=False)
     texture = texture.clamp(-3, 3) * 1.3  # interpolation lowers the scatter
     first, second, third = texture.unbind(1)
     # star formation of the last few Myr flickers over patches of a third of the effective radius
     flicker = (
-        grid_sample(d.texture[:, 1:2], 0.45 * where, mode="bilinear", align_corners=False)[:, 0].clamp(-3, 3) * 1.4
+        grid_sample(blur(d.texture[:, 1:2], 0.45 * cells), 0.45 * where, mode="bilinear", align_corners=False)[:, 0]
+        * 1.4
     )
 
     # --- old stars
@@ -114,9 +126,15 @@ def galaxy_maps(g, d, size, pixel):
     arm_phase = col("arms") * (angle - torch.log(radius) / torch.tan(col("pitch"))) - col("arm_phase")
     arm_phase = arm_phase + 0.8 * third * (1 - col("arm_old"))
     fade = radius / (radius + 0.25)  # no arms in the very centre
-    grand = torch.exp(col("arm_sharp") * (torch.cos(arm_phase) - 1))
-    trailing = torch.exp(col("arm_sharp") * (torch.cos(arm_phase + 0.6 * torch.sign(col("pitch"))) - 1)) * fade
-    patchy = flocculent(g, d.texture[:, 1:2], radius, angle)
+    # towards the centre they wind up more tightly than pixels can tell, and only their mean is left
+    mean, tan = torch.special.i0e(col("arm_sharp")), torch.tan(col("pitch"))
+    along, across = (u / tan + v) / radius**2, (u - v / tan) / radius**2
+    turn = (along**2 + (across / col("thin_ratio")) ** 2) * (col("arms") * _BLUR * pixel / re) ** 2
+    told = torch.exp(-0.5 * turn)
+    grand = mean + told * (torch.exp(col("arm_sharp") * (torch.cos(arm_phase) - 1)) - mean)
+    trailing = torch.exp(col("arm_sharp") * (torch.cos(arm_phase + 0.6 * torch.sign(col("pitch"))) - 1))
+    trailing = (mean + told * (trailing - mean)) * fade
+    patchy = flocculent(g, blurred[:, 1:2], radius, angle)
     arm = torch.where(col("flocculent"), patchy, grand) * fade
     arm_old = col("arm_old") * torch.where(col("flocculent"), 0.4, 1.0)
     disc = broken_exponential(g, r_old, 1.68)
@@ -127,7 +145,10 @@ def galaxy_maps(g, d, size, pixel):
     patterned = smooth * (1 - arm_old + arm_old * 2.2 * arm) * 10 ** (0.06 * first)
     patterned = unit(patterned, pixel)
     outer = 1 - torch.exp(-r_old / 1.5)  # share of the outer population
-    mass = 10 ** col("log_mass")
+    recent = recent_mass(g)
+    # a galaxy of one's own choice may form more than its mass: a tenth of that is old at the least
+    mass = torch.maximum(10 ** g["log_mass"] - recent.sum(1), 0.1 * 10 ** g["log_mass"])[:, None, None]
+    intermediate_mass, young_mass, newborn_mass = recent.T[..., None, None]
     sfr = 10 ** col("log_sfr")
 
     # --- star formation follows its own map
@@ -145,8 +166,9 @@ def galaxy_maps(g, d, size, pixel):
     second_galaxy = for_some(partial(companion, pixel=pixel), g["merger"], g, x, y)
     pulled = for_some(partial(debris, pixel=pixel), g["merger"], g, radius, angle)
     ratio, loose, young_ratio = col("companion_ratio"), col("debris"), col("companion_young")
-    disc_mass = mass * (1 - col("bulge_fraction"))
-    old_other = mass * ratio * second_galaxy + loose * mass * 0.4 * pulled
+    kept = mass * (1 - 0.4 * loose)  # what tides pulled out was the galaxy's
+    disc_mass = kept * (1 - col("bulge_fraction"))
+    old_other = mass * ratio * second_galaxy + (mass - kept) * pulled
 
     def with_company(shape, own=1.0):
         shape = unit(shape, pixel) * own
@@ -164,45 +186,47 @@ def galaxy_maps(g, d, size, pixel):
     c_sigma = torch.hypot((0.06 + 0.12 * d.clump[..., 2]) / kpc, torch.full_like(c_radius, 0.2))
     axis = east[0]
     c_phase = 10 ** (2.4 * (d.clump[..., 5] + d.clump[..., 6] + d.clump[..., 1] - 1.5) * 0.22)  # clumps differ in age
-    clump_stars = _blobs(c_east, c_north, c_sigma, c_light, axis)
-    clump_gas = _blobs(c_east, c_north, c_sigma, c_light * c_phase, axis)
+    # the companion has its full share of star formation without clumps
+    clump_stars = unit(_blobs(c_east, c_north, c_sigma, c_light, axis), pixel) + young_ratio * second_galaxy
+    clump_gas = unit(_blobs(c_east, c_north, c_sigma, c_light * c_phase, axis), pixel) + young_ratio * second_galaxy
     share = col("clump_fraction")
     burst = 10 ** col("burst")
 
     stars = torch.stack(
         [
-            mass * col("bulge_fraction") * bulge,
+            kept * col("bulge_fraction") * bulge,
             disc_mass * patterned * (1 - outer),
             disc_mass * patterned * outer + old_other,
-            sfr
-            * 10 ** col("recent")
-            * 1.2e9
-            * unit(young * 0.5 + disc * 0.5 * profile.mean((-2, -1), keepdim=True), pixel),
-            sfr * 4.9e8 * young * (1 - 0.3 * share) + sfr * 4.9e8 * 0.3 * share * clump_stars,
-            sfr * burst * 1.8e7 * (now * (1 - share) + clump_stars * share),
+            intermediate_mass * unit(young * 0.5 + disc * 0.5 * profile.mean((-2, -1), keepdim=True), pixel),
+            young_mass * (young * (1 - 0.3 * share) + 0.3 * share * clump_stars),
+            newborn_mass * (now * (1 - share) + clump_stars * share),
         ],
         1,
     )
 
     # --- gas
     inner = (1 - radius / 3).clamp(0, 1)
-    phase = col("phase_texture")  # the mean of 10^(phase x) is divided out
-    lines = sfr * burst * 10 ** (col("ionising") + phase * flicker - 0.5 * math.log(10) * phase**2)
-    hii = lines * now * (1 - share) * (1 - col("diffuse"))
-    clumpy = lines * clump_gas * share * (1 - 0.5 * col("diffuse"))
+    photons = sfr * burst * 10 ** col("ionising")
+    # some of them light what stars blow out and what falls in
+    blown = torch.where(col("outflow") & ~col("agn"), col("outflow_share"), 0.0)
+    taken = torch.where(col("decoupled") & ~col("quenched"), col("decoupled_share"), 0.0)
+    lines = photons * (1 - blown - taken)
+    phase = 10 ** (col("phase_texture") * flicker)
+    hii = lines * like(now * phase, now) * (1 - share) * (1 - col("diffuse"))
+    clumpy = lines * like(clump_gas * phase, clump_gas) * share * (1 - col("diffuse"))
     # diffuse gas reaches out of the plane: the thick disc's coordinates
     spread = broken_exponential(g, r_old, 1.5 / col("sf_scale")) * (0.6 + arm) * 10 ** (0.1 * third)
     spread = with_company(spread) * 0.5 + now * 0.5
-    diffuse = sfr * burst * 10 ** col("ionising") * spread * col("diffuse")
+    diffuse = lines * spread * col("diffuse")
     hard = g["agn"] | g["outflow"]
     narrow, front, back = for_some(partial(narrow_and_wind, pixel=pixel), hard, g, x, y, count=3)
     old_mass = stars[:, 0] + stars[:, 1] + stars[:, 2]
-    old = old_mass * 10 ** (0.15 * second) * col("old_lum")
+    old = like(old_mass * 10 ** (0.15 * second), old_mass) * col("old_lum")
     old_total = old_mass.sum((-2, -1), keepdim=True) * pixel**2
     amount = torch.where(
         col("quenched"),
         old_total * col("old_lum") / col("old_ew") * col("decoupled_ew") * 0.25,
-        sfr * HA_PER_SFR * col("decoupled_share"),
+        photons * HA_PER_SFR * taken,
     )
     decoupled = amount * for_some(partial(decoupled_gas, pixel=pixel), g["decoupled"], g, x, y, u, v)
     gas = torch.stack([hii * inner, hii * (1 - inner), clumpy, diffuse, narrow, front + back, decoupled, old], 1)
@@ -237,6 +261,26 @@ def galaxy_maps(g, d, size, pixel):
         "clump_light": c_light * c_phase,
         "radius": r_old,
     }
+
+
+def galaxy_totals(mass, pixel):
+    """What the maps hold in all, companion included.
+
+    Parameters
+    ----------
+    mass : Tensor (B, P, D, H, W)
+        Of `galaxy_maps`, Msun / arcsec2.
+    pixel : float
+        arcsec.
+
+    Returns
+    -------
+    dict of str to Tensor (B,)
+        log_mass_formed, log10 of Msun; log_sfr_total, log10 of Msun/yr: the mean over the last 1e8 yr.
+    """
+    total = mass.sum((-1, -2, -3)) * pixel**2
+    last = total[:, 5] + total[:, 4] * (1e8 - SPANS[2]) / SPANS[1]
+    return {"log_mass_formed": torch.log10(total.sum(1)), "log_sfr_total": torch.log10(last / 1e8)}
 
 
 def galaxy_spectra(g, stars, gas):

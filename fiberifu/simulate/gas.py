@@ -119,8 +119,7 @@ class GasTables:
 
         [O II], Balmer, [O III], [N II], [S II] are those of Gutkin+2016 (n_H = 100 cm-3, C/O solar, 100
         Msun); [Ne III] = 0.075 x [O III] 5007 (typical of H II regions; Perez-Montero+2007), He I 5876 =
-        0.038 x H-alpha (0.11 of H-beta), [O I] 6300 = 0.11 x [S II] (typical of star-forming galaxies in
-        SDSS).
+        0.038 x H-alpha (0.11 of H-beta), [O I] 6300 = 0.06 x [S II] (a choice).
 
         Parameters
         ----------

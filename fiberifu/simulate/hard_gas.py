@@ -11,8 +11,8 @@ from .structure import column, unit
 
 __all__ = ["HA_PER_SFR", "decoupled_gas", "narrow_and_wind"]
 
-#: H-alpha per star formation rate near solar metallicity, Lsun per Msun/yr (Gutkin+2016; Kennicutt & Evans 2012).
-HA_PER_SFR = 10**7.6
+#: H-alpha per star formation rate, Lsun per Msun/yr: 10^41.27 erg/s (Kennicutt & Evans 2012, table 1).
+HA_PER_SFR = 10**7.687
 
 
 def _cone(g, x, y, distance, axis_x, axis_y):
@@ -48,7 +48,7 @@ def narrow_and_wind(g, x, y, *, pixel):
     spread = column(g, "cone_share")
     blown = torch.where(outflow, column(g, "outflow_share"), 0.0)
     narrow = torch.where(agn, power * (1 - blown) * (nucleus * (1 - spread) + (front + back) * spread), 0.0)
-    wind = blown * torch.where(agn, power, HA_PER_SFR * 10 ** column(g, "log_sfr"))
+    wind = blown * torch.where(agn, power, HA_PER_SFR * 10 ** (column(g, "log_sfr") + column(g, "burst")))
     compact = 0.25 * nucleus / 2
     return narrow, wind * (0.75 * front + compact), wind * (0.75 * back + compact)
 

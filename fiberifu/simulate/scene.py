@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..constants import C_KMS
-from .galaxy import POPULATIONS, galaxy_maps, galaxy_spectra, sky_grid
+from .galaxy import POPULATIONS, galaxy_maps, galaxy_spectra, galaxy_totals, sky_grid
 from .gas import GAS_COMPONENTS, LINE_WAVELENGTH, LINES, SIDEBANDS, GasTables
 from .grid import SpectralGrid
 from .motion import GROUP_OF, GROUPS, gas_moments, group_moments
@@ -29,7 +29,7 @@ from .observe import (
     moffat_transfer,
 )
 from .recipe import Draws, draw_galaxies
-from .stars import Starlight, distance_factor
+from .stars import TEMPLATE_SIGMA, Starlight, distance_factor
 
 __all__ = ["Scenes", "SimConfig"]
 
@@ -97,6 +97,10 @@ class Scenes:
         line_wave = np.array([LINE_WAVELENGTH[line] for line in LINES])
         self.stars = Starlight(pack, sidebands, line_wave, self.device)
         self.gas = GasTables(pack, self.device)
+        self.sidebands = torch.as_tensor(sidebands, dtype=torch.float64, device=self.device)
+        centre = sidebands.mean(2)
+        part = (line_wave - centre[:, 0]) / (centre[:, 1] - centre[:, 0])
+        self.side_part = torch.as_tensor(part, dtype=torch.float32, device=self.device)
         wave = np.asarray(pack["desi_wave"], dtype=np.float64)
 
         def tensor(a):
@@ -126,6 +130,7 @@ class Scenes:
         g = self._draw(d)
         made = galaxy_spectra(g, self.stars, self.gas)
         maps = galaxy_maps(g, d, self.grid, c.pixel_scale)
+        g |= galaxy_totals(maps["mass"], c.pixel_scale)
         z = g["redshift"]
         stellar = self.stars.band_flux(z, made["weights"], made["ebv"])  # B, P, D, C
         line = made["line"][:, :, None] * self.gas.transmission(made["gas_ebv"])[:, None]  # B, G, D, L
@@ -158,16 +163,24 @@ class Scenes:
         return draw_galaxies(d, jitter=self.config.jitter)
 
     def _neighbour(self, g):
-        """A star or a background galaxy of one stellar population on the same stamp."""
+        """A star, which is a point, or a round background galaxy on the same stamp.
+
+        Both have the spectrum of one stellar population without dust; the star is an old one at 30 km/s, which stands
+        for K and G stars. The galaxy is a Gaussian.
+        """
         z = g["neighbour_z"].clamp(min=_STAR_Z)
         weights = self.stars.weights(g["neighbour_age"], torch.full_like(z, 0.1), g["neighbour_metal"])
         band = self.stars.band_flux(z, weights[:, None], torch.zeros_like(z)[:, None])[:, 0, 0]
         # one unit of the map is the mass that gives one nanomaggy in r; the map carries the flux
         weights, band = weights / band[:, 1:2], band / band[:, 1:2]
         east, north = sky_grid(self.grid, self.config.pixel_scale, self.device)
-        r2 = (east - g["neighbour_east"][:, None, None]) ** 2 + (north - g["neighbour_north"][:, None, None]) ** 2
-        size = torch.hypot(g["neighbour_size"], torch.full_like(z, 0.2))[:, None, None]
-        shape = torch.exp(-0.5 * r2 / size**2) / (2 * math.pi * size**2)
+        east, north = (a - g[name][:, None, None] for a, name in ((east, "neighbour_east"), (north, "neighbour_north")))
+        size = g["neighbour_size"][:, None, None].clamp(min=0.2)
+        shape = torch.exp(-0.5 * (east**2 + north**2) / size**2) / (2 * math.pi * size**2)
+        # a star is a point, shared among the four pixels around it so that its centre is where it should be
+        pixel = self.config.pixel_scale
+        point = (1 - east.abs() / pixel).clamp(min=0) * (1 - north.abs() / pixel).clamp(min=0) / pixel**2
+        shape = torch.where(g["neighbour_is_star"][:, None, None], point, shape)
         flux = 10 ** (0.4 * (22.5 - g["neighbour_r"])) * g["neighbour"]
         return shape * flux[:, None, None], weights, band
 
@@ -196,8 +209,8 @@ class Scenes:
         made, g = scene["made"], scene["g"]
         mass, gas = self._parts(amount)
         ssp = torch.einsum("fpd,fps->fds", mass, made["weights"][owner])
-        # templates have 70 km/s of their own, the instrument adds to the stars': what is left is broadened
-        extra = (truth["sigma_star"] ** 2 - 70.0**2 + grid.stellar_lsf**2).clamp(min=0).sqrt()
+        # the instrument adds to the stars' width, the templates have their own of that: what is left is broadened
+        extra = (truth["sigma_star"] ** 2 - TEMPLATE_SIGMA**2 + grid.stellar_lsf**2).clamp(min=0).sqrt()
         hbeta = torch.einsum("fgd,fg->fd", gas, made["line"][owner][..., _HB])
         rest = self.stars.spectrum(ssp, made["ebv"][owner], extra, hbeta, made["gas_ebv"][owner])
         flux = self.stars.render(rest, g["redshift"][owner], self._shift(grid, truth["velocity_star"]))
@@ -215,6 +228,19 @@ class Scenes:
                 add_lines(flux, line, self.gas.wave, red, truth["group_sigma"][:, k], grid)
         return truth | {"flux": flux}
 
+    def _other_continuum(self, g, weights):
+        """Pseudo-continua (B, L) of the neighbour at the galaxy's lines, per unit of its map; as `pseudo_continuum`."""
+        z, out = g["redshift"], torch.zeros(len(weights), len(LINES), device=self.device)
+        who = torch.nonzero(g["neighbour"])[:, 0]
+        if len(who):
+            edges = self.sidebands.flatten() * (1 + z[who].double()[:, None])
+            rest = weights[who] @ self.stars.ssp
+            light = self.stars.render(rest, g["neighbour_z"][who].clamp(min=_STAR_Z), edges)[:, ::2].unflatten(
+                1, (-1, 2)
+            )
+            out[who] = torch.lerp(light[..., 0], light[..., 1], self.side_part) * (1 + z[who, None])
+        return out
+
     @staticmethod
     def _parts(amount):
         """Integrals of the stellar masses (F, P, D) and of the gas (F, G, D)."""
@@ -231,10 +257,12 @@ class Scenes:
         Returns
         -------
         dict
-            line_flux, line_ew (F, L); redshift, velocity, sigma (F,) of the gas: moments of the whole H-alpha line;
-            velocity_star, sigma_star (F,), weighted with r light; group_velocity, group_sigma, ha_share (F, K): the
-            Gaussians of which the lines consist, by kinematic group (`GROUPS`), and their shares of H-alpha; band
-            (F, C) nanomaggies of the full spectrum. Velocities in km/s.
+            line_flux, line_ew (F, L), the latter of the continuum of all that is in the aperture, neighbours too;
+            redshift, velocity, sigma (F,) of the gas: moments of the whole H-alpha line; velocity_star, sigma_star
+            (F,), weighted with r light; stellar_limited (F,) bool, where sigma_star is below the templates' own width
+            (`TEMPLATE_SIGMA`), so that spectra may show broader stars than the truth; group_velocity, group_sigma,
+            ha_share (F, K): the Gaussians of which the lines consist, by kinematic group (`GROUPS`), and their shares
+            of H-alpha; band (F, C) nanomaggies of the full spectrum. Velocities in km/s.
         """
         made, g = scene["made"], scene["g"]
         z = g["redshift"]
@@ -244,9 +272,11 @@ class Scenes:
         if "pseudo" not in made:
             made["pseudo"] = self.stars.pseudo_continuum(z, made["weights"], made["ebv"])
             made["pseudo_nebular"] = self.stars.nebular_pseudo(z, made["gas_ebv"])
+            made["pseudo_other"] = self._other_continuum(g, made["other_weights"])
         continuum = torch.einsum("fpd,fpdl->fl", mass, made["pseudo"][owner])
         hbeta = torch.einsum("fgd,fg->fd", gas, made["line"][owner][..., _HB])
         continuum = continuum + torch.einsum("fd,fdl->fl", hbeta, made["pseudo_nebular"][owner])
+        continuum = continuum + amount[:, _OTHER, None] * made["pseudo_other"][owner]
         ha = component[..., _HA]
         ha = torch.cat([ha[:, :3].sum(1, keepdim=True), ha[:, 3:]], 1)
         first, second = amount[:, _MOMENTS:_LIGHT].unflatten(1, (2, -1)).unbind(1)
@@ -254,7 +284,7 @@ class Scenes:
         tiny = 1e-12
         light, lightv, lightv2 = (amount[:, _LIGHT + i] for i in range(3))
         velocity_star = lightv / light.clamp(min=tiny)
-        square = lightv2 / light.clamp(min=tiny) - velocity_star**2
+        sigma_star = torch.sqrt((lightv2 / light.clamp(min=tiny) - velocity_star**2).clamp(min=100.0))
         return {
             "line_flux": line,
             "line_ew": line / continuum.clamp(min=tiny),
@@ -262,7 +292,8 @@ class Scenes:
             "velocity": velocity,
             "velocity_star": velocity_star,
             "sigma": sigma,
-            "sigma_star": torch.sqrt(square.clamp(min=100.0)),
+            "sigma_star": sigma_star,
+            "stellar_limited": sigma_star < TEMPLATE_SIGMA,
             "group_velocity": group_velocity,
             "group_sigma": group_sigma,
             "ha_share": share,

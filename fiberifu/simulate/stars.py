@@ -13,8 +13,12 @@ import torch
 
 from ..constants import AB_NANOMAGGY, C_KMS
 
-__all__ = ["Starlight", "calzetti", "distance_factor", "universe_age"]
+__all__ = ["TEMPLATE_SIGMA", "Starlight", "calzetti", "distance_factor", "universe_age"]
 
+#: Width of the templates' lines, km/s: the MaStar library at R = 1800 (1430 to 2390, or 89 to 53 km/s, taken as one).
+#: Convolution cannot take it away: starlight is no narrower than this, or, where a grid has a ``stellar_lsf``, no
+#: narrower than this after the instrument (for DESI's 55 km/s: right down to a dispersion of 43 km/s).
+TEMPLATE_SIGMA = 70.0
 _LSUN = 3.828e33  # erg/s, IAU 2015 B3
 _MPC = 3.0857e24  # cm
 _H0, _OMEGA_M = 70.0, 0.3

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import grid_sample, softplus
 
 __all__ = [
+    "blur",
     "broken_exponential",
     "column",
     "companion",
@@ -16,6 +17,7 @@ __all__ = [
     "draw_structure",
     "flocculent",
     "for_some",
+    "like",
     "plane",
     "unit",
 ]
@@ -31,6 +33,23 @@ def column(g, name):
 def unit(shape, pixel):
     """``shape`` (B, H, W) divided by its integral."""
     return shape / (shape.sum((-2, -1), keepdim=True) * pixel**2).clamp(min=1e-12)
+
+
+def blur(texture, sigma):
+    """Textures (B, T, N, N) smoothed with Gaussians of ``sigma`` (B, 2) cells along their last and last but one axis.
+
+    What a grid of pixels cannot carry has to go before it is sampled at their centres.
+    """
+    cell = torch.arange(texture.shape[-1], device=texture.device)
+    apart = (cell[:, None] - cell).float()
+    weight = torch.exp(-0.5 * (apart / sigma[..., None, None].clamp(min=0.1)) ** 2)
+    x, y = (weight / weight.sum(-1, keepdim=True)).unbind(1)
+    return y[:, None] @ texture @ x[:, None].transpose(-1, -2)
+
+
+def like(shape, total):
+    """``shape`` (B, H, W) scaled to the integral of the map ``total``."""
+    return shape * (total.sum((-2, -1), keepdim=True) / shape.sum((-2, -1), keepdim=True).clamp(min=1e-12))
 
 
 def for_some(make, who, g, *maps, count=1):

@@ -22,7 +22,8 @@ from .scene import Scenes, SimConfig
 __all__ = ["STRATA", "SimConfig", "Simulator"]
 
 #: What is kept of the truth of every fibre.
-FIBER_TRUTH = ("line_flux", "line_ew", "velocity", "sigma", "velocity_star", "sigma_star", "ha_share", "band")
+FIBER_TRUTH = ("line_flux", "line_ew", "velocity", "sigma", "velocity_star", "sigma_star", "stellar_limited")
+FIBER_TRUTH += ("ha_share", "band")
 
 STRATA = (
     "quenched",
@@ -159,6 +160,7 @@ class Simulator(Scenes):
         flux, ivar, _ = reanchor(flux, error**-2, self.wave, self.curves, aperture, aperture_sigma)
 
         keep = ("redshift", "log_mass", "log_sfr", "inclination", "axis_ratio", "pa", "east", "north", "ebv")
+        keep += ("log_mass_formed", "log_sfr_total")  # of the maps, companion included
         record = {key: g[key] for key in (*keep, *STRATA)} | {"re_arcsec": g["re"]}
         record |= {key: truth[key] for key in FIBER_TRUTH}
         record |= {

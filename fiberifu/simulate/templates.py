@@ -235,9 +235,9 @@ def _read_feltre(folder):
 
 
 def _read_shocks(path):
-    """MAPPINGS shocks with precursor (the code: Sutherland & Dopita 2017), density 100 cm-3, 120-600 km/s.
+    """MAPPINGS shocks with precursor, density 100 cm-3, 120-600 km/s, as distributed with spaxelsleuth.
 
-    ``abund`` of the file is read as per cent of solar.
+    The file names no publication and no version of the code; ``abund`` in it is read as per cent of solar.
     """
     with open(path) as file:
         header = file.readline().strip().split(",")
