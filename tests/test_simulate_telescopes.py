@@ -36,7 +36,7 @@ from fiberifu.simulate.calibration import fiber_fraction, psf_to_fiber_specflux 
 from fiberifu.simulate.fiber import ARMS, COSMIC, arm_share, fiber_sigma  # noqa: E402
 from fiberifu.simulate.gas import LINES  # noqa: E402
 from fiberifu.simulate.imager import lanczos_transfer  # noqa: E402
-from fiberifu.simulate.observe import encircled_energy, moffat_transfer  # noqa: E402
+from fiberifu.simulate.observe import encircled_energy, moffat_transfer, spectrum_sigma  # noqa: E402
 from fiberifu.simulate.resolution import apply_resolution, resolution_matrix  # noqa: E402
 from fiberifu.simulate.targets import choose_manga  # noqa: E402
 
@@ -358,8 +358,16 @@ def test_dust_of_the_milky_way(simulator, scene):
     assert ratio == pytest.approx(10 ** (-0.4 * 0.2 * BAND_EXTINCTION["g"]), rel=1e-4)
 
 
+def training_sigma(simulator, inside, seconds, seeing=1.1):
+    """Noise (N,) of `spectrum_sigma`, of the light in the fibre."""
+    blur = seeing * (simulator.wave.double() / 6500) ** -0.2
+    args = torch.as_tensor(inside)[None], simulator.wave, simulator.throughput, simulator.sky, blur[None]
+    sigma = spectrum_sigma(*args, torch.tensor([float(seconds)]))[0]
+    return (sigma * encircled_energy(0.75, blur)).numpy()
+
+
 def test_noise_of_real_desi_coadds(data_dir):
-    """At the effective time of the template signal-to-noise: arms to 20 %, sixths of arms in the mean to 12 %."""
+    """With the exposures they had: arms of each to 20 %, sixths of arms in the mean to 8 %; training spectra, too."""
     fits = pytest.importorskip("astropy.io.fits")
     from fiberifu.simulate.templates import DESI_WAVE, _read_instrument
 
@@ -372,10 +380,15 @@ def test_noise_of_real_desi_coadds(data_dir):
         ("coadd-special-dark-27247", 0),
         ("coadd-sv3-dark-26065", 2),
     )
-    ratios, widths = {arm: [] for arm in ARMS}, []
+    ratios, widths, training = {arm: [] for arm in ARMS}, [], []
     for name, row in rows:
         with fits.open(data_dir / "desi" / f"{name}.fits") as hdus:
             seconds = 12.15 * float(hdus["SCORES"].data["TSNR2_LRG"][row])  # desispec's EFFTIME_DARK
+            fibermap = hdus["FIBERMAP"].data[row]
+            count, shutter = int(fibermap["COADD_NUMEXP"]), float(fibermap["COADD_EXPTIME"])
+            exposures = hdus["EXP_FIBERMAP"].data
+            exposures = exposures[(exposures["TARGETID"] == fibermap["TARGETID"]) & (exposures["FIBERSTATUS"] == 0)]
+            assert len(exposures) == count and exposures["EXPTIME"].sum() == pytest.approx(shutter, rel=1e-3)
             for a, (arm, (first, n)) in enumerate(ARMS.items()):
                 flux, ivar = (hdus[f"{arm.upper()}_{key}"].data[row].astype(float) for key in ("FLUX", "IVAR"))
                 data = hdus[f"{arm.upper()}_RESOLUTION"].data[row].astype(float)
@@ -383,10 +396,13 @@ def test_noise_of_real_desi_coadds(data_dir):
                 caught = encircled_energy(0.75, torch.as_tensor(1.1 * (wave / 6500) ** -0.2)).numpy()
                 inside = np.zeros(len(DESI_WAVE))
                 inside[first : first + n] = np.median(flux) * caught
-                model = fiber_sigma(spectrograph, inside, seconds, max(1, round(seconds / 1000)))[a, first : first + n]
+                model = fiber_sigma(spectrograph, inside, seconds, count, shutter=shutter)[a, first : first + n]
                 good = ivar > 0
                 ratio = np.where(good, 1 / np.sqrt(np.where(good, ivar, 1)) / (model / caught), np.nan)
                 ratios[arm].append([np.nanmedian(ratio)] + [np.nanmedian(part) for part in np.array_split(ratio, 6)])
+                if arm == "b":
+                    short = training_sigma(spectrograph, inside, seconds)[first : first + n] / caught
+                    training.append(np.nanmedian(np.where(good, ratio * model / caught / short, np.nan)[: n // 6]))
                 offset = 5 - np.arange(11)
                 known = data.sum(0) > 0.5
                 data = data[:, known] / data[:, known].sum(0)
@@ -396,8 +412,30 @@ def test_noise_of_real_desi_coadds(data_dir):
     for arm, values in ratios.items():
         values = np.array(values)  # of coadds: of the arm, and of its sixths
         assert np.abs(values[:, 0] - 1).max() < 0.2, arm
-        assert np.abs(values.mean(0) - 1).max() < 0.12, arm
+        assert np.abs(values.mean(0) - 1).max() < 0.08, arm
+    assert np.mean(training) == pytest.approx(1, abs=0.1)  # the bluest sixth of b
     assert np.mean(widths) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(("seconds", "level"), [(150, 0.0), (220, 2.0), (2000, 20.0)])
+def test_training_noise_is_the_spectrograph_s(simulator, seconds, level):
+    """Training spectra have the noise of the arms together, at every wavelength, in the blue and at the dichroics."""
+    inside = np.full(7781, level)
+    arms = fiber_sigma(simulator, inside, seconds, math.ceil(seconds / DESI.longest))
+    ivar = np.zeros(7781)
+    for sigma, (first, n) in zip(arms, ARMS.values(), strict=True):
+        ivar[first : first + n] += sigma[first : first + n] ** -2
+    np.testing.assert_allclose(training_sigma(simulator, inside, seconds) * np.sqrt(ivar), 1, atol=0.03)
+
+
+def test_bright_sky_of_short_exposures(simulator):
+    """As many effective seconds under a brighter sky: more exposures, but no more noise of the sky."""
+    inside = np.zeros(7781)
+    dark = fiber_sigma(simulator, inside, 3000, 3)
+    bright = fiber_sigma(simulator, inside, 3000, 30, shutter=3000 * math.sqrt(10))  # read noise over charge is one
+    for a, (first, n) in enumerate(ARMS.values()):
+        np.testing.assert_allclose(bright[a, first : first + n], dark[a, first : first + n], rtol=1e-9)
+    assert (fiber_sigma(simulator, inside, 3000, 30)[0, :2000] > 1.2 * dark[0, :2000]).all()
 
 
 def test_arms_share_the_light():

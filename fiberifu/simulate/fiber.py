@@ -20,110 +20,44 @@ from .observe import encircled_energy, fiber_kernel, moffat_transfer
 from .photometry import Photometry
 from .products import FiberSpectra
 from .resolution import apply_resolution, resolution_matrix
+from .sensitivity import ARMS, DESI, FiberInstrument, arm_share, sensitivity
 from .streams import stream
 
 __all__ = ["ARMS", "DESI", "FiberInstrument", "arm_share", "fiber_sigma", "observe_fibers"]
 
-#: First pixel and number of pixels of each arm on the grid 3600-9824 A, 0.8 A (DESI Collaboration 2024, AJ 168, 58).
-ARMS = {"b": (0, 2751), "r": (2700, 2326), "z": (4900, 2881)}
 COSMIC, ALL_BAD = 1 << 2, 1 << 1  # desispec.maskbits.specmask
 NODES = (4000.0, 6200.0, 9200.0)  # A: where the light in the fibre is integrated; between them it is interpolated
-# Atmospheric extinction at Kitt Peak, mag per airmass (IRAF onedstds kpnoextinct).
-EXTINCTION = (
-    (3600, 3700, 3860, 4036, 4255, 4566, 5000, 5556, 6055, 6790, 7550, 8370, 9832),
-    (0.56, 0.502, 0.428, 0.364, 0.302, 0.238, 0.183, 0.151, 0.133, 0.084, 0.061, 0.048, 0.037),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class FiberInstrument:
-    """Numbers of the fibres and the spectrographs.
-
-    Parameters
-    ----------
-    diameter : float
-        Of the fibre on the sky, arcsec.
-    area : float
-        Collecting area, cm2.
-    airmass : float
-    positioner, scatter : float
-        1-sigma error of the fibre's mean position and from exposure to exposure, arcsec in each direction.
-    longest : float
-        Exposures are split so that none is longer, s.
-    read_noise : tuple of float
-        Electrons per CCD pixel in b, r, z.
-    ccd_pixels : float
-        CCD pixels whose read noise a pixel of 0.8 A collects: about 4.4 across the trace times 0.8 / 0.6 A.
-    efficiency : tuple
-        Of each arm relative to the template pack's throughput: wavelengths [A] and values. From the noise of four
-        early-release coadds at the effective exposure times of their template signal-to-noise; what it corrects are
-        fibre losses in the blue, sky and throughput alike.
-    cosmic_rate : float
-        Hits per arm, spectrum and 1000 s.
-    failed : float
-        Share of fibres whose positioner failed.
-    """
-
-    diameter: float = 1.5
-    area: float = 8.66e4
-    airmass: float = 1.2
-    positioner: float = 0.08
-    scatter: float = 0.06
-    longest: float = 900.0
-    read_noise: tuple = (3.2, 2.8, 2.8)
-    ccd_pixels: float = 5.9
-    efficiency: tuple = (
-        ((3600, 3675, 3750, 3850, 3950, 4100, 4300, 4550, 4850), (0.4, 0.53, 0.61, 0.7, 0.8, 0.83, 0.89, 0.98, 1.06)),
-        ((5700,), (1.18,)),
-        ((7520, 9150, 9450, 9650, 9824), (1.35, 1.35, 0.85, 0.85, 1.0)),
-    )
-    cosmic_rate: float = 2.0
-    failed: float = 0.01
-
-
-DESI = FiberInstrument()
-
-
-def arm_share(arm, wave):
-    """Share of the light that the dichroics send into an arm, after the arms' throughputs and the noise of coadds."""
-    red = 1 / (1 + np.exp(-(wave - 5783.0) / 41.0))
-    far = 1 / (1 + np.exp(-(wave - 7570.0) / 36.0))
-    return {"b": 1 - red, "r": red * (1 - far), "z": far}[arm]
-
-
 # --- conditions and noise
 
 
-def _sensitivity(simulator, instrument):
-    """Electrons (3, N) per second and unit of flux [1e-17 erg/s/cm2/A] in each arm, and the sky (N,) per arcsec2."""
-    wave = simulator.wave.cpu().numpy().astype(float)
-    air = 10 ** (-0.4 * instrument.airmass * np.interp(wave, *EXTINCTION))
-    energy = 1.98645e-8 / wave  # erg
-    one = 1e-17 * instrument.area * 0.8 / energy * air * simulator.throughput.cpu().numpy()
-    rows = [
-        one * arm_share(arm, wave) * np.interp(wave, *e) for arm, e in zip(ARMS, instrument.efficiency, strict=True)
-    ]
-    return np.stack(rows), simulator.sky.cpu().numpy().astype(float)
-
-
-def fiber_sigma(simulator, inside, seconds, n_exposures, instrument=DESI):
+def fiber_sigma(simulator, inside, seconds, n_exposures, instrument=DESI, *, shutter=None):
     """Noise (3, N) of the light in a fibre in each arm, per 0.8 A pixel, 1e-17 erg/s/cm2/A.
 
-    Photons of the source and of a dark sky, and read noise; under Kitt Peak's atmosphere.
+    Photons of the source and of the sky, and read noise; under Kitt Peak's atmosphere.
 
     Parameters
     ----------
     inside : ndarray (N,)
         Flux in the fibre.
     seconds : float
-        Under dark sky.
+        Effective: the time that would give this noise of the sky if it were dark.
     n_exposures : int
+    shutter : float, optional
+        Seconds that the shutter was open; by default the sky was dark, and they are the effective ones. Longer: the
+        sky was brighter by their ratio, and the charge that the read noise is compared with is larger.
     """
-    gain, sky = _sensitivity(simulator, instrument)
-    gain = gain * seconds
+    gain = _gain(simulator, instrument)
+    shutter = seconds if shutter is None else shutter
+    sky = simulator.sky.cpu().numpy().astype(float) * (shutter / seconds)
+    gain = gain * shutter
     photons = (np.clip(inside, 0, None) + sky * math.pi / 4 * instrument.diameter**2) * gain
     read = np.array(instrument.read_noise)[:, None] ** 2 * instrument.ccd_pixels * n_exposures
     return np.sqrt(photons + read) / np.maximum(gain, 1e-12)
+
+
+def _gain(simulator, instrument):
+    """`sensitivity` of a simulator, as an array (3, N)."""
+    return sensitivity(simulator.wave, simulator.throughput, instrument).cpu().numpy()
 
 
 @dataclasses.dataclass
@@ -294,8 +228,7 @@ def _expose(simulator, out, f, inside, point, visit, rng, noise, instrument):
     wave = simulator.desi.wave.cpu().numpy()
     blur = torch.as_tensor(visit.seeing[:, None] * (wave / 6500.0) ** -0.2)
     factor = (1 / encircled_energy(instrument.diameter / 2, blur).numpy() / visit.grey[:, None]).mean(0)
-    _, sky = _sensitivity(simulator, instrument)
-    residual = 0.003 * sky * math.pi / 4 * instrument.diameter**2
+    residual = 0.003 * simulator.sky.cpu().numpy().astype(float) * math.pi / 4 * instrument.diameter**2
     level = rng.standard_normal()
     for a, (arm, (first, m)) in enumerate(ARMS.items()):
         cut = slice(first, first + m)
