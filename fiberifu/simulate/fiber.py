@@ -12,20 +12,23 @@ import math
 import numpy as np
 import torch
 
+from ..constants import C_KMS
 from .calibration import fiber_fraction
 from .fiber_tables import fiber_table, redshift_table
+from .gas import LINES
 from .grid import SpectralGrid
 from .milky_way import galactic_ebv, transmission
 from .observe import encircled_energy, fiber_kernel, moffat_transfer
 from .photometry import Photometry
 from .products import FiberSpectra
-from .resolution import apply_resolution, resolution_matrix
+from .resolution import N_DIAGONAL, apply_resolution, resolution_matrix
 from .sensitivity import ARMS, DESI, FiberInstrument, arm_share, sensitivity
 from .streams import stream
 
 __all__ = ["ARMS", "DESI", "FiberInstrument", "arm_share", "fiber_sigma", "observe_fibers"]
 
 COSMIC, ALL_BAD = 1 << 2, 1 << 1  # desispec.maskbits.specmask
+PAD = N_DIAGONAL // 2  # pixels beyond the ends whose light reaches into the spectrum
 NODES = (4000.0, 6200.0, 9200.0)  # A: where the light in the fibre is integrated; between them it is interpolated
 # --- conditions and noise
 
@@ -162,8 +165,9 @@ def observe_fibers(
     Returns
     -------
     FiberSpectra
-        ``meta["truth"]``: dict of ndarray (F, …): line_flux, line_ew, velocity, sigma of the light in the fibre as it
-        was, at 6200 A; band (F, 4) nanomaggies in it; flux (F, 7781), noiseless in the fibre, at the instrument's
+        ``meta["truth"]``: dict of ndarray (F, …): line_flux, line_ew of the light in the fibre, each line under the
+        seeing at its wavelength, as in the spectrum; velocity, sigma of H-alpha under that at its own; band (F, 4)
+        nanomaggies in it, under that at 6200 A; flux (F, 7781), noiseless in the fibre, at the instrument's
         resolution and not calibrated as a point source. All of it is before the dust of the Milky Way.
     """
     indices = scene["d"].indices
@@ -183,14 +187,16 @@ def observe_fibers(
     )  # F, 2, 3, J
     who = torch.as_tensor(owner, device=light.device)
     grid = simulator.desi
-    sharp = SpectralGrid(grid.wave, grid.edges, torch.full_like(grid.lsf, 1e-3), 0.0)
+    sharp = _wider(grid)
     wave = grid.wave.cpu().numpy()
-    part = torch.as_tensor(_between_nodes(wave), dtype=torch.float32, device=light.device)
+    part = torch.as_tensor(_between_nodes(sharp.wave.cpu().numpy()), dtype=torch.float32, device=light.device)
     seen = [[simulator.spectra(scene, who, light[:, k, j], sharp) for j in range(3)] for k in range(2)]
     inside, point = (sum(part[j] * s["flux"] for j, s in enumerate(row)) for row in seen)
     lsf = grid.lsf * torch.tensor([v.lsf for v in visits], device=light.device)[:, None]
-    matrix = resolution_matrix(lsf, pixel=False)
-    inside, point = (apply_resolution(matrix, flux).cpu().numpy().astype(float) for flux in (inside, point))
+    matrix = resolution_matrix(torch.nn.functional.pad(lsf, (PAD, PAD), mode="replicate"), pixel=False)
+    inside, point = (
+        apply_resolution(matrix, flux)[:, PAD:-PAD].cpu().numpy().astype(float) for flux in (inside, point)
+    )
     resolution = resolution_matrix(lsf).cpu().numpy()
     out = FiberSpectra(
         wave={arm: wave[a : a + m].copy() for arm, (a, m) in ARMS.items()},
@@ -205,15 +211,55 @@ def observe_fibers(
     dust = transmission(wave, galactic[:, None])
     for f in range(n):
         _expose(simulator, out, f, dust[f] * inside[f], dust[f] * point[f], visits[f], rngs[f], noise, instrument)
-    truth = {key: seen[0][1][key].cpu().numpy() for key in ("line_flux", "line_ew", "velocity", "sigma", "band")}
+    gas, truth = _line_truth(simulator, seen[0])
     out.meta["truth"] = truth | {"flux": inside.astype(np.float32)}
     photometry = Photometry(simulator, scene) if photometry is None else photometry
-    gas = seen[0][1]["redshift"].cpu().numpy()
     out.table.update(
         fiber_table(scene, seed, targets, owner, number, sky_fiber, position, visits, photometry, galactic)
     )
     out.table.update(redshift_table(out, gas, truth, sky_fiber, rngs, noise))
     return out
+
+
+def _wider(grid):
+    """A grid with ideal resolution and `PAD` more pixels at each end, whose light the resolution brings in."""
+    step = float(grid.wave[1] - grid.wave[0])
+    more = torch.arange(1, PAD + 1, device=grid.wave.device, dtype=grid.wave.dtype) * step
+
+    def longer(a):
+        return torch.cat([a[:1] - more.flip(0), a, a[-1:] + more])
+
+    wave = longer(grid.wave)
+    return SpectralGrid(wave, longer(grid.edges), torch.full_like(wave, 1e-3, dtype=torch.float32), 0.0)
+
+
+def _line_truth(simulator, seen):
+    """Redshift of the gas (F,) and the truth of the lines, between the nodes (three dicts of `Scenes.truth`)."""
+
+    def of(key):
+        return np.stack([s[key].double().cpu().numpy() for s in seen])  # 3, F, ...
+
+    rest = simulator.gas.wave.double().cpu().numpy()
+    observed = rest * (1 + of("redshift")[1][:, None])  # F, L
+    part = _between_nodes(observed.ravel()).reshape(3, *observed.shape)
+    flux, ew = of("line_flux"), of("line_ew")
+    line = (part * flux).sum(0)
+    continuum = (part * flux / np.where(ew > 0, ew, np.inf)).sum(0)
+    # moments of H-alpha add up by its flux
+    ha = LINES.index("Ha")
+    weight = part[..., ha] * np.maximum(flux[..., ha], 1e-30)
+    weight = weight / weight.sum(0)
+    velocity = (weight * of("velocity")).sum(0)
+    square = (weight * (of("sigma") ** 2 + (of("velocity") - velocity) ** 2)).sum(0)
+    systemic = (1 + of("redshift")[1]) / (1 + of("velocity")[1] / C_KMS)
+    truth = {
+        "line_flux": line,
+        "line_ew": line / np.where(continuum > 0, continuum, np.inf),
+        "velocity": velocity,
+        "sigma": np.sqrt(square),
+        "band": of("band")[1],
+    }
+    return systemic * (1 + velocity / C_KMS) - 1, {key: value.astype(np.float32) for key, value in truth.items()}
 
 
 def _number(owner):
