@@ -111,8 +111,8 @@ def observe_manga(simulator, seed, start, n, *, size=8.0):
             {b: flux[2000 + i] for i, b in enumerate("griz")}, {b: psf / psf.sum() for b in "griz"},
             dict.fromkeys("griz", 2.5), 0.5, place(seed, galaxy), np.array([1.0, 0.75, 0.4, 0.15, 0.05]),
             {"name": f"galaxy {galaxy}", "redshift": float(simulator.scene(seed, [galaxy])["g"]["redshift"][0]),
-             "ifudesign": 12701, "exposures": 9, "ebv": 0.02, "re": 4.0, "pa": 30.0, "axis_ratio": 0.7,
-             "log_mass": 10.2},
+             "ifudesign": 12701, "exposures": 9, "exptime": 8100.0, "ebv": 0.02, "re": 4.0, "pa": 30.0,
+             "axis_ratio": 0.7, "log_mass": 10.2},
             maps | {key: truth[key].numpy() for key in ("velocity", "sigma")},
         )  # fmt: skip
 

@@ -12,118 +12,55 @@ import math
 import numpy as np
 import torch
 
+from ..constants import C_KMS
 from .calibration import fiber_fraction
 from .fiber_tables import fiber_table, redshift_table
+from .gas import LINES
 from .grid import SpectralGrid
 from .milky_way import galactic_ebv, transmission
 from .observe import encircled_energy, fiber_kernel, moffat_transfer
 from .photometry import Photometry
 from .products import FiberSpectra
-from .resolution import apply_resolution, resolution_matrix
+from .resolution import N_DIAGONAL, apply_resolution, resolution_matrix
+from .sensitivity import ARMS, DESI, FiberInstrument, arm_share, sensitivity
 from .streams import stream
 
 __all__ = ["ARMS", "DESI", "FiberInstrument", "arm_share", "fiber_sigma", "observe_fibers"]
 
-#: First pixel and number of pixels of each arm on the grid 3600-9824 A, 0.8 A (DESI Collaboration 2024, AJ 168, 58).
-ARMS = {"b": (0, 2751), "r": (2700, 2326), "z": (4900, 2881)}
 COSMIC, ALL_BAD = 1 << 2, 1 << 1  # desispec.maskbits.specmask
+PAD = N_DIAGONAL // 2  # pixels beyond the ends whose light reaches into the spectrum
 NODES = (4000.0, 6200.0, 9200.0)  # A: where the light in the fibre is integrated; between them it is interpolated
-# Atmospheric extinction at Kitt Peak, mag per airmass (IRAF onedstds kpnoextinct).
-EXTINCTION = (
-    (3600, 3700, 3860, 4036, 4255, 4566, 5000, 5556, 6055, 6790, 7550, 8370, 9832),
-    (0.56, 0.502, 0.428, 0.364, 0.302, 0.238, 0.183, 0.151, 0.133, 0.084, 0.061, 0.048, 0.037),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class FiberInstrument:
-    """Numbers of the fibres and the spectrographs.
-
-    Parameters
-    ----------
-    diameter : float
-        Of the fibre on the sky, arcsec.
-    area : float
-        Collecting area, cm2.
-    airmass : float
-    positioner, scatter : float
-        1-sigma error of the fibre's mean position and from exposure to exposure, arcsec in each direction.
-    longest : float
-        Exposures are split so that none is longer, s.
-    read_noise : tuple of float
-        Electrons per CCD pixel in b, r, z.
-    ccd_pixels : float
-        CCD pixels whose read noise a pixel of 0.8 A collects: about 4.4 across the trace times 0.8 / 0.6 A.
-    efficiency : tuple
-        Of each arm relative to the template pack's throughput: wavelengths [A] and values. From the noise of four
-        early-release coadds at the effective exposure times of their template signal-to-noise; what it corrects are
-        fibre losses in the blue, sky and throughput alike.
-    cosmic_rate : float
-        Hits per arm, spectrum and 1000 s.
-    failed : float
-        Share of fibres whose positioner failed.
-    """
-
-    diameter: float = 1.5
-    area: float = 8.66e4
-    airmass: float = 1.2
-    positioner: float = 0.08
-    scatter: float = 0.06
-    longest: float = 900.0
-    read_noise: tuple = (3.2, 2.8, 2.8)
-    ccd_pixels: float = 5.9
-    efficiency: tuple = (
-        ((3600, 3675, 3750, 3850, 3950, 4100, 4300, 4550, 4850), (0.4, 0.53, 0.61, 0.7, 0.8, 0.83, 0.89, 0.98, 1.06)),
-        ((5700,), (1.18,)),
-        ((7520, 9150, 9450, 9650, 9824), (1.35, 1.35, 0.85, 0.85, 1.0)),
-    )
-    cosmic_rate: float = 2.0
-    failed: float = 0.01
-
-
-DESI = FiberInstrument()
-
-
-def arm_share(arm, wave):
-    """Share of the light that the dichroics send into an arm, after the arms' throughputs and the noise of coadds."""
-    red = 1 / (1 + np.exp(-(wave - 5783.0) / 41.0))
-    far = 1 / (1 + np.exp(-(wave - 7570.0) / 36.0))
-    return {"b": 1 - red, "r": red * (1 - far), "z": far}[arm]
-
-
 # --- conditions and noise
 
 
-def _sensitivity(simulator, instrument):
-    """Electrons (3, N) per second and unit of flux [1e-17 erg/s/cm2/A] in each arm, and the sky (N,) per arcsec2."""
-    wave = simulator.wave.cpu().numpy().astype(float)
-    air = 10 ** (-0.4 * instrument.airmass * np.interp(wave, *EXTINCTION))
-    energy = 1.98645e-8 / wave  # erg
-    one = 1e-17 * instrument.area * 0.8 / energy * air * simulator.throughput.cpu().numpy()
-    rows = [
-        one * arm_share(arm, wave) * np.interp(wave, *e) for arm, e in zip(ARMS, instrument.efficiency, strict=True)
-    ]
-    return np.stack(rows), simulator.sky.cpu().numpy().astype(float)
-
-
-def fiber_sigma(simulator, inside, seconds, n_exposures, instrument=DESI):
+def fiber_sigma(simulator, inside, seconds, n_exposures, instrument=DESI, *, shutter=None):
     """Noise (3, N) of the light in a fibre in each arm, per 0.8 A pixel, 1e-17 erg/s/cm2/A.
 
-    Photons of the source and of a dark sky, and read noise; under Kitt Peak's atmosphere.
+    Photons of the source and of the sky, and read noise; under Kitt Peak's atmosphere.
 
     Parameters
     ----------
     inside : ndarray (N,)
         Flux in the fibre.
     seconds : float
-        Under dark sky.
+        Effective: the time that would give this noise of the sky if it were dark.
     n_exposures : int
+    shutter : float, optional
+        Seconds that the shutter was open; by default the sky was dark, and they are the effective ones. Longer: the
+        sky was brighter by their ratio, and the charge that the read noise is compared with is larger.
     """
-    gain, sky = _sensitivity(simulator, instrument)
-    gain = gain * seconds
+    gain = _gain(simulator, instrument)
+    shutter = seconds if shutter is None else shutter
+    sky = simulator.sky.cpu().numpy().astype(float) * (shutter / seconds)
+    gain = gain * shutter
     photons = (np.clip(inside, 0, None) + sky * math.pi / 4 * instrument.diameter**2) * gain
     read = np.array(instrument.read_noise)[:, None] ** 2 * instrument.ccd_pixels * n_exposures
     return np.sqrt(photons + read) / np.maximum(gain, 1e-12)
+
+
+def _gain(simulator, instrument):
+    """`sensitivity` of a simulator, as an array (3, N)."""
+    return sensitivity(simulator.wave, simulator.throughput, instrument).cpu().numpy()
 
 
 @dataclasses.dataclass
@@ -228,8 +165,9 @@ def observe_fibers(
     Returns
     -------
     FiberSpectra
-        ``meta["truth"]``: dict of ndarray (F, …): line_flux, line_ew, velocity, sigma of the light in the fibre as it
-        was, at 6200 A; band (F, 4) nanomaggies in it; flux (F, 7781), noiseless in the fibre, at the instrument's
+        ``meta["truth"]``: dict of ndarray (F, …): line_flux, line_ew of the light in the fibre, each line under the
+        seeing at its wavelength, as in the spectrum; velocity, sigma of H-alpha under that at its own; band (F, 4)
+        nanomaggies in it, under that at 6200 A; flux (F, 7781), noiseless in the fibre, at the instrument's
         resolution and not calibrated as a point source. All of it is before the dust of the Milky Way.
     """
     indices = scene["d"].indices
@@ -249,14 +187,16 @@ def observe_fibers(
     )  # F, 2, 3, J
     who = torch.as_tensor(owner, device=light.device)
     grid = simulator.desi
-    sharp = SpectralGrid(grid.wave, grid.edges, torch.full_like(grid.lsf, 1e-3), 0.0)
+    sharp = _wider(grid)
     wave = grid.wave.cpu().numpy()
-    part = torch.as_tensor(_between_nodes(wave), dtype=torch.float32, device=light.device)
+    part = torch.as_tensor(_between_nodes(sharp.wave.cpu().numpy()), dtype=torch.float32, device=light.device)
     seen = [[simulator.spectra(scene, who, light[:, k, j], sharp) for j in range(3)] for k in range(2)]
     inside, point = (sum(part[j] * s["flux"] for j, s in enumerate(row)) for row in seen)
     lsf = grid.lsf * torch.tensor([v.lsf for v in visits], device=light.device)[:, None]
-    matrix = resolution_matrix(lsf, pixel=False)
-    inside, point = (apply_resolution(matrix, flux).cpu().numpy().astype(float) for flux in (inside, point))
+    matrix = resolution_matrix(torch.nn.functional.pad(lsf, (PAD, PAD), mode="replicate"), pixel=False)
+    inside, point = (
+        apply_resolution(matrix, flux)[:, PAD:-PAD].cpu().numpy().astype(float) for flux in (inside, point)
+    )
     resolution = resolution_matrix(lsf).cpu().numpy()
     out = FiberSpectra(
         wave={arm: wave[a : a + m].copy() for arm, (a, m) in ARMS.items()},
@@ -271,15 +211,55 @@ def observe_fibers(
     dust = transmission(wave, galactic[:, None])
     for f in range(n):
         _expose(simulator, out, f, dust[f] * inside[f], dust[f] * point[f], visits[f], rngs[f], noise, instrument)
-    truth = {key: seen[0][1][key].cpu().numpy() for key in ("line_flux", "line_ew", "velocity", "sigma", "band")}
+    gas, truth = _line_truth(simulator, seen[0])
     out.meta["truth"] = truth | {"flux": inside.astype(np.float32)}
     photometry = Photometry(simulator, scene) if photometry is None else photometry
-    gas = seen[0][1]["redshift"].cpu().numpy()
     out.table.update(
         fiber_table(scene, seed, targets, owner, number, sky_fiber, position, visits, photometry, galactic)
     )
     out.table.update(redshift_table(out, gas, truth, sky_fiber, rngs, noise))
     return out
+
+
+def _wider(grid):
+    """A grid with ideal resolution and `PAD` more pixels at each end, whose light the resolution brings in."""
+    step = float(grid.wave[1] - grid.wave[0])
+    more = torch.arange(1, PAD + 1, device=grid.wave.device, dtype=grid.wave.dtype) * step
+
+    def longer(a):
+        return torch.cat([a[:1] - more.flip(0), a, a[-1:] + more])
+
+    wave = longer(grid.wave)
+    return SpectralGrid(wave, longer(grid.edges), torch.full_like(wave, 1e-3, dtype=torch.float32), 0.0)
+
+
+def _line_truth(simulator, seen):
+    """Redshift of the gas (F,) and the truth of the lines, between the nodes (three dicts of `Scenes.truth`)."""
+
+    def of(key):
+        return np.stack([s[key].double().cpu().numpy() for s in seen])  # 3, F, ...
+
+    rest = simulator.gas.wave.double().cpu().numpy()
+    observed = rest * (1 + of("redshift")[1][:, None])  # F, L
+    part = _between_nodes(observed.ravel()).reshape(3, *observed.shape)
+    flux, ew = of("line_flux"), of("line_ew")
+    line = (part * flux).sum(0)
+    continuum = (part * flux / np.where(ew > 0, ew, np.inf)).sum(0)
+    # moments of H-alpha add up by its flux
+    ha = LINES.index("Ha")
+    weight = part[..., ha] * np.maximum(flux[..., ha], 1e-30)
+    weight = weight / weight.sum(0)
+    velocity = (weight * of("velocity")).sum(0)
+    square = (weight * (of("sigma") ** 2 + (of("velocity") - velocity) ** 2)).sum(0)
+    systemic = (1 + of("redshift")[1]) / (1 + of("velocity")[1] / C_KMS)
+    truth = {
+        "line_flux": line,
+        "line_ew": line / np.where(continuum > 0, continuum, np.inf),
+        "velocity": velocity,
+        "sigma": np.sqrt(square),
+        "band": of("band")[1],
+    }
+    return systemic * (1 + velocity / C_KMS) - 1, {key: value.astype(np.float32) for key, value in truth.items()}
 
 
 def _number(owner):
@@ -294,8 +274,7 @@ def _expose(simulator, out, f, inside, point, visit, rng, noise, instrument):
     wave = simulator.desi.wave.cpu().numpy()
     blur = torch.as_tensor(visit.seeing[:, None] * (wave / 6500.0) ** -0.2)
     factor = (1 / encircled_energy(instrument.diameter / 2, blur).numpy() / visit.grey[:, None]).mean(0)
-    _, sky = _sensitivity(simulator, instrument)
-    residual = 0.003 * sky * math.pi / 4 * instrument.diameter**2
+    residual = 0.003 * simulator.sky.cpu().numpy().astype(float) * math.pi / 4 * instrument.diameter**2
     level = rng.standard_normal()
     for a, (arm, (first, m)) in enumerate(ARMS.items()):
         cut = slice(first, first + m)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..constants import AB_NANOMAGGY, C_KMS
+from .sensitivity import ARMS, DESI, sensitivity
 
 __all__ = [
     "add_lines",
@@ -223,29 +224,34 @@ def add_lines(flux, line_flux, line_wave, z, sigma_kms, grid, *, half=70):
     return flux.scatter_add_(1, index[..., :-1].clamp(0, n - 1).flatten(1), profile.flatten(1))
 
 
-def spectrum_sigma(flux, wave, throughput, sky, seeing, seconds):
+def spectrum_sigma(flux, wave, throughput, sky, seeing, seconds, instrument=DESI):
     """Noise of a fibre spectrum that is calibrated as a point source, 1e-17 erg/s/cm2/A per 0.8 A pixel.
 
-    Photon noise of source and sky through 1.77 arcsec2 and read noise (3 e- over 4.5 CCD pixels and one
-    exposure per 900 s), with an 8.66 m2 aperture and 15 % lost in the air, scaled to four early-release coadds in each
-    arm: by 1.07, 0.84 and 0.78 in the middle of b, r and z.
+    Photon noise of source and dark sky, and read noise, with the sensitivity of the spectrograph's arms added up
+    (`~fiberifu.simulate.sensitivity.sensitivity`) and as few exposures as its longest allows.
 
     Parameters
     ----------
     flux : Tensor (F, N)
         Inside the fibre, noiseless.
     wave, throughput, sky : Tensor (N,)
+        On DESI's grid.
     seeing : Tensor (F, N)
         FWHM at every wavelength.
     seconds : Tensor (F,)
         Effective exposure under dark sky.
+    instrument : FiberInstrument
     """
-    photon_energy = 1.98645e-8 / wave  # erg
-    electrons = 1e-17 * 8.66e4 * 0.85 * throughput * 0.8 / photon_energy * seconds[:, None]  # per unit flux
-    count = (flux.clamp(min=0) + sky * (math.pi / 4 * 1.5**2)) * electrons
-    read = 9.0 * 4.5 * torch.ceil(seconds / 900)[:, None]
-    scale = 1.07 - 0.23 * ((wave - 4600) / 2100).clamp(0, 1) - 0.06 * ((wave - 6700) / 1900).clamp(0, 1)
-    return scale * torch.sqrt(count + read) / electrons / encircled_energy(0.75, seeing)
+    arms = sensitivity(wave, throughput, instrument)
+    for row, (first, n) in zip(arms, ARMS.values(), strict=True):  # what falls beyond an arm's pixels is lost
+        row[:first] = row[first + n :] = 0
+    total = arms.sum(0)
+    noise = torch.tensor(instrument.read_noise, dtype=arms.dtype, device=arms.device) ** 2 * instrument.ccd_pixels
+    noise = total**2 / (arms**2 / noise[:, None]).sum(0)  # of arms averaged by their read noise where two overlap
+    read = noise.float() * torch.ceil(seconds / instrument.longest)[:, None]
+    electrons = total.float() * seconds[:, None]  # per unit flux
+    count = (flux.clamp(min=0) + sky * (math.pi / 4 * instrument.diameter**2)) * electrons
+    return torch.sqrt(count + read) / electrons / encircled_energy(instrument.diameter / 2, seeing)
 
 
 def reanchor(flux, ivar, wave, curves, aperture_flux, aperture_sigma, *, prior=-0.22, prior_sigma=0.15):

@@ -100,7 +100,8 @@ class IFUCube:
     correlation : ndarray, optional
         Correlation of the noise between spaxels by their distance in spaxels.
     table : dict
-        For the drpall row: name, redshift, ifudesign, exposures, ebv, re (arcsec), pa (degrees), axis_ratio, log_mass.
+        For the drpall row: name, redshift, ifudesign, exposures, exptime (s, of all), ebv, re (arcsec), pa (degrees),
+        axis_ratio, log_mass.
     truth : dict of str to ndarray (…, ny, nx)
         line_flux, line_ew (L, ny, nx), velocity, sigma (ny, nx): noiseless, at the cube's PSF, in the spaxel.
     """

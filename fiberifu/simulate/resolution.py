@@ -39,7 +39,10 @@ def resolution_matrix(lsf, step=0.8, *, pixel=True, n_diagonal=N_DIAGONAL):
 
 
 def apply_resolution(data, flux):
-    """The product of resolution matrices (…, n_diagonal, N) with spectra (…, N); light beyond the ends is lost."""
+    """The product of resolution matrices (…, n_diagonal, N) with spectra (…, N).
+
+    Light that leaves at the ends is lost and none comes in: give ``n_diagonal // 2`` pixels more on each side.
+    """
     half = data.shape[-2] // 2
     n = flux.shape[-1]
     out = torch.zeros_like(flux)

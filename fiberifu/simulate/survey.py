@@ -83,7 +83,7 @@ class Simulator(Scenes):
                 # R26 is about 3.3 effective radii here (median; `Photometry` measures it galaxy by galaxy)
                 major = on_disc(torch.where(angle > math.pi, math.pi, 0.0), torch.full_like(angle, 0.33 * 3.3))
                 first = torch.where((kind > 0.85)[:, None], clump + near, first)
-                first = torch.where((kind > 0.95)[:, None], major, first)
+                first = torch.where(((kind > 0.95) & ~g["spheroid"].bool())[:, None], major, first)
         reach = (self.config.stamp / 2 - 5) * self.config.pixel_scale
         return first.clamp(-reach, reach), second.clamp(-reach, reach), has_second
 
