@@ -10,19 +10,20 @@ from .tuned import BASES
 __all__ = ["make_page", "make_table"]
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 1320px; margin: 2em auto; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
 th, td { padding: 3px 7px; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
 th { background: #f4f4f4; }
 td:nth-child(1), td:nth-child(2), td:last-child, th:nth-child(1), th:nth-child(2), th:last-child { text-align: left; }
 .differs { color: #a3172c; font-weight: 600; } .agrees { color: #1c6b3a; } .undecided { color: #8a6100; }
 .context { color: #666; } img { max-width: 100%; } figure { margin: 2em 0; } figcaption { color: #444; }
-td:nth-child(n+3):nth-child(-n+7) { white-space: nowrap; }
+td:nth-child(n+3):nth-child(-n+7), td:nth-child(10) { white-space: nowrap; }
+th:nth-child(2) { width: 34%; } td:nth-child(8), th:nth-child(8) { text-align: left; }
 .note { color: #666; font-size: 12px; }
 """
 
 _COLUMNS = (
-    *("verdict", "what", "simulated", "real", "difference", "threshold", "ratio", "unit", "n (simulated, real)"),
+    *("verdict", "what", "simulated", "real", "difference", "threshold", "ratio", "unit", "n sim, real"),
     *("tuned?", "against"),
 )
 

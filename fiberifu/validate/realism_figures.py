@@ -212,6 +212,8 @@ def _rebin(wave, y, grid):
 
 
 def _noise(d, cubes):
+    import matplotlib
+
     n = len(d["curves"])
     columns = (n + 2 + 1) // 2
     figure, axes = _axes(2, columns, size=(4.2 * columns, 6.2))
@@ -236,14 +238,16 @@ def _noise(d, cubes):
     ax.set(xlabel="log noise per pixel (nanomaggy)", ylabel="galaxies", title="images; real cutout dashed")
     ax.legend()
     ax = axes[n + 1]
-    for level in np.unique(cubes[:, 0]):
+    levels = np.unique(cubes[:, 0])
+    for level, colour in zip(levels, matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(levels))), strict=True):
         ours = cubes[cubes[:, 0] == level]
-        ax.plot(
-            np.log10(np.maximum(ours[:, 1], 1e-3)), ours[:, 2], ls="", marker="o", ms=4, label=f"from {level:.0f} Å"
-        )
+        x = np.log10(np.maximum(ours[:, 1], 1e-3))
+        ax.plot(x, ours[:, 2], ls="", marker="o", ms=4, color=colour, label=f"from {level:.0f} Å")
     ax.axhline(0, color="0.5", lw=1)
     ax.set(xlabel="log flux of the spaxel", ylabel="log ivar, simulated / real", title="MaNGA cubes")
-    ax.legend(ncols=2)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - 0.6 * (high - low), high)  # room for the legend
+    ax.legend(ncols=2, loc="lower left")
     for ax in axes[n + 2 :]:
         ax.set_axis_off()
     return figure
