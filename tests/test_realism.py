@@ -3,6 +3,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,10 +34,13 @@ from fiberifu.validate import (  # noqa: E402
 from fiberifu.validate.comparison import rank  # noqa: E402
 from fiberifu.validate.measures import running_median  # noqa: E402
 from fiberifu.validate.mixture import LINE_GROUPS, stellar_templates, velocity_shift  # noqa: E402
+from fiberifu.validate.noise import photon_law  # noqa: E402
+from fiberifu.validate.origin import COMMAND, in_half, pack_hash, simulator_hash  # noqa: E402
 from fiberifu.validate.physics import line_ratios  # noqa: E402
 from fiberifu.validate.real import read_atlas, read_colours, read_desi, read_ifu_lines, read_manga_list  # noqa: E402
 from fiberifu.validate.relations import abundance_ridge, kewley_ellison_n2, n2_metallicity, tremonti_2004  # noqa: E402
 from fiberifu.validate.sample import REST_WAVE, ab_magnitudes, read_sdss_curves, simulated_sample  # noqa: E402
+from fiberifu.validate.tuned import mark  # noqa: E402
 
 HA = 11  # in the simulator's lines
 
@@ -51,8 +55,8 @@ def mixture(pack):
     return Mixture(*stellar_templates(pack, (0.0, 0.3)))
 
 
-def compare(simulated, real, *, threshold=0.1, kind="same", errors=(0.01, 0.01)):
-    return Comparison("a", "b", simulated, errors[0], real, errors[1], "mag", 9, 9, threshold, kind, "somebody")
+def compare(simulated, real, *, threshold=0.1, kind="same", errors=(0.01, 0.01), **more):
+    return Comparison("a", "b", simulated, errors[0], real, errors[1], "mag", 9, 9, threshold, kind, "somebody", **more)
 
 
 # ---------------------------------------------------------------- statistics
@@ -244,11 +248,16 @@ def test_rank():
 
 
 def test_report_is_checked():
-    row = compare(1.3, 1.0, errors=(np.nan, 0.1)).to_dict()
+    row = compare(1.3, 1.0, errors=(np.nan, 0.1), basis="tuned").to_dict()
     assert row["simulated_error"] is None
     assert row["difference"] == pytest.approx(0.3)
     summary = {"agrees": 0, "differs": 1, "undecided": 0, "context": 0}
-    report = {"version": "1", "galaxies": 24, "seed": 1, "summary": summary, "comparisons": [row]}
+    report = {
+        **{"version": "1", "simulator": "0", "pack": "1", "command": "make", "half": "judging"},
+        **{"galaxies": 24, "survey_galaxies": 8, "seed": 1, "population": {}, "summary": summary},
+        "summary_by_basis": {"tuned": summary.copy(), "held out": dict.fromkeys(summary, 0)},
+        "comparisons": [row],
+    }
     check_report(json.loads(json.dumps(report)))
     for change, match in (
         (lambda r: r.pop("seed"), "no 'seed'"),
@@ -257,11 +266,62 @@ def test_report_is_checked():
         (lambda r: r["comparisons"][0].update(verdict="fine"), "'fine'"),
         (lambda r: r["comparisons"].append(row), "twice"),
         (lambda r: r["summary"].update(agrees=3), "summary"),
+        (lambda r: r["summary_by_basis"]["held out"].update(agrees=3), "summary_by_basis"),
+        (lambda r: r["comparisons"][0].update(basis=""), "basis"),
+        (lambda r: r.update(half="first"), "'first'"),
+        (lambda r: r.update(simulator=None), "'simulator' is None"),
     ):
         broken = copy.deepcopy(report)
         change(broken)
         with pytest.raises(ValueError, match=match):
             check_report(broken)
+
+
+# ---------------------------------------------------------------- what a report is made of
+def test_the_page_is_of_this_simulator():
+    path = Path(__file__).parents[1] / "docs" / "_static" / "realism" / "realism.json"
+    if not path.parent.is_dir():
+        pytest.skip("no documentation beside the tests")
+    made_with = json.loads(path.read_text()).get("simulator")
+    assert made_with == simulator_hash(), f"docs/_static/realism is of another simulator; make it anew: {COMMAND}"
+
+
+def test_hashes(pack):
+    assert len(simulator_hash()) == 64
+    other = {key: np.array(value) for key, value in pack.items()}
+    assert pack_hash(other) == pack_hash(dict(reversed(pack.items())))
+    other["ssp"][0, 0, 5] *= 1.001
+    assert pack_hash(other) != pack_hash(pack)
+
+
+def test_halves():
+    names = [f"galaxy {i}" for i in range(2000)]
+    tuning, judging = in_half(names, "tuning"), in_half(names, "judging")
+    assert (tuning ^ judging).all() and in_half(names, "all").all()
+    assert tuning.mean() == pytest.approx(0.5, abs=0.05)
+    assert in_half(names[::-1], "tuning")[::-1].tolist() == tuning.tolist()
+    with pytest.raises(ValueError, match="half"):
+        in_half(names, "left")
+
+
+def test_rows_are_tuned_or_held_out():
+    def row(group, name):
+        return Comparison(group, name, 1.0, 0.1, 1.0, 0.1, "", 9, 9, 0.1, "same", "somebody")
+
+    assert mark(row("Colours", "median g-r")).basis == "tuned"
+    assert mark(row("Spectra", "residual of the best mixture")).basis == "held out"
+    assert mark(row("Scaling relations", "main-sequence slope")).basis == "tuned"
+    assert mark(row("Scaling relations", "resolved main-sequence slope")).basis == "held out"
+    with pytest.raises(ValueError, match="tuned or held out"):
+        mark(row("Weather", "rain"))
+
+
+def test_photon_law():
+    rng = np.random.default_rng(6)
+    flux = 10 ** rng.uniform(-1, 1, 400)
+    law = photon_law(flux, np.sqrt(0.04 + 0.01 * flux) * np.exp(0.02 * rng.normal(size=400)))
+    assert law(0) == pytest.approx(0.04, rel=0.03)
+    assert law(20.0) == pytest.approx(0.24, rel=0.03)
 
 
 # ---------------------------------------------------------------- simulated and real samples
@@ -304,6 +364,10 @@ def test_real_files(data_dir):
     colours = read_colours(data_dir)
     assert len(colours["r"]) > 9000 and (colours["r"] < 17.77).all()
     assert 0.5 < np.median(-np.diff(colours["sdss"], axis=1)[:, 0]) < 1.1
+    halves = [read_colours(data_dir, half)["r"] for half in ("tuning", "judging")]
+    assert sorted(np.concatenate(halves)) == sorted(colours["r"]) and min(map(len, halves)) > 4500
+    halves = [{a["name"] for a in read_atlas(data_dir, half)} for half in ("tuning", "judging")]
+    assert not halves[0] & halves[1] and len(halves[0] | halves[1]) == 129
     atlas = {a["name"]: a for a in read_atlas(data_dir)}
     assert len(atlas) == 129
     wave, flux = atlas["Mrk 33"]["wave"], atlas["Mrk 33"]["flux"]
@@ -322,7 +386,8 @@ def test_end_to_end(data_dir, tmp_path):
     real_pack = load_template_pack(tmp_path / "pack.npz")
     with pytest.raises(ValueError, match="at least 24"):
         measure_realism(None, real_pack, data_dir, galaxies=5)
-    report, figures = measure_realism(Simulator(real_pack), real_pack, data_dir, galaxies=24, seed=1)
+    small = {"galaxies": 24, "survey_galaxies": 8, "cubes": 1}
+    report, figures = measure_realism(Simulator(real_pack), real_pack, data_dir, seed=1, **small)
     paths = write_realism(report, figures, tmp_path / "out")
     read = json.loads((tmp_path / "out" / "realism.json").read_text())
     check_report(read)
@@ -332,7 +397,16 @@ def test_end_to_end(data_dir, tmp_path):
     }
     excess = [row["excess"] for row in read["comparisons"] if row["excess"] is not None]
     assert excess == sorted(excess, reverse=True) and len(excess) > 30
+    assert read["simulator"] == simulator_hash() and read["pack"] == pack_hash(real_pack)
+    assert sum(read["summary"].values()) == len(read["comparisons"])
+    assert sum(row["name"].startswith("log inverse variance of DESI") for row in read["comparisons"]) == 36
+    quantiles = read["population"]["quantiles"]["DESI"]["redshift"]
+    assert quantiles == sorted(quantiles) and 0 < quantiles[2] < 0.5
+    control = next(row for row in read["comparisons"] if "MaNGA spaxels" in row["name"])
+    assert control["n_simulated"] == 6 and abs(control["simulated"]) < 0.05 and control["simulated"] != 0
+    assert "quenched" in (tmp_path / "out" / "population.inc").read_text()
     table = (tmp_path / "out" / "realism_table.inc").read_text()
+    assert read["simulator"][:16] in table and read["command"] in table
     assert table.count("   * - ") == len(read["comparisons"]) + 1
     page = (tmp_path / "out" / "realism.html").read_text()
     pictures = [path for path in paths if path.suffix == ".png"]

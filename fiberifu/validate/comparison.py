@@ -4,7 +4,10 @@
 import math
 from dataclasses import asdict, dataclass
 
-__all__ = ["KINDS", "VERDICTS", "Comparison", "check_report", "rank"]
+from .origin import HALVES
+from .tuned import BASES
+
+__all__ = ["KINDS", "VERDICTS", "Comparison", "check_report", "count_verdicts", "rank"]
 
 #: What must hold: the two are the same; the simulated value reaches the real one; does not exceed it; nothing.
 KINDS = ("same", "at least", "at most", "context")
@@ -32,6 +35,10 @@ class Comparison:
         Name of the figure that shows it.
     note : str
         What the reader has to know.
+    basis : {'tuned', 'held out', ''}
+        Whether constants of the simulator were set with this comparison; '' where not yet said.
+    constants : str
+        Which, or why none.
     """
 
     group: str
@@ -48,6 +55,8 @@ class Comparison:
     against: str
     figure: str = ""
     note: str = ""
+    basis: str = ""
+    constants: str = ""
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -97,13 +106,21 @@ def rank(comparisons):
 
 
 _FIELDS = {
-    **dict.fromkeys(("group", "name", "unit", "kind", "against", "figure", "note", "verdict"), str),
+    **dict.fromkeys(
+        ("group", "name", "unit", "kind", "against", "figure", "note", "verdict", "basis", "constants"), str
+    ),
     **dict.fromkeys(
         ("simulated", "simulated_error", "real", "real_error", "difference", "excess"), (float, type(None))
     ),
     "n_simulated": int,
     "n_real": int,
     "threshold": float,
+}
+
+_HEADER = {
+    **dict.fromkeys(("version", "simulator", "pack", "command", "half"), str),
+    **dict.fromkeys(("galaxies", "seed", "survey_galaxies"), int),
+    "population": dict,
 }
 
 
@@ -120,9 +137,14 @@ def check_report(report):
     ValueError
         Naming what is missing or wrong.
     """
-    for key in ("version", "galaxies", "seed", "comparisons", "summary"):
+    for key in (*_HEADER, "comparisons", "summary", "summary_by_basis"):
         if key not in report:
             raise ValueError(f"report: no {key!r}")
+    for key, kind in _HEADER.items():
+        if not isinstance(report[key], kind):
+            raise ValueError(f"report: {key!r} is {report[key]!r}")
+    if report["half"] not in HALVES:
+        raise ValueError(f"report: half is {report['half']!r}, use one of {HALVES}")
     names = set()
     for i, row in enumerate(report["comparisons"]):
         for key, kind in _FIELDS.items():
@@ -134,9 +156,19 @@ def check_report(report):
                 raise ValueError(f"report: comparison {i}, {key!r} is {row[key]!r}")
         if row["kind"] not in KINDS or row["verdict"] not in VERDICTS:
             raise ValueError(f"report: comparison {i} has kind {row['kind']!r}, verdict {row['verdict']!r}")
+        if row["basis"] not in BASES:
+            raise ValueError(f"report: comparison {i} has basis {row['basis']!r}, use one of {BASES}")
         if (row["group"], row["name"]) in names:
             raise ValueError(f"report: {row['group']!r}, {row['name']!r} comes twice")
         names.add((row["group"], row["name"]))
-    counted = {v: sum(row["verdict"] == v for row in report["comparisons"]) for v in VERDICTS}
+    counted = count_verdicts(report["comparisons"])
     if report["summary"] != counted:
         raise ValueError(f"report: summary {report['summary']} but the comparisons have {counted}")
+    counted = {basis: count_verdicts(report["comparisons"], basis) for basis in BASES}
+    if report["summary_by_basis"] != counted:
+        raise ValueError(f"report: summary_by_basis {report['summary_by_basis']} but the comparisons have {counted}")
+
+
+def count_verdicts(rows, basis=None):
+    """How many comparisons (dicts of a report) have each verdict; of one basis only, where given."""
+    return {v: sum(row["verdict"] == v and basis in (None, row["basis"]) for row in rows) for v in VERDICTS}

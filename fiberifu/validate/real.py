@@ -6,15 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
+from .origin import in_half
+
 __all__ = ["read_atlas", "read_colours", "read_cutout_noise", "read_desi", "read_ifu_lines", "read_manga_list"]
 
 _SDSS = "ugriz"
 
 
-def read_colours(folder):
+def read_colours(folder, half="all"):
     """Real galaxies with SDSS photometry, those of the Main sample's magnitude (Strauss et al. 2002, AJ 124, 1810).
 
     Extinction-corrected model magnitudes g, r, i, z; Petrosian r < 17.77; magnitudes are asinh-free (from maggies).
+
+    Parameters
+    ----------
+    folder : path-like
+    half : {'all', 'tuning', 'judging'}
+        Split by coordinates, see `in_half`.
 
     Returns
     -------
@@ -34,11 +42,18 @@ def read_colours(folder):
     good = (r > 14) & (r < 17.77) & np.isfinite(magnitude).all(1) & (error[:, 1:] < 0.1).all(1)
     z = np.array(table["Z"], dtype=float)
     good &= (z > 0.01) & (z < 0.3)
+    good &= in_half([f"{ra:.5f} {dec:+.5f}" for ra, dec in zip(table["RA"], table["DEC"], strict=True)], half)
     return {"sdss": magnitude[good, 1:], "r": r[good], "redshift": z[good]}
 
 
-def read_atlas(folder):
+def read_atlas(folder, half="all"):
     """The atlas of Brown et al. (2014, ApJS 212, 18): 129 galaxies, integrated light.
+
+    Parameters
+    ----------
+    folder : path-like
+    half : {'all', 'tuning', 'judging'}
+        Split by name, see `in_half`.
 
     Returns
     -------
@@ -62,7 +77,7 @@ def read_atlas(folder):
         )
     if not out:
         raise FileNotFoundError(f"folder: no templates/brown2014/*_spec.dat under {str(folder)!r}")
-    return out
+    return [galaxy for galaxy, kept in zip(out, in_half([a["name"] for a in out], half), strict=True) if kept]
 
 
 def _vacuum(wave):

@@ -25,7 +25,8 @@ CAPTIONS = {
     "surveys": "Best mixtures (red) for real MaNGA and DESI spectra (black, means over 4 A, or 12 A where noisy) and "
     "what they leave (grey).",
     "noise": "Noise of real DESI coadds (grey) and of the simulator at the same flux and effective exposure (red); "
-    "right: noise per pixel of simulated Legacy images, and of a real cutout (dashed).",
+    "then noise per pixel of simulated Legacy images, and of a real cutout (dashed); inverse variance of simulated "
+    "MaNGA spaxels over that of six real ones of the same brightness, in seven ranges of wavelength.",
     "bpt": "Simulated fibres (red; hosts of active nuclei: crosses) and real spaxels (grey) on the BPT planes, with "
     "the curves of Kauffmann et al. 2003 (dashed), Kewley et al. 2001 (full) and the star-forming ridge of Kewley et "
     "al. 2013 (green); right: distance from the ridge.",
@@ -33,7 +34,8 @@ CAPTIONS = {
     "0.5-1.5 kpc wide.",
     "sizes": "Half-light radii in r along the major axis against mass, with the relations of van der Wel et al. 2014 "
     "and their scatter.",
-    "survey": "Redshifts and r magnitudes of the simulated sample.",
+    "survey": "Galaxies that train the network (grey; redshift and r) and those that the simulated surveys choose; "
+    "dashed: published medians of redshift (BGS 0.2, MaNGA Primary 0.03) and the limit of BGS Bright.",
 }
 
 
@@ -60,7 +62,7 @@ def draw_figures(figures, folder, *, limit=120_000):
         "mixtures": lambda: _mixtures(figures["atlas"]),
         "atlas": lambda: _atlas(figures["atlas"]),
         "surveys": lambda: _surveys(figures["surveys"]),
-        "noise": lambda: _noise(figures["noise"]),
+        "noise": lambda: _noise(figures["noise"], figures["cubes"]["points"]),
         "bpt": lambda: _bpt(figures["lines"]),
         "scaling": lambda: _scaling(figures["scaling"]),
         "sizes": lambda: _sizes(figures["scaling"]),
@@ -209,9 +211,13 @@ def _rebin(wave, y, grid):
     return np.array([part.mean() if len(part) else np.nan for part in parts])
 
 
-def _noise(d):
+def _noise(d, cubes):
+    import matplotlib
+
     n = len(d["curves"])
-    figure, axes = _axes(1, n + 1, size=(3.1 * (n + 1), 3.2))
+    columns = (n + 2 + 1) // 2
+    figure, axes = _axes(2, columns, size=(4.2 * columns, 6.2))
+    axes = axes.ravel()
     for ax, one in zip(axes, d["curves"], strict=False):
         for wave, sigma in one["real"].values():
             ax.plot(wave, sigma, color="0.6", lw=0.4, rasterized=True)
@@ -221,15 +227,29 @@ def _noise(d):
             ax.plot(one["wave"][inside], model[arm][inside], color=SIM, lw=0.4, rasterized=True)
         top = 3 * np.median(np.concatenate([sigma for _, sigma in one["real"].values()]))
         ax.set(ylim=(0, top), xlabel="wavelength (Å)", title=one["name"].split(" ")[0])
-    axes[0].set_ylabel("noise (1e-17 erg/s/cm$^2$/Å)")
+        ax.set_ylabel("noise (1e-17 erg/s/cm$^2$/Å)")
     bins = np.linspace(-3.0, -1.6, 43)
+    ax = axes[n]
     for i, (band, colour) in enumerate(zip("griz", ("#2a9d4b", SIM, "#b08900", "#5b2a86"), strict=True)):
         values = np.log10(d["pixel"][:, i][np.isfinite(d["pixel"][:, i])])
-        axes[n].hist(values, bins, histtype="step", color=colour, lw=1.5, label=band)
+        ax.hist(values, bins, histtype="step", color=colour, lw=1.5, label=band)
         if band in d["cutout"]:
-            axes[n].axvline(np.log10(d["cutout"][band]), color=colour, ls="--", lw=1.2)
-    axes[n].set(xlabel="log noise per pixel (nanomaggy)", ylabel="galaxies", title="images; real cutout dashed")
-    axes[n].legend()
+            ax.axvline(np.log10(d["cutout"][band]), color=colour, ls="--", lw=1.2)
+    ax.set(xlabel="log noise per pixel (nanomaggy)", ylabel="galaxies", title="images; real cutout dashed")
+    ax.legend()
+    ax = axes[n + 1]
+    levels = np.unique(cubes[:, 0])
+    for level, colour in zip(levels, matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(levels))), strict=True):
+        ours = cubes[cubes[:, 0] == level]
+        x = np.log10(np.maximum(ours[:, 1], 1e-3))
+        ax.plot(x, ours[:, 2], ls="", marker="o", ms=4, color=colour, label=f"from {level:.0f} Å")
+    ax.axhline(0, color="0.5", lw=1)
+    ax.set(xlabel="log flux of the spaxel", ylabel="log ivar, simulated / real", title="MaNGA cubes")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - 0.6 * (high - low), high)  # room for the legend
+    ax.legend(ncols=2, loc="lower left")
+    for ax in axes[n + 2 :]:
+        ax.set_axis_off()
     return figure
 
 
@@ -315,7 +335,7 @@ def _scaling(d):
         axes[4],
         d["resolved"],
         [
-            (s, -2.2 + 0.72 * (s - 8), "slope 0.72, Cano-Díaz+2016", "-"),
+            (s, -2.19 + 0.72 * (s - 8), "slope 0.72, Cano-Díaz+2016", "-"),
             (s, -2.2 + 1.0 * (s - 8), "slope 1, Sánchez 2020", "--"),
         ],
         *("log $\\Sigma_*$ (M$_\\odot$/kpc$^2$)", "log $\\Sigma_{SFR}$ (M$_\\odot$/yr/kpc$^2$)"),
@@ -346,16 +366,22 @@ def _sizes(d):
 
 
 def _survey(d):
-    figure, axes = _axes(1, 2, size=(9, 3))
-    axes[0].hist(d["redshift"], np.linspace(0, 0.6, 49), histtype="step", lw=1.6, color=SIM, label="all")
-    axes[0].hist(
-        d["redshift"][d["quenched"]], np.linspace(0, 0.6, 49), histtype="step", lw=1.2, color=REAL, label="quenched"
-    )
-    axes[0].axvline(0.2, color=CURVE, ls="--", label="BGS Bright, median")
-    axes[0].set(xlabel="redshift", ylabel="galaxies")
+    figure, axes = _axes(1, 4, size=(13, 3.2))
+    series = (("DESI", SIM), ("MaNGA", CURVE))
+    for ax, key, label, bins in (
+        (axes[0], "redshift", "redshift", np.linspace(0, 0.6, 31)),
+        (axes[1], "r", "r (mag)", np.linspace(12, 21, 31)),
+        (axes[2], "log_mass", "log stellar mass (M$_\\odot$)", np.linspace(8, 12, 31)),
+        (axes[3], "log_ssfr", "log sSFR (1/yr)", np.linspace(-14, -8.5, 31)),
+    ):
+        if key in d:
+            ax.hist(d[key], bins, histtype="step", color="0.6", lw=1.2, density=True, label="training")
+        for survey, colour in series:
+            ax.hist(d[survey][key], bins, histtype="step", color=colour, lw=1.6, density=True, label=survey)
+        ax.set(xlabel=label)
+    axes[0].axvline(0.2, color=SIM, ls="--", lw=1)
+    axes[0].axvline(0.03, color=CURVE, ls="--", lw=1)
+    axes[1].axvline(19.5, color=SIM, ls="--", lw=1)
+    axes[0].set_ylabel("density")
     axes[0].legend()
-    axes[1].hist(d["r"], np.linspace(12, 23, 45), histtype="step", lw=1.6, color=SIM)
-    axes[1].axvline(19.5, color=CURVE, ls="--", label="BGS Bright, limit")
-    axes[1].set(xlabel="r (SDSS, total)", ylabel="galaxies")
-    axes[1].legend()
     return figure

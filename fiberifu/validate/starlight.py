@@ -19,9 +19,9 @@ def red_cut(redshift):
     return 0.62 + 2.0 * np.asarray(redshift)
 
 
-def compare_colours(sample, folder):
+def compare_colours(sample, folder, half="all"):
     """Observed SDSS colours at the same redshift and magnitude."""
-    real, g = read_colours(folder), sample["galaxy"]
+    real, g = read_colours(folder, half), sample["galaxy"]
     r = g["sdss"][:, 1]
     use = np.flatnonzero((r > 14) & (r < 17.77) & (g["redshift"] > 0.01) & (g["redshift"] < 0.3))
     index, near = matched_indices(
@@ -30,7 +30,7 @@ def compare_colours(sample, folder):
     sim, sky = use[near], index[near]
     colour_sim, colour_real = -np.diff(g["sdss"], axis=1), -np.diff(real["sdss"], axis=1)
     z_sim, z_real = g["redshift"][sim], real["redshift"][sky]
-    against = "SDSS Main galaxies (kcorrect test sample), same redshift and r"
+    against = "SDSS Main galaxies (kcorrect test sample), same redshift and r" + _half(half)
     note = "SDSS bands synthesised from simulated spectra (Doi et al. 2010 curves); nearest neighbours in (z, r)"
     rows = []
 
@@ -102,9 +102,13 @@ def compare_colours(sample, folder):
     return rows, drawn
 
 
-def _measure_atlas(folder, mixture):
+def _half(half):
+    return "" if half == "all" else f", {half} half"
+
+
+def _measure_atlas(folder, mixture, half):
     out = []
-    for galaxy in read_atlas(folder):
+    for galaxy in read_atlas(folder, half):
         wave, flux = galaxy["wave"], galaxy["flux"]
         use = (wave > REST_WAVE[0]) & (wave < REST_WAVE[-1] + 40) & (flux > 0)
         if use.sum() < 800 or not np.isfinite(dn4000(wave, flux)):  # no Dn4000: begins too red
@@ -122,13 +126,13 @@ def _measure_atlas(folder, mixture):
     return out
 
 
-def compare_atlas(sample, folder, mixture, *, limit=300, say=lambda text: None):
+def compare_atlas(sample, folder, mixture, *, half="all", limit=300, say=lambda text: None):
     """Integrated spectra against Brown et al. (2014): the same fits on both sides."""
     g = sample["galaxy"]
     local = np.flatnonzero(g["redshift"] < 0.12)[:limit]
     say(f"fitting {len(local)} simulated spectra and the atlas")
     sims = [mixture.fit(REST_WAVE, g["spectrum"][i], constant="wavelength") for i in local]
-    atlas = _measure_atlas(folder, mixture)
+    atlas = _measure_atlas(folder, mixture, half)
     curves = sample["decam"]
     gr = np.array([-np.diff(ab_magnitudes(a["sed_wave"], a["sed_flux"], curves))[0] for a in atlas])
     dn = np.array([dn4000(a["wave"], a["flux"]) for a in atlas])
@@ -137,7 +141,7 @@ def compare_atlas(sample, folder, mixture, *, limit=300, say=lambda text: None):
         "real": _table([a["fit"] for a in atlas], gr, dn),
     }
     sim, real = table["sim"], table["real"]
-    against = "Brown et al. 2014 atlas, the same fit on both sides"
+    against = "Brown et al. 2014 atlas, the same fit on both sides" + _half(half)
     rows = []
 
     def add(name, a, b, unit, threshold, kind="same", n=None, note=""):
@@ -153,12 +157,13 @@ def compare_atlas(sample, folder, mixture, *, limit=300, say=lambda text: None):
                 *(len(local), len(atlas), threshold, "same", against, "mixtures", note),
             )
         )
-    twin, other = _twins(g["spectrum"][local], atlas)
+    twin, other, pool = _twins(g["spectrum"][local], atlas)
     rows.append(
         Comparison(
             *("Spectra", "distance of an atlas galaxy to its nearest simulated twin"),
-            *(*bootstrap(np.median, twin), *bootstrap(np.median, other), "of the light", len(local), len(atlas), 0.02),
-            *("at most", "distance to the nearest other atlas galaxy", "mixtures", "rms of the ratio, lines included"),
+            *(*bootstrap(np.median, twin), *bootstrap(np.median, other), "of the light", pool, len(twin), 0.02),
+            *("at most", "distance to the nearest other atlas galaxy" + _half(half), "mixtures"),
+            "rms of the ratio, lines included; as many simulated galaxies to choose from as others of the atlas",
         )
     )
     # at fixed colour: both samples about the relation of the real galaxies
@@ -270,11 +275,15 @@ def _table(fits, gr, dn):
 
 
 def _twins(spectra, atlas):
-    """rms of the ratio of each atlas spectrum to the best of the simulated, and to the best other of the atlas."""
+    """rms of the ratio of each atlas spectrum to the best simulated one, and to the best other one of the atlas.
+
+    From equally many of both (their number is returned, too): more to choose from have nearer ones among them.
+    """
     wave = np.arange(3750.0, 6775.0, 8.0)
     rebin = lambda w, f: np.array([f[(w >= a - 4) & (w < a + 4)].mean() for a in wave])  # noqa: E731
     real = np.array([rebin(a["wave"], a["flux"]) for a in atlas if a["wave"][0] < 3745 and a["wave"][-1] > 6775])
-    sim = np.array([rebin(REST_WAVE, s.astype(float)) for s in spectra])
+    pool = min(len(real) - 1, len(spectra))
+    sim = np.array([rebin(REST_WAVE, s.astype(float)) for s in spectra[:pool]])
     real, sim = (np.clip(x / np.median(x, 1, keepdims=True), 1e-3, None) for x in (real, sim))
 
     def distances(one, many):
@@ -283,11 +292,23 @@ def _twins(spectra, atlas):
 
     twin = np.array([distances(row, sim).min() for row in real])
     other = np.array([np.sort(distances(row, real))[1] for row in real])
-    return twin, other
+    return twin, other, pool
 
 
-def compare_surveys(simulator, folder, mixture, *, seed=0, limit=8):
-    """Mixtures fitted to real DESI and MaNGA spectra, and to simulated DESI spectra as a control."""
+def compare_surveys(simulator, folder, mixture, cubes, *, seed=0, limit=8):
+    """Mixtures fitted to real DESI and MaNGA spectra, and to simulated ones as a control.
+
+    Parameters
+    ----------
+    simulator : `~fiberifu.simulate.Simulator`
+    folder : path-like
+    mixture : Mixture
+    cubes : list of dict
+        Simulated spaxels, see `~fiberifu.validate.noise.manga_cubes`.
+    seed : int
+    limit : int
+        Simulated DESI spectra.
+    """
     against = "the same fit to simulated DESI fibres, r 19.5-21.5"
     drawn, rows = [], []
     desi, chi2_real = read_desi(folder), []
@@ -327,26 +348,54 @@ def compare_surveys(simulator, folder, mixture, *, seed=0, limit=8):
             ),
         )
     )
-    fractions = []
+    fractions, rng = {"real": [], "simulated": []}, np.random.default_rng(seed)
     for spectrum in read_manga_list(folder):
-        rest = spectrum["wave"] / (1 + spectrum["redshift"])
-        use = (rest > 3650) & (rest < 7400)
-        fit = mixture.fit(rest[use], spectrum["flux"][use], spectrum["sigma"][use], **widths)
-        good = fit["good"]
-        noise = np.sqrt(np.mean((spectrum["sigma"][use][good] / fit["model"][good]) ** 2))
-        fractions.append(np.sqrt(max(fit["fine"] ** 2 - noise**2, 0)))
-        snr = np.median(spectrum["flux"][use][good] / spectrum["sigma"][use][good])
-        drawn.append(
-            {"name": spectrum["name"], "wave": rest[use], "flux": spectrum["flux"][use], "fit": fit, "snr": snr}
-        )
+        fit, use, snr, beyond = _beyond_noise(mixture, spectrum, widths)
+        fractions["real"].append(beyond)
+        rest = spectrum["wave"][use] / (1 + spectrum["redshift"])
+        drawn.append({"name": spectrum["name"], "wave": rest, "flux": spectrum["flux"][use], "fit": fit, "snr": snr})
+        for twin in _with_noise_of(cubes, spectrum, rng):
+            fractions["simulated"].append(_beyond_noise(mixture, twin, widths)[3])
     rows.append(
         Comparison(
-            *("Spectra", "residual of the best mixture to real MaNGA spectra"),
-            *(0.0, np.nan, *bootstrap(np.median, fractions), "of the light", 0, len(fractions), 0.02, "same"),
-            *("perfect templates", "surveys", "rms beyond the noise, after a median over 200 A; S/N 15 to 150"),
+            *("Spectra", "residual of the best mixture to MaNGA spaxels, beyond the noise"),
+            *(*bootstrap(np.median, fractions["simulated"]), *bootstrap(np.median, fractions["real"]), "of the light"),
+            *(len(fractions["simulated"]), len(fractions["real"]), 0.02, "same"),
+            *("the same fit to simulated spaxels with the noise of the real ones", "surveys"),
+            "rms beyond the noise, after a median over 200 A, negative where the fit has taken some of the noise; "
+            "S/N 15 to 150",
         )
     )
     return rows, drawn
+
+
+def _beyond_noise(mixture, spectrum, widths):
+    """Fit of a MaNGA spectrum, the pixels used, their median S/N, and the rms that neither fit nor noise explains.
+
+    That is negative where the fit has taken some of the noise.
+    """
+    rest = spectrum["wave"] / (1 + spectrum["redshift"])
+    use = (rest > 3650) & (rest < 7400)
+    flux, sigma = spectrum["flux"][use], spectrum["sigma"][use]
+    fit = mixture.fit(rest[use], flux, sigma, **widths)
+    good = fit["good"]
+    noise = np.sqrt(np.mean((sigma[good] / fit["model"][good]) ** 2))
+    beyond = fit["fine"] ** 2 - noise**2
+    beyond = np.sign(beyond) * np.sqrt(abs(beyond))
+    return fit, use, np.median(flux[good] / sigma[good]), beyond
+
+
+def _with_noise_of(cubes, real, rng, count=3):
+    """The brightest spaxels of some cubes with the noise of a real spectrum, pixel by pixel at the same S/N."""
+    out = []
+    for cube in [cube for cube in cubes if len(cube["flux"])][:count]:
+        flux = cube["flux"][np.argmax(np.median(cube["flux"], axis=1))]
+        good = np.isfinite(real["sigma"])
+        place = np.clip(np.searchsorted(real["wave"], cube["wave"]), 0, len(real["wave"]) - 1)  # the same pixels
+        sigma = (real["sigma"] * np.median(flux) / np.median(real["flux"][good]))[place]
+        noise = np.where(np.isfinite(sigma), rng.normal(size=len(flux)) * np.where(np.isfinite(sigma), sigma, 0), 0)
+        out.append(cube | {"flux": flux + noise, "sigma": sigma})
+    return out
 
 
 def _joined(arms):

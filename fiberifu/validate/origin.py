@@ -1,0 +1,63 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""What a report was made of (hashes of the simulator and its templates), and the halves of the real samples."""
+
+import hashlib
+from importlib import resources
+
+import numpy as np
+
+__all__ = ["COMMAND", "HALVES", "in_half", "pack_hash", "simulator_hash"]
+
+#: What makes the page of the documentation.
+COMMAND = "python benchmarks/realism.py --galaxies 1200 -o docs/_static/realism"
+
+#: Of the real samples with enough objects to be split.
+HALVES = ("all", "tuning", "judging")
+
+
+def simulator_hash():
+    """SHA-256 of the source of `fiberifu.simulate`: its modules in alphabetical order, names and contents.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    out = hashlib.sha256()
+    folder = resources.files("fiberifu.simulate")
+    for path in sorted((p for p in folder.iterdir() if p.name.endswith(".py")), key=lambda p: p.name):
+        out.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return out.hexdigest()
+
+
+def pack_hash(pack):
+    """SHA-256 of a template pack: names, shapes and values of its arrays in alphabetical order.
+
+    Parameters
+    ----------
+    pack : dict of str to array_like
+    """
+    out = hashlib.sha256()
+    for name in sorted(pack):
+        values = np.ascontiguousarray(pack[name])
+        values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        out.update(f"{name} {values.dtype.str} {values.shape}".encode() + values.tobytes())
+    return out.hexdigest()
+
+
+def in_half(names, half):
+    """Which objects belong to a half: the last bit of the first byte of the SHA-256 of the name, 0 for tuning.
+
+    Parameters
+    ----------
+    names : sequence of str
+    half : {'all', 'tuning', 'judging'}
+
+    Returns
+    -------
+    ndarray (n,) of bool
+    """
+    if half not in HALVES:
+        raise ValueError(f"half: got {half!r}, use one of {HALVES}")
+    bit = np.array([hashlib.sha256(name.encode()).digest()[0] & 1 for name in names], dtype=int)
+    return np.ones(len(bit), dtype=bool) if half == "all" else bit == (half == "judging")

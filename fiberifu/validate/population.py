@@ -1,0 +1,134 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Who is in the simulated universe, and whom its surveys choose."""
+
+import numpy as np
+
+from .comparison import Comparison
+from .measures import bootstrap
+from .sample import SURVIVING
+
+__all__ = ["QUANTILES", "compare_population", "make_population", "make_population_table", "read_population"]
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_NAN = float("nan")
+_NAMES = {"redshift": "z", "r": "r (mag)", "log_mass": "log M (Msun, now)", "log_ssfr": "log sSFR (1/yr)"}
+
+# Surface densities, 1/deg2: the SDSS Main sample, r < 17.77 (Strauss et al. 2002), and BGS Bright, r < 19.5
+# (Hahn et al. 2023, AJ 165, 253).
+_MAIN, _BRIGHT = 92.0, 864.0
+
+
+def read_population(simulator, seed, galaxies):
+    """Draws of the universe, and the galaxies of the two surveys.
+
+    Parameters
+    ----------
+    simulator : `~fiberifu.simulate.Simulator`
+    seed : int
+    galaxies : int
+        Of each survey.
+
+    Returns
+    -------
+    strata : dict of str to float
+        Shares in 2000 galaxies.
+    surveys : dict of str to dict of ndarray (galaxies,)
+        ``DESI`` and ``MaNGA``: redshift, r, log_mass (in stars now), log_ssfr (over 1e8 yr).
+    """
+    import torch
+
+    from ..simulate.photometry import Photometry
+    from ..simulate.recipe import Draws, draw_galaxies
+    from ..simulate.survey import STRATA
+    from ..simulate.targets import centred, choose_desi, choose_manga
+
+    drawn = draw_galaxies(Draws(seed, range(2000)))
+    strata = {name: float(drawn[name].float().mean()) for name in STRATA}
+    simulator, surveys = centred(simulator), {}
+    for name, choose in (("DESI", choose_desi), ("MaNGA", choose_manga)):
+        rows = []
+        with torch.no_grad():
+            for slot in range(galaxies):
+                scene = choose(simulator, seed, slot)[1]
+                g = scene["g"]
+                mass = float(g["log_mass"]) + SURVIVING
+                r = float(Photometry(simulator, scene).r_mag)
+                rows.append((float(g["redshift"]), r, mass, float(g["log_sfr"]) - mass))
+        surveys[name] = dict(zip(_NAMES, np.array(rows).T, strict=True))
+    return strata, surveys
+
+
+def compare_population(strata, surveys):
+    """Quantiles of the surveys against published ones; parameters as `read_population` returns them."""
+    desi, manga = surveys["DESI"], surveys["MaNGA"]
+    bgs = "DESI BGS, r < 19.5: z = 0.05-0.4, median about 0.2 (Hahn et al. 2023, AJ 165, 253)"
+    counts = f"{_MAIN:.0f} / {_BRIGHT:.0f} per deg2 (Strauss et al. 2002, AJ 124, 1810; Hahn et al. 2023)"
+    wake = "MaNGA Primary: median z about 0.03 (Wake et al. 2017, AJ 154, 86)"
+    flat = "MaNGA Primary: flat in M_i, 5e8-3e11 Msun/h2 (Wake et al. 2017): the middle, h = 0.7"
+    quiescent = "context: no published share for this cut"
+    slope = np.log10(_BRIGHT / _MAIN) / (19.5 - 17.77)
+    table = (
+        ("DESI", "median redshift", "redshift", np.median, (0.2, 0.01), "", 0.04, "same", bgs, ""),
+        ("DESI", "5 % quantile of redshift", "redshift", _quantile(0.05), (0.05, 0.02), "", 0.03, "same", bgs, ""),
+        ("DESI", "95 % quantile of redshift", "redshift", _quantile(0.95), (0.4, 0.03), "", 0.06, "same", bgs, ""),
+        ("DESI", "share brighter than r = 17.77", "r", lambda r: np.mean(r < 17.77), (_MAIN / _BRIGHT, 0.005), "",
+         0.05, "same", counts, ""),
+        ("DESI", "median r", "r", np.median, (19.5 - np.log10(2) / slope, 0.05), "mag", 0.2, "same", counts,
+         f"counts rise by {slope:.2f} dex per mag between the two limits"),
+        ("DESI", "share with sSFR below 1e-11 / yr", "log_ssfr", lambda s: np.mean(s < -11), (_NAN, _NAN), "", 0.1,
+         "context", quiescent, ""),
+        ("MaNGA", "median redshift", "redshift", np.median, (0.03, 0.003), "", 0.01, "same", wake, ""),
+        ("MaNGA", "median log mass", "log_mass", np.median, (10.4, 0.1), "dex (Msun)", 0.3, "same", flat,
+         "M/L in i changes along the sequence: flat in M_i is not quite flat in mass"),
+        ("MaNGA", "share with sSFR below 1e-11 / yr", "log_ssfr", lambda s: np.mean(s < -11), (_NAN, _NAN), "", 0.1,
+         "context", quiescent, ""),
+    )  # fmt: skip
+    rows = []
+    for survey, name, key, statistic, real, unit, threshold, kind, against, note in table:
+        values = surveys[survey][key]
+        simulated = bootstrap(statistic, values)
+        rows.append(
+            Comparison(
+                *("Survey", f"{survey}: {name}", *simulated, *real, unit, len(values), 0, threshold, kind, against),
+                *("survey", note),
+            )
+        )
+    return rows, {"DESI": desi, "MaNGA": manga}
+
+
+def _quantile(q):
+    return lambda x: np.quantile(x, q)
+
+
+def make_population(strata, surveys):
+    """The population as plain numbers, for the report.
+
+    Returns
+    -------
+    dict
+        ``strata``: shares; ``quantiles``: of each survey and property, at `QUANTILES`; ``galaxies`` of each survey.
+    """
+    return {
+        "strata": strata,
+        "galaxies": len(next(iter(surveys["DESI"].values()))),
+        "quantiles": {
+            survey: {key: [float(np.quantile(values, q)) for q in QUANTILES] for key, values in columns.items()}
+            for survey, columns in surveys.items()
+        },
+    }
+
+
+def make_population_table(population):
+    """The same in reStructuredText, for the documentation."""
+    lines = ["Shares in 2000 galaxies of the simulated universe; a galaxy may belong to several:", ""]
+    lines += [".. list-table::", "   :header-rows: 1", "", "   * - stratum", "     - share"]
+    for name, share in population["strata"].items():
+        lines += [f"   * - {name.replace('_', ' ')}", f"     - {100 * share:.1f} %"]
+    lines += ["", f"Quantiles of the galaxies that the simulated surveys choose, {population['galaxies']} of each:", ""]
+    lines += [".. list-table::", "   :header-rows: 1", ""]
+    rows = [("survey", "property", *(f"{100 * q:.0f} %" for q in QUANTILES))]
+    for survey, columns in population["quantiles"].items():
+        rows += [(survey, _NAMES[key], *(f"{x:.3g}" for x in values)) for key, values in columns.items()]
+    for row in rows:
+        lines += [f"   {' ' if i else '*'} - {cell}" for i, cell in enumerate(row)]
+    return "\n".join([*lines, ""])
