@@ -9,10 +9,11 @@ import copy
 import dataclasses
 import functools
 import math
+import operator
 
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import ConvertError, SkyCoord
 from astropy.nddata import CCDData, InverseVariance
 
 from ..constants import C_KMS
@@ -20,8 +21,8 @@ from ..cube import cube_wcs, make_cube, make_spectra
 from ..instrument import grid_wcs
 from ..lines import LineMaps
 from ..provenance import Provenance
-from .chosen import choose
-from .fiber import ARMS, DESI, observe_fibers
+from .chosen import choose, consequences
+from .fiber import ARMS, DESI, field_reach, observe_fibers
 from .gas import LINE_WAVELENGTH, LINES
 from .ifu import BUNDLES, MANGA, bundle_radius, observe_ifu
 from .imager import DECALS, DES, observe_images
@@ -61,7 +62,11 @@ class Galaxy:
     inclination, position_angle : `~astropy.units.Quantity`, optional
         0 is face-on; of the receding major axis, from North to East.
     labels : dict of str to bool, optional
-        Whether it has a ``neighbour``, an ``agn``, an ``outflow``, a ``ring``, ``decoupled`` gas ...
+        Whether it is ``quenched``, ``green``, ``post_starburst``, a ``merger``, a ``spheroid``, ``edge_on``,
+        ``flocculent``, has a ``neighbour``, an ``agn``, an ``outflow``, a ``ring``, ``off_centre_hii`` regions,
+        ``decoupled`` gas. All that the recipe makes of it follows, and so do other labels: a spheroid is quenched,
+        a star formation rate of the main sequence makes a galaxy that is not. ValueError where two choices exclude
+        each other.
     galactic_ebv : float
         Dust of the Milky Way before it, E(B-V) in mag on the SFD scale.
     pack : dict, optional
@@ -96,11 +101,13 @@ class Galaxy:
     ):
         if pack is not None and simulator is not None:
             raise ValueError("pack, simulator: got both; give one")
+        redshift, log_mass = _number(redshift, "redshift"), _number(log_mass, "log_mass", "log10 of solar masses, a")
         if redshift is not None and not 0.003 <= redshift <= 0.6:
             raise ValueError(f"redshift: got {redshift}; the templates reach from 0.003 to 0.6")
+        galactic_ebv = _plain(galactic_ebv, u.mag, "galactic_ebv", plain=True)
         if not 0 <= galactic_ebv < 2:
             raise ValueError(f"galactic_ebv: got {galactic_ebv}; E(B-V) in mag, 0 to 2, is needed")
-        self.seed, self.index, self.galactic_ebv = int(seed), int(index), float(galactic_ebv)
+        self.seed, self.index, self.galactic_ebv = _count(seed, "seed"), _count(index, "index"), galactic_ebv
         if simulator is None:
             simulator = _default_simulator() if pack is None else Simulator(pack)
         self._simulator = copy.copy(simulator)
@@ -112,11 +119,18 @@ class Galaxy:
             **_radius(effective_radius),
             "inclination": _plain(inclination, u.deg, "inclination"),
             "pa": _plain(position_angle, u.deg, "position_angle"),
-            "labels": dict(labels or {}),
+            "labels": _labels(labels),
         }
-        draw = type(simulator)._draw
-        self._simulator._draw = lambda d: choose(draw(self._simulator, d), **self._changes)
-        g = self._simulator._draw(Draws(self.seed, [self.index], self._simulator.device))
+        draw, one = type(simulator)._draw, (self.seed, [self.index], self._simulator.device)
+        keys = ("redshift", "log_mass", "sfr", "inclination", "labels")
+        force = consequences(draw(self._simulator, Draws(*one)), **{key: self._changes[key] for key in keys})
+
+        def drawn(d):
+            d.force = force
+            return choose(draw(self._simulator, d), **self._changes)
+
+        self._simulator._draw = drawn
+        g = drawn(Draws(*one))
         self._parameters = {key: value[0].item() for key, value in g.items()}
 
     def __repr__(self):
@@ -170,8 +184,8 @@ class Galaxy:
 
     @property
     def labels(self):
-        """What sets it apart: "agn", "ring", "edge_on" ... (`fiberifu.simulate.survey.STRATA`)."""
-        return tuple(name for name in STRATA if self._parameters.get(name))
+        """What sets it apart: "agn", "ring", "edge_on" ... (`fiberifu.simulate.survey.STRATA`, and "flocculent")."""
+        return tuple(name for name in (*STRATA, "flocculent") if self._parameters.get(name))
 
     @property
     def center(self):
@@ -195,10 +209,13 @@ class Galaxy:
         Returns
         -------
         `~fiberifu.lines.LineMaps`
-            Without errors; the dispersion is that of the gas alone.
+            Without errors and without the Milky Way's dust (``extinction_corrected``); the dispersion is that of the
+            gas alone.
         """
-        step, fwhm = (_plain(a, u.arcsec, name) for a, name in ((spaxel, "spaxel"), (psf, "psf")))
-        truth = self._simulator.spaxel_truth(self.scene, step, _plain(size, u.arcsec, "size"), fwhm)
+        step, width, fwhm = _plain(spaxel, u.arcsec, "spaxel"), _plain(size, u.arcsec, "size"), _fwhm(psf, "psf")
+        if not 0 < step <= width:
+            raise ValueError(f"spaxel, size: got {spaxel} and {size}; 0 < spaxel <= size is needed")
+        truth = self._simulator.spaxel_truth(self.scene, step, width, fwhm)
         truth = {
             key: np.moveaxis(truth[key].cpu().numpy(), (0, 1), (-2, -1))[..., ::-1]
             for key in ("line_flux", "line_ew", "velocity", "sigma")
@@ -207,14 +224,70 @@ class Galaxy:
         return _line_maps(self, truth, grid_wcs(self.center, shape[::-1], spaxel), 0.0)
 
 
-def _plain(value, unit, name):
-    """A plain number in ``unit``; None stays None."""
+def _plain(value, unit, name, plain=False):
+    """One number in ``unit``; None stays None. With ``plain`` a number without a unit will do."""
     if value is None:
         return None
     try:
-        return float(u.Quantity(value).to_value(unit))
-    except u.UnitConversionError:
-        raise ValueError(f"{name}: got {value}; a quantity in {unit} is needed") from None
+        value = u.Quantity(value)
+        value = value * unit if plain and value.unit == u.one else value
+        return float(value.to_value(unit))
+    except (TypeError, ValueError, u.UnitConversionError):
+        raise ValueError(f"{name}: got {value}; {'a number or ' * plain}one quantity in {unit} is needed") from None
+
+
+def _number(value, name, what="a"):
+    """A number without a unit; None stays None."""
+    if value is None:
+        return None
+    try:
+        value = u.Quantity(value)
+        if str(value.unit) == "redshift":  # of astropy.cosmology
+            value = value.value * u.one
+        return float(value.to_value(u.one))
+    except (TypeError, ValueError, u.UnitConversionError):
+        raise ValueError(f"{name}: got {value}; {what} number without a unit is needed") from None
+
+
+def _count(value, name):
+    """A whole number, 0 or more."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"{name}: got {value!r}; a whole number, 0 or more, is needed")
+    return number
+
+
+def _labels(labels):
+    """Labels as a dict of str to bool."""
+    if labels is None:
+        return {}
+    if not isinstance(labels, dict) or not all(isinstance(v, bool | np.bool_) for v in labels.values()):
+        raise ValueError(f"labels: got {labels!r}; a dict of names and True or False, as {{'agn': True}}, is needed")
+    return {name: bool(value) for name, value in labels.items()}
+
+
+def _check_galaxy(galaxy):
+    if not isinstance(galaxy, Galaxy):
+        raise ValueError(f"galaxy: got {galaxy!r:.60}; a `fiberifu.simulate.Galaxy` is needed")
+
+
+def _fwhm(value, name):
+    """A FWHM in arcsec that the simulator's grid can hold; None stays None."""
+    fwhm = _plain(value, u.arcsec, name)
+    if fwhm is not None and not 0.3 <= fwhm <= 5:
+        raise ValueError(f"{name}: got {fwhm:g} arcsec; a FWHM of 0.3 to 5 arcsec is needed")
+    return fwhm
+
+
+def _seconds(value, longest):
+    """An exposure time in s."""
+    seconds = _plain(value, u.s, "exposure")
+    if not 0 < seconds <= longest:
+        raise ValueError(f"exposure: got {value}; more than 0 s, at most {longest:.0f} s, is needed")
+    return seconds
 
 
 def _radius(value):
@@ -236,7 +309,7 @@ def _line_maps(galaxy, truth, wcs, lsf):
     return LineMaps(
         LINES, truth["line_flux"], np.zeros(truth["line_flux"].shape), truth["line_ew"], redshift=galaxy.redshift,
         velocity=truth["velocity"], dispersion=np.hypot(truth["sigma"], instrument),
-        instrumental_dispersion=instrument, wcs=wcs, provenance=galaxy.provenance().replace(ebv=None),
+        instrumental_dispersion=instrument, wcs=wcs, provenance=galaxy.provenance().replace(extinction_corrected=True),
     )  # fmt: skip
 
 
@@ -286,6 +359,7 @@ class Imager:
         dict of str to `~astropy.nddata.CCDData`
             In nanomaggy, with inverse variance, mask (nothing measured, or saturated), PSF width, WCS and redshift.
         """
+        _check_galaxy(galaxy)
         pixel = galaxy._simulator.config.pixel_scale
         count = None if size is None else round(_plain(size, u.arcsec, "size") / pixel)
         made = observe_images(
@@ -336,7 +410,8 @@ class FibreSpectrograph:
         ----------
         galaxy : Galaxy
         positions : `~astropy.coordinates.SkyCoord`, optional
-            Of any shape; the galaxy's centre by default.
+            Of any shape, in any frame that turns into ICRS; the galaxy's centre by default. Within the field of the
+            simulation: 19.6 arcsec to the East, West, North, South with the default settings.
         exposure : `~astropy.units.Quantity`
             Effective time under a dark sky.
         seeing : `~astropy.units.Quantity`
@@ -349,14 +424,22 @@ class FibreSpectrograph:
             The three arms as one. ``meta`` has ``table`` (the fibres' columns, see `FiberSpectra`), ``lsf``,
             ``redshift``, ``provenance``, and the noiseless ``truth`` of each fibre.
         """
-        positions = galaxy.center if positions is None else positions
+        _check_galaxy(galaxy)
+        positions = galaxy.center if positions is None else _icrs(positions)
         east, north = (a.to_value(u.arcsec) for a in galaxy.center.spherical_offsets_to(positions))
         flat = np.ravel(east), np.ravel(north)
+        off, reach = np.maximum(*np.abs(flat)), field_reach(galaxy._simulator)
+        if not len(off) or not np.all(off <= reach):  # NaN, too
+            most = f"{np.nanmax(off):.1f} arcsec" if np.isfinite(off).any() else "no finite position"
+            raise ValueError(
+                f"positions: got {most} from the galaxy's centre at most, in right ascension or declination; the "
+                f"simulated field reaches to {reach:.1f} arcsec"
+            )
         made = observe_fibers(
             galaxy._simulator, galaxy.scene, galaxy.seed,
             {"owner": np.zeros(len(flat[0]), int), "east": flat[0], "north": flat[1],
              "kind": np.full(len(flat[0]), "chosen")},
-            seconds=_plain(exposure, u.s, "exposure"), seeing=_plain(seeing, u.arcsec, "seeing"), noise=noise,
+            seconds=_seconds(exposure, 63 * self.instrument.longest), seeing=_fwhm(seeing, "seeing"), noise=noise,
             instrument=dataclasses.replace(self.instrument, failed=0.0), ebv=galaxy.galactic_ebv,
             photometry=galaxy.photometry,
         )  # fmt: skip
@@ -366,11 +449,19 @@ class FibreSpectrograph:
         meta = {
             "provenance": galaxy.provenance(), "redshift": galaxy.redshift, "medium": "vacuum",
             "lsf": grid.lsf.cpu().numpy() * u.AA, "table": made.table, "truth": made.meta["truth"],
+            "ebv": galaxy.galactic_ebv,
         }  # fmt: skip
         return make_spectra(
             flux.reshape(shape), ivar.reshape(shape), (ivar == 0).reshape(shape),
             wavelength=grid.wave.cpu().numpy() * u.AA, positions=positions, meta=meta,
         )  # fmt: skip
+
+
+def _icrs(positions):
+    try:
+        return positions.transform_to("icrs")
+    except (AttributeError, ConvertError, ValueError, TypeError):
+        raise ValueError(f"positions: got {positions!r:.80}; a SkyCoord that turns into ICRS is needed") from None
 
 
 def one_spectrum(spectra):
@@ -417,7 +508,7 @@ class IFU:
         ----------
         galaxy : Galaxy
         exposure : `~astropy.units.Quantity`
-            In all; visits of three pointings of 900 s, so to the nearest 45 minutes.
+            In all. It is split evenly into visits of three pointings, as many as bring them nearest to 900 s each.
         seeing : `~astropy.units.Quantity`, optional
             FWHM at the fibres; drawn around 1.3 arcsec by default.
         noise : bool
@@ -431,14 +522,20 @@ class IFU:
         truth : `~fiberifu.lines.LineMaps`
             Noiseless, at the cube's PSF, without the Milky Way's dust; the dispersion includes the instrument's.
         """
+        _check_galaxy(galaxy)
         fibers = self.fibers
         if fibers is None:
             radius = 1.5 * float(galaxy.photometry.half_light[0])
             fibers = next((n for n in BUNDLES if bundle_radius(n, self.instrument) >= radius), BUNDLES[-1])
-        sets = max(1, round(_plain(exposure, u.s, "exposure") / (3 * self.instrument.seconds)))
+        seconds, usual = _seconds(exposure, 1e6), self.instrument.seconds
+        sets = max(1, round(seconds / (3 * usual)))
+        each = seconds / (3 * sets)
+        instrument = dataclasses.replace(
+            self.instrument, seconds=each, cosmic_rate=self.instrument.cosmic_rate * each / usual
+        )
         made = observe_ifu(
             galaxy._simulator, galaxy.scene, galaxy.seed, fibers=fibers, sets=sets, noise=noise,
-            seeing=_plain(seeing, u.arcsec, "seeing"), instrument=self.instrument, ebv=galaxy.galactic_ebv,
+            seeing=_fwhm(seeing, "seeing"), instrument=instrument, ebv=galaxy.galactic_ebv,
         )  # fmt: skip
         wcs = cube_wcs(galaxy.center, made.flux.shape[1:], made.spaxel * u.arcsec, made.wave * u.AA)
         meta = {

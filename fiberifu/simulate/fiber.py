@@ -101,12 +101,17 @@ def _visit(rng, instrument, seconds, n_exposures, seeing, noise):
     return _Visit(seconds, fwhm * wander, miss, bool(failed < instrument.failed), lsf, instrument.diameter)
 
 
+def field_reach(simulator):
+    """How far from the middle of the maps (east, west, north, south) a fibre gets light, arcsec."""
+    return (simulator.grid / 2 - 5) * simulator.config.pixel_scale
+
+
 def _light(simulator, scene, owner, position, visit, instrument):
     """Integrals (2, 3, J) of the maps in one fibre at `NODES`: as the fibre sees them, and calibrated as a point."""
     pixel = simulator.config.pixel_scale
     stack = scene["stack"][owner].flatten(1)
     device = stack.device
-    if np.abs(position).max() > (simulator.grid / 2 - 5) * pixel:
+    if np.abs(position).max() > field_reach(simulator):
         return torch.zeros(2, 3, len(stack), device=device)  # beyond the maps there is no light
     fwhm = visit.seeing[:, None] * (np.array(NODES) / 6500.0) ** -0.2  # E, 3
     where = torch.as_tensor(position + visit.miss, dtype=torch.float32, device=device)

@@ -37,6 +37,7 @@ class Draws:
         self.clump = self._stack(torch.rand, CLUMPS, 8)
         self.texture = self._stack(torch.randn, 3, TEXTURE, TEXTURE)
         self._next_uniform = self._next_normal = 0
+        self.force = {}  # labels that are chosen, see `label`
 
     def _stack(self, draw, *shape):
         out = torch.stack([draw(shape, generator=g) for g in self.generators])
@@ -56,6 +57,10 @@ class Draws:
         """(B,) bool."""
         return self.uniform() < probability
 
+    def label(self, name, drawn):
+        """``drawn`` (B,) bool, or the choice in ``force``; the recipe goes on with it, so what hangs on it follows."""
+        return torch.full_like(drawn, self.force[name]) if name in self.force else drawn
+
     def noise(self, *shape):
         """Fresh standard normal numbers, (B, ...); always ask in the same order."""
         return self._stack(torch.randn, *shape)
@@ -67,6 +72,11 @@ def _mix(seed, index):
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
     return (x ^ (x >> 31)) >> 1
+
+
+def main_sequence(log_mass, z):
+    """log10 of the specific star formation rate, 1/yr, of star-forming galaxies (median); see `draw_galaxies`."""
+    return -10.22 - 0.22 * (log_mass - 10) + 2.5 * torch.log10(1 + z)
 
 
 def _draw_redshift(d):
@@ -132,10 +142,11 @@ def draw_galaxies(d, *, jitter=6.0):
     g["log_mass"] = log_mass
 
     # --- star formation
-    quenched = d.chance(0.04 + 0.85 * torch.sigmoid((log_mass - 10.35) / 0.3))
-    post = d.chance(0.03) & ~quenched
+    quenched = d.label("quenched", d.chance(0.04 + 0.85 * torch.sigmoid((log_mass - 10.35) / 0.3)))
+    post = d.label("post_starburst", d.chance(0.03) & ~quenched)
     green = d.chance(0.05 + 0.3 * torch.sigmoid((log_mass - 10.4) / 0.3)) & ~quenched & ~post
-    main = -10.22 - 0.22 * (log_mass - 10) + 2.5 * torch.log10(1 + z) + d.normal(0, 0.2)
+    green = d.label("green", green)
+    main = main_sequence(log_mass, z) + d.normal(0, 0.2)
     ssfr = torch.where(quenched, d.normal(-12.75, 0.35), main)
     ssfr = torch.where(green, ssfr - 0.7, ssfr)
     ssfr = torch.where(post, d.normal(-11.6, 0.3), ssfr)
@@ -149,7 +160,7 @@ def draw_galaxies(d, *, jitter=6.0):
     g["quenched"], g["post_starburst"], g["green"] = quenched, post, green
 
     # --- structure
-    spheroid = quenched & d.chance(0.6)
+    spheroid = d.label("spheroid", quenched & d.chance(0.6))
     # of mass formed, 0.2 dex above what survives; both grow with time as van der Wel+2014 found
     grown = torch.log10((1 + z) / 1.1)
     late = 0.83 - 0.75 * grown + 0.22 * (log_mass - 10.9) + d.normal(0, 0.17)
@@ -194,7 +205,7 @@ def draw_galaxies(d, *, jitter=6.0):
     g["bar"] = torch.where(d.chance(0.3) & ~spheroid, d.uniform(0.1, 0.35), 0.0)
     g["bar_length"] = d.uniform(0.35, 0.8)
     g["bar_angle"] = d.uniform(0, math.pi)
-    g["ring"] = d.chance(0.12) & ~spheroid
+    g["ring"] = d.label("ring", d.chance(0.12) & ~spheroid)
     g["ring_radius"], g["ring_width"] = d.uniform(0.5, 1.6), d.uniform(0.12, 0.3)
     g["sf_scale"] = 10 ** d.normal(0.08, 0.13)  # star formation / old disc scale length
     hole = (d.uniform() < 0.15 + 0.5 * g["bulge_fraction"]).float()
@@ -235,11 +246,11 @@ def draw_galaxies(d, *, jitter=6.0):
     g["diffuse_low"] = d.normal(0.08, 0.08)
 
     # --- harder ionisation
-    g["agn"] = d.chance(0.10) & (log_mass > 9.3)
+    g["agn"] = d.label("agn", d.chance(0.10) & (log_mass > 9.3))
     g["log_agn"] = 40.55 + 0.9 * (log_mass - 10.5) + d.normal(0, 0.45)  # erg/s of H-alpha
     g["cone_share"], g["cone_length"] = d.uniform(0.1, 0.6), d.uniform(0.2, 0.9)
     g["cone_angle"], g["cone_half"] = d.uniform(0, 2 * math.pi), torch.deg2rad(d.uniform(15.0, 38.0))
-    g["outflow"] = torch.where(g["agn"], d.chance(0.4), d.chance(0.06) & ~quenched)
+    g["outflow"] = d.label("outflow", torch.where(g["agn"], d.chance(0.4), d.chance(0.06) & ~quenched))
     g["outflow_share"] = d.uniform(0.06, 0.3)
     # ratios: narrow-line regions of Seyferts have log U near -3 (Groves+2004, Feltre+2016), winds have shocks
     g["agn_log_u"], g["agn_alpha"] = d.normal(-2.95, 0.35), d.normal(-1.65, 0.15)
@@ -247,8 +258,8 @@ def draw_galaxies(d, *, jitter=6.0):
     g["shock_share"] = torch.where(g["agn"], d.uniform(0.1, 0.4), d.uniform(0.3, 0.8))
     g["old_ew"] = 10 ** torch.where(quenched, d.normal(-0.12, 0.2, 2.2), d.normal(-0.3, 0.2))
     g["old_o3"], g["old_n2"] = d.normal(0.3, 0.12), d.normal(0.05, 0.12)
-    g["decoupled"] = d.chance(0.07)
-    g["decoupled_ring"] = d.chance(0.5)
+    g["decoupled"] = d.label("decoupled", d.chance(0.07))
+    g["decoupled_ring"] = d.label("decoupled_ring", d.chance(0.5))
     g["decoupled_share"] = d.uniform(0.1, 0.5) * torch.where(g["decoupled_ring"], 0.6, 1.0)
     g["decoupled_ew"] = 10 ** d.uniform(0.3, 1.3)
     g["decoupled_angle"], g["decoupled_radius"] = d.uniform(0, 2 * math.pi), d.uniform(0.7, 1.8)
@@ -261,8 +272,8 @@ def draw_galaxies(d, *, jitter=6.0):
     g["off_centre_hii"] = (g["clump_fraction"] > 0.3) & (g["clumps"] < 30) & ~quenched
 
     # --- company on the sky
-    g["neighbour"] = d.chance(0.13)
-    g["neighbour_is_star"] = d.chance(0.6)
+    g["neighbour"] = d.label("neighbour", d.chance(0.13))
+    g["neighbour_is_star"] = d.label("neighbour_is_star", d.chance(0.6))
     angle, radius = d.uniform(0, 2 * math.pi), d.uniform(3.0, 15.0)
     g["neighbour_east"], g["neighbour_north"] = radius * torch.cos(angle), radius * torch.sin(angle)
     g["neighbour_r"] = d.uniform(17.0, 21.0)

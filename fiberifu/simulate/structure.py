@@ -93,9 +93,9 @@ def draw_structure(g, d):
     for name, thick in (("axis_ratio", g["thickness"]), ("thin_ratio", torch.full_like(mass, 0.07))):
         g[name] = torch.where(spheroid, 0.95 * g["bulge_q"], torch.sqrt((1 - thick**2) * cos_i**2 + thick**2))
     g["warp"] = torch.where(d.chance(0.5) & ~spheroid, d.uniform(0.02, 0.12), 0.0) * torch.sign(d.uniform(-1, 1))
-    g["flocculent"] = d.chance(0.4 - 0.15 * (mass - 10)) & ~spheroid
+    g["flocculent"] = d.label("flocculent", d.chance(0.4 - 0.15 * (mass - 10)) & ~spheroid)
 
-    g["merger"] = merger = d.chance(0.05)
+    g["merger"] = merger = d.label("merger", d.chance(0.05))
     g["log_sfr"] = g["log_sfr"] + torch.where(merger & ~g["quenched"], d.normal(0.25, 0.2), 0.0)
     g["gas_z_inner"] = g["gas_z_inner"] - 0.1 * merger
     g["lopsided"] = g["lopsided"] + merger * d.uniform(0.1, 0.4)
