@@ -1,7 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """A simulated survey from nothing to files: what ``fiberifu simulate`` calls."""
 
-import hashlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -61,18 +60,24 @@ def read_templates(path=None, *, fetch=False, progress=False):
         Naming the ways out.
     """
     from .simulate import build_template_pack, load_template_pack
-    from .simulate.templates_download import download_folder, download_templates, is_complete
+    from .simulate.templates_download import download_folder, download_templates, template_files, wrong_files
 
     if path is not None:
         return load_template_pack(path)
     try:
         return build_template_pack()
     except FileNotFoundError as error:
-        if is_complete(download_folder()):
+        wrong = wrong_files(download_folder())
+        if not wrong:
             return build_template_pack(download_folder())
         if fetch:
             log.info("fetching templates of stars and gas, 20 MB")
             return build_template_pack(download_templates(progress=progress))
+        if len(wrong) < len(template_files()):
+            raise FileNotFoundError(
+                f"templates of stars and gas: of those fetched earlier {len(wrong)} are missing or altered in "
+                f"{download_folder()}, {wrong[0]} among them; with --fetch-templates these are downloaded again"
+            ) from error
         raise FileNotFoundError(
             f"templates of stars and gas: {error}. With --fetch-templates they are downloaded once, 20 MB; or give "
             "--templates PACK.npz, made by fiberifu.simulate.build_template_pack where they are"
@@ -139,6 +144,7 @@ def simulate_to_folder(
         For what is wrong with an argument, the folder or the templates.
     """
     from .simulate.files import tree  # late: it loads torch
+    from .simulate.identifiers import pack_sha256
 
     if survey not in SURVEYS:
         raise ValueError(f"survey is {survey!r}; give one of {', '.join(SURVEYS)}")
@@ -153,7 +159,7 @@ def simulate_to_folder(
         raise ValueError(f"continuum is {continuum!r}; give the degree of a polynomial, 'ssp', or none for no fit")
     pack = read_templates(templates, fetch=fetch, progress=progress) if pack is None else pack
     options = {"continuum": continuum if survey == "manga" else None, "bricks": bool(bricks)}
-    settings = {"survey": survey, "n": int(n), "seed": int(seed), "templates": _pack_hash(pack), "device": str(device),
+    settings = {"survey": survey, "n": int(n), "seed": int(seed), "templates": pack_sha256(pack), "device": str(device),
                 "unit": UNIT[survey], "software": software_version(), **options}  # fmt: skip
     existed = Path(folder).is_dir()
     if overwrite and not resume and existed:
@@ -177,7 +183,7 @@ def simulate_to_folder(
 
         _leave(folder, existed)
         raise
-    return tree.gather(folder, survey, seed=seed)
+    return tree.gather(folder, survey, seed=seed, pack_sha256=settings["templates"])
 
 
 # ---------------------------------------------------------------- workers
@@ -230,17 +236,7 @@ def _run(todo, job, pack, device, workers, progress, done, total):
                 raise
 
 
-# ---------------------------------------------------------------- what the result depends on
-def _pack_hash(pack):
-    """sha256 of the arrays of a pack, in any order."""
-    digest = hashlib.sha256()
-    for key in sorted(pack):
-        array = np.ascontiguousarray(pack[key])
-        digest.update(f"{key} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
+# ---------------------------------------------------------------- the folder
 def _remove_halves(folder):
     """Remove what a killed run was writing: hidden, with eight hexadecimal digits (see `fiberifu.output`)."""
     from .simulate.files import tree

@@ -7,19 +7,22 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simulated_surveys
+import torch
 from astropy.io import fits
 from specutils import SpectrumList
 
 from fiberifu import cli, simulate_job
 from fiberifu.lines import LineMaps
-from fiberifu.simulate import analytic_template_pack, templates_download
+from fiberifu.simulate import analytic_template_pack, load_template_pack, templates_download
 from fiberifu.simulate.files import tree
+from fiberifu.simulate.identifiers import pack_sha256
 from fiberifu.simulate_job import find_instruments, read_templates, simulate_to_folder
 from fiberifu.surveys import read_legacysurvey, read_manga_cube
 
@@ -69,6 +72,17 @@ def contents(folder):
     return {str(path.relative_to(folder)): path for path in paths}
 
 
+def assert_traceable(folder, templates):
+    """Every HDU of every file names the template pack, as the manifest does, and the version of PyTorch."""
+    expected = json.loads((Path(folder) / "manifest.json").read_text())["settings"]["templates"]
+    assert expected == pack_sha256(load_template_pack(templates))
+    for name, path in contents(folder).items():
+        with fits.open(path) as hdus:
+            for hdu in hdus:
+                marks = hdu.header.get("PACKSHA"), hdu.header.get("TORCHV")
+                assert marks == (expected, torch.__version__), (name, hdu.name)
+
+
 def assert_same(made, expected):
     """The same files with the same content, to the rounding of single precision: the last bit of a sum may depend on
     where in memory the numbers lie."""
@@ -80,7 +94,7 @@ def assert_same(made, expected):
 
 
 # ---------------------------------------------------------------- surveys
-def test_desi(simulate, whole, capsys):
+def test_desi(simulate, templates, whole, capsys):
     assert simulate("--bricks") == 0
     out = capsys.readouterr().out
     for words in ("zall-pix-sim.fits", "truth_sim.fits", "(settings)", "20 galaxies", "spheroid", "not an observation"):
@@ -90,6 +104,7 @@ def test_desi(simulate, whole, capsys):
     assert set(contents(whole)) < set(made), "the same files, and the bricks"
     assert_same({name: made[name] for name in contents(whole)}, contents(whole))
     assert sum("legacysurvey-sim0000" in name for name in made) >= 7 * 10
+    assert_traceable(simulate.folder, templates)
 
     with fits.open(simulate.folder / tree.TRUTH) as hdus:
         galaxies, fibers = hdus["GALAXIES"].data, hdus["FIBERS"].data
@@ -113,7 +128,7 @@ def test_desi(simulate, whole, capsys):
     assert next(iter(image.values())).meta["REDSHIFT"] == pytest.approx(galaxies["redshift"][7], rel=1e-6)
 
 
-def test_manga(simulate, capsys):
+def test_manga(simulate, templates, capsys):
     assert simulate("--continuum", "1", survey="manga", n=2) == 0
     name = f"manga-sim90000{SEED}-000001"
     cube = read_manga_cube(next(simulate.folder.rglob(f"{name}-LOGCUBE.fits.gz")))
@@ -125,6 +140,8 @@ def test_manga(simulate, capsys):
     rows = fits.getdata(simulate.folder / "spectro/redux/sim/drpall-sim.fits")
     assert rows["simname"].tolist() == [f"sim90000{SEED}-00000{i}" for i in (0, 1)]
     assert len(list((simulate.folder / "images").glob("cutout_sim-*"))) == 2
+    assert (rows["exptime"] == 8100).all() and (rows["nexp"] == 9).all()
+    assert_traceable(simulate.folder, templates)
     assert "each with a cube" in capsys.readouterr().out
 
 
@@ -195,6 +212,7 @@ SURVEY = """
 import os, signal, sys, time
 from pathlib import Path
 import simulated_surveys as surveys
+from fiberifu.simulate.identifiers import pack_sha256
 from fiberifu.simulate_job import simulate_to_folder
 
 folder, templates, n, seed, workers, limits = sys.argv[1:]
@@ -386,21 +404,37 @@ def test_fetch(nowhere, monkeypatch, tmp_path, data_dir, request):
     monkeypatch.setattr(templates_download, "ADDRESS", base + "/{repository}/{commit}/{source}")
     pack = read_templates(fetch=True)
     assert pack["ssp"].shape == (9, 6, 15309)
-    assert templates_download.is_complete(tmp_path / "cache")
+    assert not templates_download.wrong_files(tmp_path / "cache")
 
     monkeypatch.setattr(templates_download, "ADDRESS", "file:///nowhere/{source}")
     again = read_templates()  # fetched earlier
     np.testing.assert_array_equal(again["gas_line"], pack["gas_line"])
-    first = tmp_path / "cache" / table["path"][0]
+    first, second = (tmp_path / "cache" / path for path in table["path"][:2])
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-1])  # truncated
+    with pytest.raises(FileNotFoundError, match=f"1 are missing or altered in .*{second.name}"):
+        read_templates()
+    second.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # as long, but altered
+    with pytest.raises(FileNotFoundError, match="1 are missing or altered"):
+        read_templates()
+    second.write_bytes(whole)
     first.write_text("spoilt")
+    with pytest.raises(FileNotFoundError, match=first.name):
+        read_templates()
     with pytest.raises(OSError, match="cannot fetch file:///nowhere"):
         templates_download.download_templates(tmp_path / "cache")
     wrong = tmp_path / "wrong.txt"
     wrong.write_text("something else")
     monkeypatch.setattr(templates_download, "ADDRESS", wrong.as_uri())
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     with pytest.raises(ValueError, match="it was not kept"):
         templates_download.download_templates(tmp_path / "cache")
+    assert not list((tmp_path / "temporary").iterdir())
     assert first.read_text() == "spoilt" and not list(first.parent.glob(".*"))
+    monkeypatch.setattr(templates_download, "ADDRESS", base + "/{repository}/{commit}/{source}")
+    read_templates(fetch=True)  # only what is wrong is fetched again
+    assert not templates_download.wrong_files(tmp_path / "cache")
 
 
 def test_manifest(whole):

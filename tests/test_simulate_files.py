@@ -71,7 +71,7 @@ def check_marks(path):
     with fits.open(path) as hdus:
         for hdu in hdus:
             assert (hdu.header["DATATYPE"], hdu.header["ORIGIN"]) == ("SIMULATED", "fiberifu"), hdu.name
-            assert hdu.header["SEED"] == SEED and "FIBIFUV" in hdu.header
+            assert hdu.header["SEED"] == SEED and "FIBIFUV" in hdu.header and "TORCHV" in hdu.header
             assert not {"MANGAID", "PLATEIFU", "VERSDAP"} & set(hdu.header)
 
 

@@ -13,6 +13,7 @@ import operator
 
 import astropy.units as u
 import numpy as np
+import torch
 from astropy.coordinates import ConvertError, SkyCoord
 from astropy.nddata import CCDData, InverseVariance
 
@@ -201,6 +202,7 @@ class Galaxy:
         return Provenance(
             datatype="SIMULATED", model_id=_NAME, redshift=self.redshift, redshift_source="truth", seed=self.seed,
             ebv=self.galactic_ebv,
+            extra={"TORCHV": str(torch.__version__), "PACKSHA": self._simulator.pack_sha256},
         )  # fmt: skip
 
     def line_maps(self, *, spaxel=0.5 * u.arcsec, size=20 * u.arcsec, psf=2.5 * u.arcsec):

@@ -210,7 +210,12 @@ def observe_fibers(
         mask={arm: np.zeros((n, m), np.uint32) for arm, (_, m) in ARMS.items()},
         resolution={arm: resolution[..., a : a + m].copy() for arm, (a, m) in ARMS.items()},
         table={},
-        meta={"seed": seed, "instrument": "DESI", "galaxies": list(indices)},
+        meta={
+            "seed": seed,
+            "instrument": "DESI",
+            "galaxies": list(indices),
+            "pack_sha256": getattr(simulator, "pack_sha256", None),
+        },  # fmt: skip
     )
     galactic = np.array([galactic_ebv(seed, indices[o]) if ebv is None else float(ebv) for o in owner])
     dust = transmission(wave, galactic[:, None])

@@ -1,9 +1,11 @@
 """Identifiers of simulated objects, in ranges that no survey uses."""
 
+import hashlib
+
 import numpy as np
 
 __all__ = ["BRICKID", "FIBERS", "MOCK_BIT", "RELEASE", "brick_name", "brick_number", "is_simulated_targetid",
-           "simulated_targetid"]  # fmt: skip
+           "pack_sha256", "simulated_targetid"]  # fmt: skip
 
 #: DESI's TARGETID has a bit that says "this target is a mock target" (desitarget's ``targetid_mask``: OBJID 0-21,
 #: BRICKID 22-41, RELEASE 42-57, MOCK 58, SKY 59, GAIADR 60-61). It is for mock catalogues: no observation
@@ -68,3 +70,13 @@ def brick_name(galaxy):
         galaxy, digit = divmod(galaxy, 36)
         digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
     return f"sim{digits}"
+
+
+def pack_sha256(pack):
+    """sha256 of the arrays of a template pack, in any order of its keys."""
+    digest = hashlib.sha256()
+    for key in sorted(pack):
+        array = np.ascontiguousarray(pack[key])
+        digest.update(f"{key} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

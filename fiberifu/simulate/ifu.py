@@ -327,6 +327,7 @@ def observe_ifu(
             "redshift": float(g["redshift"][number]),
             "ifudesign": fibers * 100 + 1,
             "exposures": 3 * sets,
+            "pack_sha256": getattr(simulator, "pack_sha256", None),
             "exptime": 3 * sets * instrument.seconds,
             "seeing": fwhm,
             "ebv": ebv,

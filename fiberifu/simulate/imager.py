@@ -366,5 +366,6 @@ def observe_field(
         flux = 10 ** (0.4 * (22.5 - mag[[_BANDS.index(band) for band in camera.bands]]))
         _add_star(canvas, east, north, flux, fwhm, pixel)
     meta = {"seed": seed, "index": indices[0], "galaxies": record, "redshift": record[0]["redshift"]}
+    meta["pack_sha256"] = getattr(simulator, "pack_sha256", None)
     center = sky_position(seed, indices[0])
     return _product(canvas, camera, pixel, exposures, fwhm, rng, noise, center, ebv, meta)

@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from .identifiers import pack_sha256
 from .observe import (
     aperture_patch,
     aperture_photometry,
@@ -50,7 +51,16 @@ class Simulator(Scenes):
         Template pack, see `load_template_pack`.
     config : SimConfig
     device : str or `torch.device`
+
+    Attributes
+    ----------
+    pack_sha256 : str
+        Of the template pack, for the headers of files.
     """
+
+    def __init__(self, pack, config=None, device="cpu"):
+        super().__init__(pack, config, device)
+        self.pack_sha256 = pack_sha256(pack)
 
     # --- fibres
 

@@ -10,7 +10,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-__all__ = ["address", "download_folder", "download_templates", "is_complete", "template_files"]
+__all__ = ["address", "download_folder", "download_templates", "template_files", "wrong_files"]
 
 #: Files of public GitHub repositories, by owner/name, commit and path.
 ADDRESS = "https://raw.githubusercontent.com/{repository}/{commit}/{source}"
@@ -36,9 +36,10 @@ def download_folder():
     return get_cache_dir_path("fiberifu") / "templates"
 
 
-def is_complete(folder):
-    """Whether all files are in a folder (by name: they were checked when they were fetched)."""
-    return all((Path(folder) / str(row["path"])).is_file() for row in template_files())
+def wrong_files(folder):
+    """Paths (list of str) of `template_files` that a folder lacks, or has with another sha256."""
+    folder = Path(folder)
+    return [str(row["path"]) for row in template_files() if not _is_right(folder / str(row["path"]), row["sha256"])]
 
 
 def download_templates(folder=None, *, progress=False, timeout=30):
@@ -72,7 +73,7 @@ def download_templates(folder=None, *, progress=False, timeout=30):
     folder = download_folder() if folder is None else Path(folder)
     for row in tqdm(template_files(), unit="file", disable=not progress, leave=False):
         path = folder / str(row["path"])
-        if path.is_file() and _sha256(path) == row["sha256"]:
+        if _is_right(path, row["sha256"]):
             continue
         url = address(row)
         try:
@@ -80,13 +81,19 @@ def download_templates(folder=None, *, progress=False, timeout=30):
         except OSError as error:
             raise OSError(f"cannot fetch {url}: {error}; copy it to {path} by other means, or try again") from error
         fetched = Path(fetched)
-        if (found := _sha256(fetched)) != row["sha256"]:
-            raise ValueError(f"{url} came with sha256 {found}, not {row['sha256']}; it was not kept")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            shutil.copyfile(fetched, temporary)
-        fetched.unlink(missing_ok=True)
+        try:
+            if (found := _sha256(fetched)) != row["sha256"]:
+                raise ValueError(f"{url} came with sha256 {found}, not {row['sha256']}; it was not kept")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                shutil.copyfile(fetched, temporary)
+        finally:
+            fetched.unlink(missing_ok=True)
     return folder
+
+
+def _is_right(path, sha256):
+    return path.is_file() and _sha256(path) == sha256
 
 
 def _sha256(path):

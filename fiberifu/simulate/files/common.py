@@ -5,6 +5,7 @@ import gzip
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from astropy.io import fits
 
 from ...output import atomic_path
@@ -13,8 +14,19 @@ from ...provenance import Provenance, check_file_name
 __all__ = ["compressed", "healpix_nested", "provenance", "table_hdu", "write_hdus"]
 
 
-def provenance(seed, **keywords):
-    """`~fiberifu.provenance.Provenance` of a simulated file; keywords are its fields."""
+def provenance(seed, pack_sha256=None, **keywords):
+    """`~fiberifu.provenance.Provenance` of a simulated file.
+
+    Parameters
+    ----------
+    seed : int
+    pack_sha256 : str, optional
+        Of the template pack, for the card PACKSHA; TORCHV has the version of PyTorch.
+    **keywords
+        Further fields.
+    """
+    extra = {"TORCHV": str(torch.__version__)} | ({"PACKSHA": str(pack_sha256)} if pack_sha256 else {})
+    keywords["extra"] = extra | keywords.get("extra", {})
     if keywords.get("redshift") is not None:
         keywords.setdefault("redshift_source", "simulation")
     return Provenance(datatype="SIMULATED", model_id="fiberifu.simulate", seed=seed, **keywords)

@@ -146,7 +146,7 @@ def write_coadd(spectra, path, *, seed, pixel):
         matrix = fits.ImageHDU(np.asarray(spectra.resolution[arm], np.float32), name=f"{name}_RESOLUTION")
         hdus += [wave, flux, ivar, mask, matrix]
     hdus.append(_scores(spectra))
-    write_hdus(hdus, path, provenance(seed))
+    write_hdus(hdus, path, provenance(seed, spectra.meta.get("pack_sha256")))
 
 
 def write_redrock(spectra, path, *, seed, pixel):
@@ -165,7 +165,7 @@ def write_redrock(spectra, path, *, seed, pixel):
     tsnr2 = {"TARGETID": _ids(spectra)} | _tsnr2(spectra)
     hdus += [_fibermap(spectra), _exp_fibermap(spectra)]
     hdus.append(table_hdu(f"TARGETID:K {TSNR2}", tsnr2, len(_ids(spectra)), "TSNR2"))
-    write_hdus(hdus, path, provenance(seed))
+    write_hdus(hdus, path, provenance(seed, spectra.meta.get("pack_sha256")))
 
 
 def write_truth(spectra, path, *, seed, pixel):
@@ -182,7 +182,7 @@ def write_truth(spectra, path, *, seed, pixel):
     hdus = [fits.PrimaryHDU(header=_cards(pixel)), table_hdu("TARGETID:K TRUEZ:D", values, len(flux), "TRUTH"),
             fits.ImageHDU(wave, name="WAVELENGTH"), fits.ImageHDU(flux, name="FLUX")]  # fmt: skip
     hdus[2].header["BUNIT"], hdus[3].header["BUNIT"] = "Angstrom", FLUX_UNIT
-    write_hdus(hdus, path, provenance(seed))
+    write_hdus(hdus, path, provenance(seed, spectra.meta.get("pack_sha256")))
 
 
 def zcatalog_rows(spectra, pixel):
@@ -193,7 +193,7 @@ def zcatalog_rows(spectra, pixel):
     return rows | _fibermap_values(spectra) | _redshifts(spectra) | _tsnr2(spectra)
 
 
-def write_zcatalog(parts, path, *, seed):
+def write_zcatalog(parts, path, *, seed, pack_sha256=None):
     """Write ``zall-pix-sim.fits``: all redshifts, the best of each target with ZCAT_PRIMARY.
 
     Parameters
@@ -202,6 +202,8 @@ def write_zcatalog(parts, path, *, seed):
         Of `zcatalog_rows`.
     path : path-like
     seed : int
+    pack_sha256 : str, optional
+        Of the template pack.
     """
     rows = {}
     for name in dict.fromkeys(name for part in parts for name in part):
@@ -219,7 +221,7 @@ def write_zcatalog(parts, path, *, seed):
          FIBERMAP.split(" ", 1)[1], TSNR2, "ZCAT_NSPEC:I ZCAT_PRIMARY:L"]
     )  # fmt: skip
     hdu = table_hdu(layout, rows, n, "ZCATALOG")
-    write_hdus([fits.PrimaryHDU(), hdu], path, provenance(seed))
+    write_hdus([fits.PrimaryHDU(), hdu], path, provenance(seed, pack_sha256))
 
 
 # ---------------------------------------------------------------- tables

@@ -96,7 +96,8 @@ def _header(images, bands, kind):
 
 def _marks(images, seed, **more):
     z = images.meta.get("redshift")
-    return provenance(seed, redshift=None if z is None else float(z), ebv=float(images.ebv), **more)
+    z = None if z is None else float(z)
+    return provenance(seed, images.meta.get("pack_sha256"), redshift=z, ebv=float(images.ebv), **more)
 
 
 def write_cutout(images, path, *, seed):
@@ -273,7 +274,7 @@ def _apertures(image, circles):
     return np.stack([found[f"aperture_sum_{i}"] for i in range(len(circles))], 1)
 
 
-def write_tractor(rows, path, *, seed):
+def write_tractor(rows, path, *, seed, pack_sha256=None):
     """Write a catalogue with the columns of DR9's ``tractor-BRICK.fits``; what was not simulated (WISE, Gaia) is 0.
 
     Parameters
@@ -282,6 +283,8 @@ def write_tractor(rows, path, *, seed):
         Of `tractor_rows`, of one or more fields.
     path : path-like
     seed : int
+    pack_sha256 : str, optional
+        Of the template pack.
     """
     count = len(rows["ra"])
     hdu = table_hdu(TRACTOR, rows, count, None)
@@ -289,4 +292,4 @@ def write_tractor(rows, path, *, seed):
     hdu.header["BANDS"], hdu.header["PRODTYPE"] = "grz", "catalog"
     for i, radius in enumerate(APERTURES):
         hdu.header[f"APRAD{i}"] = (radius, "(optical) Aperture radius, in arcsec")
-    write_hdus([fits.PrimaryHDU(), hdu], path, provenance(seed))
+    write_hdus([fits.PrimaryHDU(), hdu], path, provenance(seed, pack_sha256))

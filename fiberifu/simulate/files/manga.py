@@ -70,7 +70,8 @@ def cube_wcs(cube):
 
 
 def _marks(cube, seed):
-    return provenance(seed, redshift=float(cube.table["redshift"]), ebv=float(cube.table.get("ebv", 0.0)))
+    t = cube.table
+    return provenance(seed, t.get("pack_sha256"), redshift=float(t["redshift"]), ebv=float(t.get("ebv", 0.0)))
 
 
 def _ifu(cube):
@@ -288,11 +289,11 @@ def drpall_rows(cube, *, seed, galaxy):
     return row | {f"{band}fwhm": cube.fwhm[band] for band in BANDS if band in cube.fwhm}
 
 
-def write_drpall(rows, path, *, seed):
+def write_drpall(rows, path, *, seed, pack_sha256=None):
     """Write ``drpall-sim.fits`` from the rows of `drpall_rows`.
 
     It has no columns ``mangaid`` and ``plateifu``: ``simname`` is the key.  ``z`` is the truth.
     """
     values = {key: [row[key] for row in rows] for key in rows[0]} if rows else {}
     hdu = table_hdu(DRPALL, values, len(rows), "MANGA")
-    write_hdus([fits.PrimaryHDU(), hdu], Path(path), provenance(seed))
+    write_hdus([fits.PrimaryHDU(), hdu], Path(path), provenance(seed, pack_sha256))

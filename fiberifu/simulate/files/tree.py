@@ -69,6 +69,7 @@ def _desi_unit(folder, unit, simulator, instruments, seed, start, n, options):
     numbers = np.unique(spectra.table["galaxy"])
     catalogue, fields = [], _by_galaxy(images, start)
     for galaxy, field in fields.items():
+        _stamp(field.meta, simulator)
         _write_images(folder, field, seed, galaxy, options)
         rows = np.flatnonzero(np.asarray(spectra.table["galaxy"]) == galaxy)
         target = np.char.strip(np.asarray(spectra.table["objtype"]).astype(str)[rows]) == "TGT"
@@ -85,6 +86,7 @@ def _manga_unit(folder, unit, simulator, instruments, seed, start, n, options):
     for i, cube in enumerate(instruments["manga"](simulator, seed, start, n)):
         galaxy = int(cube.table.get("galaxy", start + i))
         galaxies.append(galaxy)
+        _stamp(cube.table, simulator)
         name = manga.manga_name(seed, galaxy)
         plate, number = name.split("-")
         stack = folder / "spectro" / "redux" / "sim" / plate / "stack"
@@ -106,8 +108,14 @@ def _manga_unit(folder, unit, simulator, instruments, seed, start, n, options):
     _save(folder / PARTS / f"{unit:06d}-drpall.npz", {key: [row[key] for row in rows] for key in rows[0]})
     pointed = instruments.get("centred", lambda same: same)(simulator)  # IFUs point at the galaxy: so do the images
     for galaxy, field in zip(galaxies, instruments["images"](pointed, seed, galaxies), strict=True):
+        _stamp(field.meta, pointed)
         _write_images(folder, field, seed, galaxy, options)
     _save(folder / PARTS / f"{unit:06d}-galaxies.npz", _galaxies(pointed, seed, galaxies))
+
+
+def _stamp(record, simulator):
+    """Note the template pack, where the instrument has not."""
+    record.setdefault("pack_sha256", getattr(simulator, "pack_sha256", None))
 
 
 def _by_galaxy(images, start):
@@ -181,8 +189,16 @@ def _spectra(arrays):
 
 
 # ---------------------------------------------------------------- gathering
-def gather(folder, survey, *, seed):
+def gather(folder, survey, *, seed, pack_sha256=None):
     """Write what goes across units, the truth last; then remove the parts.
+
+    Parameters
+    ----------
+    folder : path-like
+    survey : {'desi', 'manga'}
+    seed : int
+    pack_sha256 : str, optional
+        Of the template pack, for the headers.
 
     Returns
     -------
@@ -193,26 +209,26 @@ def gather(folder, survey, *, seed):
     truth = {"GALAXIES": _joined([_load(path) for path in sorted((folder / PARTS).glob("*-galaxies.npz"))])}
     paths = []
     if survey == "desi":
-        truth["FIBERS"] = _gather_desi(folder, seed, paths)
+        truth["FIBERS"] = _gather_desi(folder, seed, pack_sha256, paths)
     else:
         rows = _joined([_load(path) for path in sorted((folder / PARTS).glob("*-drpall.npz"))])
         truth["CUBES"] = rows
         paths.append(folder / "spectro" / "redux" / "sim" / "drpall-sim.fits")
         keys = list(rows)
         manga.write_drpall([dict(zip(keys, row, strict=True)) for row in zip(*rows.values(), strict=True)], paths[-1],
-                           seed=seed)  # fmt: skip
+                           seed=seed, pack_sha256=pack_sha256)  # fmt: skip
     hdus = [fits.PrimaryHDU()]
     for name, columns in truth.items():
         hdus.append(fits.table_to_hdu(Table(columns)))
         hdus[-1].name = name
     hdus[1].header["STRATA"] = (",".join(key for key in STRATA if key in truth["GALAXIES"]), "columns of labels")
     paths.append(folder / TRUTH)
-    write_hdus(hdus, paths[-1], provenance(seed))
+    write_hdus(hdus, paths[-1], provenance(seed, pack_sha256))
     shutil.rmtree(folder / PARTS)
     return paths
 
 
-def _gather_desi(folder, seed, paths):
+def _gather_desi(folder, seed, pack_sha256, paths):
     """Coadds, redshifts and catalogues; gives the table of all fibres."""
     by_pixel = {}
     for path in sorted((folder / PARTS).glob("*-pixel-*.npz")):
@@ -220,6 +236,7 @@ def _gather_desi(folder, seed, paths):
     rows, fibers = [], []
     for pixel in sorted(by_pixel):
         spectra = desi.concatenate(_spectra(_load(path)) for path in by_pixel[pixel])
+        spectra.meta["pack_sha256"] = pack_sha256
         where = desi.pixel_folder(folder, pixel)
         where.mkdir(parents=True, exist_ok=True)
         for kind, write in (("coadd", desi.write_coadd), ("redrock", desi.write_redrock)):
@@ -235,10 +252,10 @@ def _gather_desi(folder, seed, paths):
     catalogues = folder / "spectro" / "redux" / desi.SPECPROD / "zcatalog" / "v1"
     catalogues.mkdir(parents=True, exist_ok=True)
     paths.append(catalogues / f"zall-pix-{desi.SPECPROD}.fits")
-    desi.write_zcatalog(rows, paths[-1], seed=seed)
+    desi.write_zcatalog(rows, paths[-1], seed=seed, pack_sha256=pack_sha256)
     parts = [_load(path) for path in sorted((folder / PARTS).glob("*-tractor.npz"))]
     if parts:
         (folder / "legacysurvey" / "tractor" / "sim").mkdir(parents=True, exist_ok=True)
         paths.append(folder / "legacysurvey" / "tractor" / "sim" / f"tractor-sim-{seed}.fits")
-        legacysurvey.write_tractor(_joined(parts), paths[-1], seed=seed)
+        legacysurvey.write_tractor(_joined(parts), paths[-1], seed=seed, pack_sha256=pack_sha256)
     return _joined(fibers)
