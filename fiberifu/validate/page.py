@@ -18,7 +18,11 @@ td:nth-child(1), td:nth-child(2), td:last-child, th:nth-child(1), th:nth-child(2
 .differs { color: #a3172c; font-weight: 600; } .agrees { color: #1c6b3a; } .undecided { color: #8a6100; }
 .context { color: #666; } img { max-width: 100%; } figure { margin: 2em 0; } figcaption { color: #444; }
 td:nth-child(n+3):nth-child(-n+7), td:nth-child(10) { white-space: nowrap; }
-th:nth-child(2) { width: 34%; } td:nth-child(8), th:nth-child(8) { text-align: left; }
+
+th:nth-child(2) { width: 32%; }
+th:last-child { width: 17%; }
+td:nth-child(9) { white-space: nowrap; }
+td:nth-child(8), th:nth-child(8) { text-align: left; }
 .note { color: #666; font-size: 12px; }
 """
 

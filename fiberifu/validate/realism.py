@@ -11,7 +11,7 @@ import numpy as np
 
 from .comparison import check_report, count_verdicts, rank
 from .noise import compare_cube_noise, compare_noise, manga_cubes
-from .origin import COMMAND, HALVES, pack_hash, simulator_hash
+from .origin import HALVES, pack_hash, simulator_hash
 from .physics import compare_lines, compare_scaling
 from .population import compare_population, make_population, make_population_table, read_population
 from .starlight import compare_atlas, compare_colours, compare_surveys
@@ -30,7 +30,7 @@ def measure_realism(
     cubes=6,
     half="judging",
     seed=2026,
-    command=COMMAND,
+    command=None,
     progress=None,
 ):
     """Compare simulated galaxies with the real files and with published relations.
@@ -52,8 +52,8 @@ def measure_realism(
     half : {'judging', 'tuning', 'all'}
         Of the SDSS galaxies and of the atlas: judge with one half, set constants of the simulator with the other.
     seed : int
-    command : str
-        That makes this report, to be written into it.
+    command : str, optional
+        That makes this report, to be written into it; by default this call.
     progress : callable, optional
         Called with a line of text now and then.
 
@@ -76,6 +76,7 @@ def measure_realism(
         raise ValueError(f"survey_galaxies, cubes: got {survey_galaxies} and {cubes}; 8 and 1 are the fewest")
     if half not in HALVES:
         raise ValueError(f"half: got {half!r}, use one of {HALVES}")
+    call = f"measure_realism({galaxies=}, {survey_galaxies=}, {cubes=}, {half=}, {seed=})"
     say = progress if progress is not None else (lambda text: None)
     sample = simulated_sample(
         simulator, galaxies, seed, progress=lambda n: say(f"{n} of {galaxies} galaxies") if n % 240 == 0 else None
@@ -107,7 +108,7 @@ def measure_realism(
         "version": __version__,
         "simulator": simulator_hash(),
         "pack": pack_hash(pack),
-        "command": command,
+        "command": command or call,
         "galaxies": galaxies,
         "survey_galaxies": survey_galaxies,
         "cubes": cubes,
