@@ -13,7 +13,7 @@ import operator
 
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import ConvertError, SkyCoord
+from astropy.coordinates import SkyCoord
 from astropy.nddata import CCDData, InverseVariance
 
 from ..constants import C_KMS
@@ -471,7 +471,7 @@ def _icrs(positions):
     try:
         positions = positions.transform_to("icrs")
         return SkyCoord(positions.ra, positions.dec)
-    except (AttributeError, ConvertError, ValueError, TypeError):
+    except (AttributeError, TypeError, ValueError):
         raise ValueError(f"positions: got {positions!r:.80}; a SkyCoord that turns into ICRS is needed") from None
 
 
