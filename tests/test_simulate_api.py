@@ -3,13 +3,14 @@
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import FK5, SkyCoord
+from astropy.cosmology import units as cu
 from astropy.nddata import InverseVariance
 from specutils import Spectrum
 
 from fiberifu.cube import spaxel_positions
 from fiberifu.image import prepare_image
-from fiberifu.lines import LineMaps
+from fiberifu.lines import LineMaps, read_dap_maps, write_dap_maps
 from fiberifu.provenance import is_predicted
 from fiberifu.simulate import (
     IFU,
@@ -21,6 +22,12 @@ from fiberifu.simulate import (
     analytic_template_pack,
     observe_manga,
 )
+from fiberifu.simulate.chosen import choose
+from fiberifu.simulate.gas import LINES
+from fiberifu.simulate.recipe import Draws
+from fiberifu.simulate.survey import STRATA
+
+RATE = {"log_mass": 10.0, "redshift": 0.03, "star_formation_rate": 5 * u.Msun / u.yr}
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +81,145 @@ def test_farther_is_fainter_and_smaller(simulator):
         ({"effective_radius": 4 * u.s}, "effective_radius: got 4.0 s"),
         ({"star_formation_rate": -1 * u.Msun / u.yr}, "star_formation_rate: got -1"),
         ({"labels": {"blue": True}}, "labels: got 'blue'"),
+        ({"labels": ["agn"]}, r"labels: got \['agn'\]; a dict"),
+        ({"labels": {"agn": "no"}}, "labels: got {'agn': 'no'}; a dict"),
+        ({"labels": {"quenched": True, "green": True}}, "quenched=True goes with green=False"),
+        ({"labels": {"spheroid": True, "edge_on": True}}, "spheroid=True goes with edge_on=False"),
+        ({"labels": {"outflow": True, "quenched": True, "agn": False}}, "outflow=True goes with"),
+        ({"labels": {"edge_on": True}, "inclination": 60 * u.deg}, "edge_on=True and inclination=60 deg"),
+        ({"labels": {"edge_on": False, "spheroid": False}, "inclination": 80 * u.deg}, "edge_on=False and incl"),
+        (RATE | {"labels": {"quenched": True}}, "a quenched galaxy, of log_mass 10.00, has at most 0.02 Msun"),
+        (RATE | {"labels": {"green": True}}, "a green galaxy, of log_mass 10.00, has 0.02 to"),
+        (RATE | {"star_formation_rate": 1e-4 * u.Msun / u.yr, "labels": {"quenched": False}}, "that is not quenched"),
+        ({"star_formation_rate": 5}, "star_formation_rate: got 5.0; one finite quantity in solMass / yr"),
+        ({"position_angle": np.nan * u.deg}, "position_angle: got nan deg"),
+        ({"effective_radius": "wide"}, "effective_radius: got wide"),
+        ({"redshift": 3 * u.km}, "redshift: got 3.0 km; a number without a unit"),
+        ({"log_mass": 1e10 * u.Msun}, "log_mass: got 10000000000.0 solMass; log10 of solar masses"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"index": -3}, "index: got -3"),
+        ({"seed": 1.5}, "seed: got 1.5"),
         ({"galactic_ebv": -1}, "galactic_ebv: got -1"),
     ],
 )
 def test_bad_choices(simulator, choice, message):
     with pytest.raises(ValueError, match=message):
-        Galaxy(1, 2, simulator=simulator, **choice)
+        Galaxy(**{"seed": 1, "index": 2} | choice, simulator=simulator)
+
+
+def test_numbers_with_and_without_units(simulator):
+    for redshift in (0.05 * u.one, 5 * u.percent, 0.05 * cu.redshift):
+        assert Galaxy(1, 2, redshift=redshift, simulator=simulator).redshift == 0.05
+    assert Galaxy(1, 2, galactic_ebv=0.1 * u.mag, simulator=simulator).galactic_ebv == 0.1
+
+
+def seen(galaxy):
+    """Total H-alpha of a galaxy, and in a fibre on its centre its equivalent width and the break at 4000 A."""
+    spectrum = FibreSpectrograph.desi().observe(galaxy, noise=False)
+    rest, flux = spectrum.spectral_axis.value / (1 + galaxy.redshift), spectrum.flux.value
+
+    def mean(low, high):
+        return flux[(rest > low) & (rest < high)].mean()
+
+    return {
+        "ha": galaxy.line_maps(spaxel=1 * u.arcsec, psf=1.5 * u.arcsec).flux["Ha"].data.sum(),
+        "ew": spectrum.meta["truth"]["line_ew"][0, LINES.index("Ha")],
+        "break": mean(4000, 4100) / mean(3850, 3950),
+    }
+
+
+ALL_LABELS = (*STRATA, "flocculent", "neighbour_is_star", "decoupled_ring")
+
+
+@pytest.mark.parametrize("index", [0, 2])  # a quenched spheroid, an edge-on disc
+@pytest.mark.parametrize("label", ALL_LABELS)
+def test_labels_are_realised(simulator, label, index):
+    """Every label can be had and refused, is true of the galaxy, and a galaxy that has another one looks different."""
+    drawn = Galaxy(1, index, simulator=simulator)
+    yes, no = (Galaxy(1, index, labels={label: value}, simulator=simulator) for value in (True, False))
+    assert yes._parameters[label] is True and no._parameters[label] is False
+    if label not in ("neighbour_is_star", "decoupled_ring"):
+        assert label in yes.labels and label not in no.labels
+        same = yes if drawn._parameters[label] else no
+        assert same._parameters == drawn._parameters
+    assert yes.redshift == no.redshift == drawn.redshift
+    if label == "neighbour_is_star":
+        assert "neighbour" in yes.labels
+    if label == "decoupled_ring":
+        assert "decoupled" in yes.labels
+    maps = [galaxy.line_maps(spaxel=1 * u.arcsec).flux["Ha"].data for galaxy in (yes, no)]
+    images = [galaxy.photometry.sharp[0, 1].numpy() for galaxy in (yes, no)]
+    lines, light = (np.abs(a - b).sum() / b.sum() for a, b in (maps, images))
+    if label.startswith("neighbour"):
+        assert light > 5e-4
+    else:
+        assert lines > 0.01
+
+
+@pytest.mark.parametrize("index", [0, 2, 4])
+def test_states_of_star_formation(simulator, index):
+    """From a star-forming galaxy to a green and a quenched one: stars form more slowly, spectra age, dust goes."""
+    choices = [{}, {"green": True}, {"quenched": True}, {"post_starburst": True}]
+    none = dict.fromkeys(("quenched", "green", "post_starburst", "agn", "spheroid"), False)
+    forming, green, quenched, post = galaxies = [
+        Galaxy(1, index, log_mass=10.3, labels=none | c, simulator=simulator) for c in choices
+    ]
+    rate = [np.log10(g.star_formation_rate.value) for g in galaxies]
+    assert rate[1] == pytest.approx(rate[0] - 0.7, abs=0.01) and rate[2] < rate[1] - 0.5 > rate[3]
+    assert quenched._parameters["ebv"] < 0.2 * forming._parameters["ebv"]
+    assert post._parameters["recent"] == pytest.approx(quenched._parameters["recent"] + 1.5, abs=1e-5)
+    young, middle, old, after = (seen(g) for g in galaxies)
+    assert young["ew"] > 1.5 * middle["ew"] > 1.5 * after["ew"]
+    assert young["ha"] > 3 * middle["ha"] > 3 * max(old["ha"], after["ha"])
+    assert young["break"] < middle["break"] < old["break"] > after["break"] > young["break"]
+
+
+def test_star_formation_rate_decides_the_state(simulator):
+    """A galaxy drawn as quenched is no longer so with the rate of the main sequence, nor the other way round."""
+    drawn = Galaxy(1, 0, simulator=simulator)
+    assert "quenched" in drawn.labels
+    busy = Galaxy(1, 0, star_formation_rate=5 * u.Msun / u.yr, simulator=simulator)
+    assert not {"quenched", "green", "post_starburst", "spheroid"} & set(busy.labels)
+    assert u.isclose(busy.star_formation_rate, 5 * u.Msun / u.yr, rtol=1e-5)
+    assert busy._parameters["ebv"] > 5 * drawn._parameters["ebv"]
+    kept = Galaxy(1, 0, star_formation_rate=drawn.star_formation_rate / 2, simulator=simulator)
+    assert kept.labels == drawn.labels
+    for rate, label in ((1e-3, "quenched"), (0.2, "green")):
+        slow = Galaxy(1, 2, log_mass=10.2, redshift=0.03, star_formation_rate=rate * u.Msun / u.yr, simulator=simulator)
+        assert label in slow.labels
+
+
+def test_merger_has_a_companion(simulator):
+    """Light and stars at its place, which were not there before."""
+    alone, pair = (Galaxy(1, 2, labels={"merger": value}, simulator=simulator) for value in (False, True))
+    p = pair._parameters
+    x, y, cos, sin = p["companion_x"] * p["re"], p["companion_y"] * p["re"], np.cos(p["pa"]), np.sin(p["pa"])
+    column, row = (round((a / 0.262) + 79.5) for a in (x * cos - y * sin, x * sin + y * cos))
+    light = [g.photometry.sharp[0, 1, row - 1 : row + 2, column - 1 : column + 2].sum() for g in (alone, pair)]
+    assert light[1] > 3 * light[0]
+    assert p["companion_ratio"] >= 0.1 and p["debris"] >= 0.06
+    assert pair.star_formation_rate != alone.star_formation_rate
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_edge_on_and_clumps(simulator, index):
+    side = Galaxy(1, index, labels={"edge_on": True}, simulator=simulator)
+    assert side.inclination >= 80 * u.deg and side._parameters["axis_ratio"] < 0.4
+    other = Galaxy(1, index, labels={"edge_on": False, "spheroid": False}, simulator=simulator)
+    assert other.inclination <= 75 * u.deg and "edge_on" not in other.labels
+    assert "edge_on" in Galaxy(1, index, labels={"edge_on": True}, inclination=77 * u.deg, simulator=simulator).labels
+    clumpy = Galaxy(1, index, labels={"off_centre_hii": True}, simulator=simulator)._parameters
+    assert 0.3 < clumpy["clump_fraction"] <= 0.45 and 10 <= clumpy["clumps"] < 30 and not clumpy["quenched"]
+
+
+def test_inclined_as_the_recipe_inclines(simulator):
+    """A galaxy turned to the inclination of another has what the recipe makes of it: axis ratios, dust."""
+    drawn, turned = Galaxy(1, 3, simulator=simulator), Galaxy(1, 3, inclination=10 * u.deg, simulator=simulator)
+    back = dict(turned._simulator._draw(Draws(1, [3])))
+    back = {key: a[0].item() for key, a in choose(back, inclination=drawn.inclination.value).items()}
+    for name in ("axis_ratio", "thin_ratio", "bulge_q", "ebv", "inclination"):
+        assert back[name] == pytest.approx(drawn._parameters[name], rel=1e-3)
+    assert turned._parameters["ebv"] < drawn._parameters["ebv"]
 
 
 def test_images(galaxy):
@@ -118,6 +258,72 @@ def test_fibres(galaxy):
     assert 3 < ratio < 6
     with pytest.raises(ValueError, match="exposure: got 3.0 arcsec"):
         FibreSpectrograph.desi().observe(galaxy, exposure=3 * u.arcsec)
+
+
+def test_fibres_in_any_frame_within_the_field(galaxy):
+    desi = FibreSpectrograph.desi()
+    there = galaxy.center.directional_offset_by(40 * u.deg, 4 * u.arcsec)
+    icrs, fk5, galactic = (
+        desi.observe(galaxy, p, noise=False) for p in (there, there.transform_to(FK5(equinox="J1975")), there.galactic)
+    )
+    for other in (fk5, galactic):
+        np.testing.assert_allclose(other.flux.value, icrs.flux.value, rtol=1e-4)
+        assert other.meta["positions"].separation(there) < 1 * u.mas
+    edge = galaxy.center.directional_offset_by([0, 90] * u.deg, [19.6, 19.6] * u.arcsec)
+    assert np.all(desi.observe(galaxy, edge, noise=False).flux.value.mean(1) > 0)
+    beyond = galaxy.center.directional_offset_by(90 * u.deg, [1, 25] * u.arcsec)
+    with pytest.raises(ValueError, match=r"positions: got 25.0 arcsec .* the simulated field reaches to 19.7 arcsec"):
+        desi.observe(galaxy, beyond)
+    with pytest.raises(ValueError, match="simulated field"):
+        desi.observe(galaxy, SkyCoord(10 * u.deg, 10 * u.deg))
+    with pytest.raises(ValueError, match="positions: got NaN"):
+        desi.observe(galaxy, SkyCoord(np.nan * u.deg, 10 * u.deg))
+    with pytest.raises(ValueError, match="positions: got 'there'"):
+        desi.observe(galaxy, "there")
+    with pytest.raises(ValueError, match="positions: got 17; 1 to 16"):
+        desi.observe(galaxy, galaxy.center.directional_offset_by(np.arange(17) * u.deg, 3 * u.arcsec))
+
+
+def test_telescopes_check_what_they_get(galaxy):
+    desi, manga = FibreSpectrograph.desi(), IFU.manga(fibers=19)
+    for telescope in (Imager.decals(), desi, manga):
+        with pytest.raises(ValueError, match="galaxy: got 'x'"):
+            telescope.observe("x")
+    for telescope in (desi, manga):
+        with pytest.raises(ValueError, match="seeing: got 10 arcsec"):
+            telescope.observe(galaxy, seeing=10 * u.arcsec)
+        with pytest.raises(ValueError, match="exposure: got -1.0 s"):
+            telescope.observe(galaxy, exposure=-1 * u.s)
+    with pytest.raises(ValueError, match="psf: got 40 arcsec"):
+        galaxy.line_maps(psf=40 * u.arcsec)
+    with pytest.raises(ValueError, match="spaxel, size: got 0.0 arcsec"):
+        galaxy.line_maps(spaxel=0 * u.arcsec)
+
+
+def test_ifu_keeps_its_exposure_time(galaxy):
+    """Noise goes on growing below one visit of three times 900 s: photons first, then read noise."""
+    manga = IFU.manga(fibers=19)
+    hour, minute, second = (
+        manga.observe(galaxy, exposure=t, seeing=1.3 * u.arcsec, noise=False)[0].uncertainty.array[2000, 17, 17] ** -0.5
+        for t in (0.75 * u.h, 45 * u.s, 1 * u.s)
+    )
+    assert 60**0.5 < minute / hour < 60
+    assert 45**0.5 < second / minute < 45.1
+
+
+def test_truth_is_without_the_milky_way(galaxy, simulator, tmp_path):
+    """The cube has its dust and says so; the truth has not, says that, and keeps it in files."""
+    dusty = Galaxy(1, 2, galactic_ebv=0.1, redshift=0.04, simulator=simulator)
+    clear = Galaxy(1, 2, redshift=0.04, simulator=simulator)
+    manga = IFU.manga(fibers=19)
+    (cube, truth), (_, bare) = (manga.observe(g, noise=False, seeing=1.3 * u.arcsec) for g in (dusty, clear))
+    np.testing.assert_allclose(truth.flux["Ha"].data, bare.flux["Ha"].data)
+    assert cube.meta["provenance"].extinction_corrected is False and cube.meta["provenance"].ebv == 0.1
+    write_dap_maps(truth, tmp_path / "sim_maps.fits")
+    for maps in (truth, dusty.line_maps(), read_dap_maps(tmp_path / "sim_maps.fits")):
+        assert maps.extinction_corrected is True and maps.ebv == 0.1
+        assert maps.provenance.extinction_corrected is True and maps.provenance.ebv == 0.1
+    assert bare.extinction_corrected is True and bare.ebv == 0
 
 
 def test_cube(galaxy):

@@ -14,7 +14,7 @@ import operator
 import astropy.units as u
 import numpy as np
 import torch
-from astropy.coordinates import ConvertError, SkyCoord
+from astropy.coordinates import SkyCoord
 from astropy.nddata import CCDData, InverseVariance
 
 from ..constants import C_KMS
@@ -25,6 +25,7 @@ from ..provenance import Provenance
 from .chosen import choose, consequences
 from .fiber import ARMS, DESI, field_reach, observe_fibers
 from .gas import LINE_WAVELENGTH, LINES
+from .identifiers import FIBERS
 from .ifu import BUNDLES, MANGA, bundle_radius, observe_ifu
 from .imager import DECALS, DES, observe_images
 from .milky_way import sky_position
@@ -124,7 +125,10 @@ class Galaxy:
         }
         draw, one = type(simulator)._draw, (self.seed, [self.index], self._simulator.device)
         keys = ("redshift", "log_mass", "sfr", "inclination", "labels")
-        force = consequences(draw(self._simulator, Draws(*one)), **{key: self._changes[key] for key in keys})
+        plain = draw(self._simulator, Draws(*one))
+        force = consequences(plain, **{key: self._changes[key] for key in keys})
+        if force and redshift is None:  # another kind of galaxy stands where this one would
+            self._changes["redshift"] = plain["redshift"].item()
 
         def drawn(d):
             d.force = force
@@ -233,9 +237,12 @@ def _plain(value, unit, name, plain=False):
     try:
         value = u.Quantity(value)
         value = value * unit if plain and value.unit == u.one else value
-        return float(value.to_value(unit))
+        number = float(value.to_value(unit))
     except (TypeError, ValueError, u.UnitConversionError):
-        raise ValueError(f"{name}: got {value}; {'a number or ' * plain}one quantity in {unit} is needed") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: got {value}; {'a number or ' * plain}one finite quantity in {unit} is needed")
+    return number
 
 
 def _number(value, name, what="a"):
@@ -287,7 +294,7 @@ def _fwhm(value, name):
 def _seconds(value, longest):
     """An exposure time in s."""
     seconds = _plain(value, u.s, "exposure")
-    if not 0 < seconds <= longest:
+    if seconds is None or not 0 < seconds <= longest:
         raise ValueError(f"exposure: got {value}; more than 0 s, at most {longest:.0f} s, is needed")
     return seconds
 
@@ -296,10 +303,9 @@ def _radius(value):
     """An effective radius, a length or an angle, as `choose` takes it."""
     if value is None:
         return {}
-    value = u.Quantity(value)
     for name, unit in (("radius_kpc", u.kpc), ("radius_arcsec", u.arcsec)):
-        if value.unit.is_equivalent(unit):
-            return {name: value.to_value(unit)}
+        if getattr(value, "unit", u.one).is_equivalent(unit):
+            return {name: _plain(value, unit, "effective_radius")}
     raise ValueError(f"effective_radius: got {value}; a length or an angle is needed")
 
 
@@ -413,7 +419,8 @@ class FibreSpectrograph:
         galaxy : Galaxy
         positions : `~astropy.coordinates.SkyCoord`, optional
             Of any shape, in any frame that turns into ICRS; the galaxy's centre by default. Within the field of the
-            simulation: 19.6 arcsec to the East, West, North, South with the default settings.
+            simulation, 19.7 arcsec to the East, West, North, South with the default settings: beyond it there would be
+            no light, not even that of the galaxy. At most 16, as many as have identifiers.
         exposure : `~astropy.units.Quantity`
             Effective time under a dark sky.
         seeing : `~astropy.units.Quantity`
@@ -430,11 +437,13 @@ class FibreSpectrograph:
         positions = galaxy.center if positions is None else _icrs(positions)
         east, north = (a.to_value(u.arcsec) for a in galaxy.center.spherical_offsets_to(positions))
         flat = np.ravel(east), np.ravel(north)
+        if not 0 < len(flat[0]) <= FIBERS:
+            raise ValueError(f"positions: got {len(flat[0])}; 1 to {FIBERS} fibres on a galaxy are needed")
         off, reach = np.maximum(*np.abs(flat)), field_reach(galaxy._simulator)
-        if not len(off) or not np.all(off <= reach):  # NaN, too
-            most = f"{np.nanmax(off):.1f} arcsec" if np.isfinite(off).any() else "no finite position"
+        if not np.all(off <= reach):  # NaN, too
+            most = "NaN" if np.isnan(off).any() else f"{off.max():.1f}"
             raise ValueError(
-                f"positions: got {most} from the galaxy's centre at most, in right ascension or declination; the "
+                f"positions: got {most} arcsec from the galaxy's centre at most, East, West, North or South; the "
                 f"simulated field reaches to {reach:.1f} arcsec"
             )
         made = observe_fibers(
@@ -460,9 +469,11 @@ class FibreSpectrograph:
 
 
 def _icrs(positions):
+    """Positions in the frame of `Galaxy.center`, without attributes of another frame."""
     try:
-        return positions.transform_to("icrs")
-    except (AttributeError, ConvertError, ValueError, TypeError):
+        positions = positions.transform_to("icrs")
+        return SkyCoord(positions.ra, positions.dec)
+    except (AttributeError, TypeError, ValueError):
         raise ValueError(f"positions: got {positions!r:.80}; a SkyCoord that turns into ICRS is needed") from None
 
 

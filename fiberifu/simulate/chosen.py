@@ -108,9 +108,10 @@ def _match_rate(g, force, drawn, redshift, log_mass, sfr):
             return
     low, high = (f"{10 ** (mass + end):.2g}" for end in reach[asked])
     span = f"{low} to {high}" if asked == "green" else f"at most {high}" if asked else f"{low} or more"
-    what = f"{asked} galaxy" if asked else "galaxy without the labels that are False"
+    others = " or ".join(name for name in _STATES if force.get(name) is False)
+    what = f"a {asked} galaxy" if asked else f"a galaxy that is not {others}"
     raise ValueError(
-        f"star_formation_rate: got {sfr:.4g} Msun/yr; a {what} of log_mass {mass:.2f} has {span} Msun/yr: choose such "
+        f"star_formation_rate: got {sfr:.4g} Msun/yr; {what}, of log_mass {mass:.2f}, has {span} Msun/yr: choose such "
         "a rate or leave out the label"
     )
 
