@@ -16,8 +16,8 @@ from ..milky_way import BAND_EXTINCTION
 from ..observe import BETA
 from .common import provenance, sersic_index, table_hdu, write_hdus
 
-__all__ = ["TRACTOR", "brick_paths", "image_wcs", "moffat_image", "tractor_rows", "write_brick", "write_cutout", "write_psf",
-           "write_tractor"]  # fmt: skip
+__all__ = ["TRACTOR", "brick_paths", "image_wcs", "moffat_image", "tractor_rows",
+           "write_brick", "write_cutout", "write_psf", "write_tractor"]  # fmt: skip
 
 SURVEY, VERSION = "simulated DECaLS", "sim-south"  # readers look for "decals" and "south"
 FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigma
@@ -232,7 +232,8 @@ def tractor_rows(table, images, *, seed):
         "release": np.full(n, RELEASE), "brickid": brick_number(seed, table["galaxy"]), "objid": table["objid"],
         "brickname": [brick_name(g) for g in galaxy], "brick_primary": np.ones(n, bool), "type": table["morphtype"],
         "ra": table["target_ra"], "dec": table["target_dec"], "bx": x, "by": y, "ebv": table["ebv"],
-        **{key: table[key] for key in ("shape_r", "shape_e1", "shape_e2") if key in table}, "sersic": sersic_index(table["morphtype"]),
+        **{key: table[key] for key in ("shape_r", "shape_e1", "shape_e2") if key in table},
+        "sersic": sersic_index(table["morphtype"]),
     }  # fmt: skip
     ny, nx = images.maskbits.shape
     column, row = (np.clip(np.rint(v).astype(int), 0, m - 1) for v, m in ((x, nx), (y, ny)))

@@ -294,7 +294,7 @@ def gather(folder, survey, *, seed):
 
 
 def finish(folder, files):
-    """Write the list of all files: ``files``, as in `FILES`, and those of the units that were done; remove the parts."""
+    """Write the list of all files: ``files``, as in `FILES`, and those of units that were done; remove the parts."""
     folder = Path(folder)
     for path in sorted((folder / PARTS).glob("*.json")):
         files = files | json.loads(path.read_text())["files"]
