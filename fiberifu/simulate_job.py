@@ -126,7 +126,8 @@ def simulate_to_folder(
     bricks : bool
         Whether images are written as brick coadds, too.
     overwrite, resume : bool
-        As for `fiberifu.output.prepare_output_folder`; ``resume`` does what is missing.
+        As for `fiberifu.output.prepare_output_folder`.  ``resume`` does what is missing, and of a finished survey again
+        what is missing or damaged; ``overwrite`` first removes the files that an earlier survey listed as its own.
     progress : bool
     pack : dict, optional
         Of templates, instead of ``templates``.
@@ -157,6 +158,7 @@ def simulate_to_folder(
         raise ValueError(f"instruments has no {' and no '.join(missing)}; simulating {survey} needs them")
     if not (continuum is None or continuum == "ssp" or (isinstance(continuum, int) and continuum >= 0)):
         raise ValueError(f"continuum is {continuum!r}; give the degree of a polynomial, 'ssp', or none for no fit")
+    device = _device(device)
     pack = read_templates(templates, fetch=fetch, progress=progress) if pack is None else pack
     options = {"continuum": continuum if survey == "manga" else None, "bricks": bool(bricks)}
     settings = {"survey": survey, "n": int(n), "seed": int(seed), "templates": pack_sha256(pack), "device": str(device),
@@ -167,11 +169,17 @@ def simulate_to_folder(
         (Path(folder) / MANIFEST).unlink(missing_ok=True)
         tree.remove_files(folder)
     folder = prepare_output_folder(folder, overwrite=overwrite, resume=resume, settings=settings)
-    if (folder / tree.TRUTH).is_file():  # all was written; what a killed run did not tidy up is removed
-        _remove_halves(folder)
-        return _catalogues(folder)
     units = [(i, start, min(UNIT[survey], n - start)) for i, start in enumerate(range(0, n, UNIT[survey]))]
-    todo = [unit for unit in units if not tree.is_done(folder, unit[0])]
+    again = None  # units to do again, of a finished survey
+    if tree.listed(folder) is not None:
+        _remove_halves(folder)
+        bad = tree.damaged(folder)
+        if not bad:  # all is there; what a killed run did not tidy up is removed
+            shutil.rmtree(folder / tree.PARTS, ignore_errors=True)
+            return _catalogues(folder)
+        again = tree.reopen(folder, bad)
+        log.warning("%d files are missing or damaged, such as %s: made again", len(bad), bad[0])
+    todo = [u for u in units if not tree.is_done(folder, u[0]) and (again is None or u[0] in again)]
     if len(todo) < len(units):
         log.info("%d of %d galaxies are there already", n - sum(unit[2] for unit in todo), n)
     _remove_halves(folder)
@@ -183,6 +191,9 @@ def simulate_to_folder(
 
         _leave(folder, existed)
         raise
+    if again is not None:
+        tree.finish(folder, tree.listed(folder))
+        return _catalogues(folder)
     return tree.gather(folder, survey, seed=seed, pack_sha256=settings["templates"])
 
 
@@ -236,17 +247,26 @@ def _run(todo, job, pack, device, workers, progress, done, total):
                 raise
 
 
+# ---------------------------------------------------------------- what the result depends on
+def _device(name):
+    """``name``, if it is a device that PyTorch can use."""
+    import torch
+
+    try:
+        torch.zeros(1, device=str(name)).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, absent, or not compiled in
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {str(name)!r}, which PyTorch cannot use ({reason}); give cpu, or cuda") from None
+    return str(name)
+
+
 # ---------------------------------------------------------------- the folder
 def _remove_halves(folder):
     """Remove what a killed run was writing: hidden, with eight hexadecimal digits (see `fiberifu.output`)."""
-    from .simulate.files import tree
-
     for path in folder.rglob(".*-*"):
         name = path.name
         if path.is_file() and name[9:10] == "-" and all(c in "0123456789abcdef" for c in name[1:9]):
             path.unlink(missing_ok=True)
-    if (folder / tree.TRUTH).is_file():
-        shutil.rmtree(folder / tree.PARTS, ignore_errors=True)
 
 
 def _catalogues(folder):

@@ -45,8 +45,10 @@ def observe_desi(simulator, seed, start, n):
         "n_exposures": 1 + owner % 2, "fiberstatus": np.zeros(f, int), "objtype": np.full(f, "TGT"),
         "morphtype": np.full(f, "EXP"), "shape_r": batch["truth"]["re_arcsec"].numpy()[owner],
         "flux_g": 3 * band[:, 0], "flux_r": 3 * band[:, 1], "flux_z": 3 * band[:, 3], "fiberflux_r": band[:, 1],
+        "fiberflux_g": band[:, 0], "fiberflux_z": band[:, 3], "shape_e1": np.full(f, 0.2), "shape_e2": np.full(f, -0.1),
         "psf_to_fiber_specflux": np.full(f, 0.7), "ebv": np.full(f, 0.03), "seeing": np.full(f, 1.1),
         "z": batch["fiber_redshift"].numpy(), "zerr": np.full(f, 7e-5), "zwarn": np.zeros(f, int),
+        "deltachi2": np.full(f, 500.0),
         "z_true": batch["truth"]["fiber_redshift"].numpy()[order], "kind": np.full(f, "central"),
         "galaxy": start + owner,
     }  # fmt: skip

@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from fiberifu import cli, simulate_job
 from fiberifu.lines import LineMaps
 from fiberifu.simulate import analytic_template_pack, load_template_pack, templates_download
 from fiberifu.simulate.files import tree
+from fiberifu.simulate.files.truth_table import DESCRIPTIONS
+from fiberifu.simulate.gas import LINES
 from fiberifu.simulate.identifiers import pack_sha256
 from fiberifu.simulate_job import find_instruments, read_templates, simulate_to_folder
 from fiberifu.surveys import read_legacysurvey, read_manga_cube
@@ -67,8 +70,8 @@ def whole(templates, tmp_path_factory):
 
 
 def contents(folder):
-    """All files but the manifest, which holds the version: their names and paths."""
-    paths = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != "manifest.json"]
+    """All files but the manifest, which holds the version, and the checksums: their names and paths."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".json"]
     return {str(path.relative_to(folder)): path for path in paths}
 
 
@@ -111,8 +114,17 @@ def test_desi(simulate, templates, whole, capsys):
         strata = hdus["GALAXIES"].header["STRATA"].split(",")
         assert galaxies["galaxy"].tolist() == list(range(N)) and {"agn", "quenched", "edge_on"} <= set(strata)
         assert all(galaxies[key].dtype == bool for key in strata)
+        for name in ("GALAXIES", "FIBERS"):
+            header, known = hdus[name].header, DESCRIPTIONS[name]
+            for i, column in enumerate(hdus[name].columns.names, start=1):
+                assert header[f"TCOMM{i}"] == known[column][1] and header.get(f"TUNIT{i}") == known[column][0]
+        lines = [hdus["FIBERS"].header[f"LINE{i:02d}"] for i in range(1, 16)]
+        assert lines == list(LINES) and [hdus["FIBERS"].header[f"BAND{i}"] for i in range(1, 5)] == list("griz")
+        assert (fibers["flux_ivar_r"] > 0).mean() > 0.5, "0 where the image lacks the band"
         simulator = simulated_surveys.make_simulator()
         np.testing.assert_allclose(galaxies["redshift"], simulator.batch(N, SEED)["truth"]["redshift"], rtol=1e-5)
+        pa = simulator.scene(SEED, [0])["g"]["pa"][0]  # radians from East through North
+        assert galaxies["pa"][0] == pytest.approx((90 - np.degrees(float(pa))) % 360, abs=1e-3)
         by_id = {t: z for t, z in zip(fibers["targetid"], fibers["z_true"], strict=True)}
     coadds = sorted(simulate.folder.glob("spectro/redux/sim/healpix/sim/bright/*/*/coadd-sim-bright-*.fits"))
     assert len(coadds) > 1
@@ -138,6 +150,9 @@ def test_manga(simulate, templates, capsys):
     assert cube.shape[1:] == truth.shape == fit.shape
     assert truth.redshift == pytest.approx(cube.meta["redshift"])
     rows = fits.getdata(simulate.folder / "spectro/redux/sim/drpall-sim.fits")
+    cubes = fits.getdata(simulate.folder / tree.TRUTH, "CUBES")
+    assert cubes["galaxy"].tolist() == [0, 1] and set(cubes.dtype.names) == set(DESCRIPTIONS["CUBES"])
+    assert cube.meta["celestial_wcs"].wcs.radesys == truth.wcs.wcs.radesys == fit.wcs.wcs.radesys == "FK5"
     assert rows["simname"].tolist() == [f"sim90000{SEED}-00000{i}" for i in (0, 1)]
     assert len(list((simulate.folder / "images").glob("cutout_sim-*"))) == 2
     assert (rows["exptime"] == 8100).all() and (rows["nexp"] == 9).all()
@@ -174,16 +189,68 @@ def test_resume_is_refused_under_other_settings(simulate, capsys, templates):
 def test_overwrite_leaves_no_old_files(simulate):
     assert simulate("--quiet", n=4) == 0
     foreign = [
-        simulate.folder / name for name in ("images/mine.fits", "notes.txt", "spectro/redux/iron/coadd-sim.fits")
+        simulate.folder / name
+        for name in ("images/cutout_sim-mine.fits", "notes.txt", "spectro/redux/iron/coadd-sim.fits")
     ]
     for path in foreign:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("keep")
     assert simulate("--quiet", "--overwrite", n=2, seed=9) == 0
     assert all(path.read_text() == "keep" for path in foreign)
-    names = {path.name for path in (simulate.folder / "images").glob("*sim*")}
+    names = {path.name for path in (simulate.folder / "images").glob("*sim*")} - {"cutout_sim-mine.fits"}
     assert names == {f"{kind}_sim-9-00000{i}.fits" for kind in ("cutout", "copsf") for i in (0, 1)}
     assert len(fits.getdata(simulate.folder / tree.TRUTH, "GALAXIES")) == 2
+
+
+def test_overwrite_deletes_nothing_before_it_can_go_on(simulate, capsys):
+    assert simulate("--quiet", n=2) == 0
+    before = {name: path.read_bytes() for name, path in contents(simulate.folder).items()}
+    assert simulate("--overwrite", "--device", "foo", n=2, seed=9) == 2
+    error = capsys.readouterr().err
+    assert "device is 'foo'" in error and error.count("\n") == 1
+    assert simulate("--overwrite", "--templates", __file__, n=2, seed=9) == 2
+    assert "not a template pack" in capsys.readouterr().err
+    assert {name: path.read_bytes() for name, path in contents(simulate.folder).items()} == before
+    assert (simulate.folder / "manifest.json").is_file()
+
+
+def test_overwrite_after_an_error(templates, tmp_path):
+    """Files of a unit that was never finished are ours, too."""
+
+    def broken(simulator, seed, start, n):
+        spectra, images = simulated_surveys.observe_desi(simulator, seed, start, n)
+        images[-1].flux = {"g": "no image"}
+        return spectra, images
+
+    keywords = {"n": 3, "templates": templates}
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        simulate_to_folder("desi", tmp_path / "out", instruments={"desi": broken}, seed=8, **keywords)
+    assert list((tmp_path / "out" / "images").glob("*_sim-8-*"))
+    simulate_to_folder("desi", tmp_path / "out", instruments=INSTRUMENTS, seed=9, overwrite=True, **keywords)
+    assert not list((tmp_path / "out" / "images").glob("*_sim-8-*"))
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+def test_resume_mends_a_finished_survey(whole, templates, tmp_path, gathered):
+    """A file that was deleted and one that was cut short are made again: a unit's own, or what all units give."""
+    folder, starts = shutil.copytree(whole, tmp_path / "out"), []
+    image = folder / "images" / f"cutout_sim-{SEED}-000017.fits"
+    image.write_bytes(image.read_bytes()[:5000])
+    (folder / "images" / f"copsf_sim-{SEED}-000018.fits").unlink()
+    if gathered:
+        next(folder.rglob("coadd-sim-bright-*.fits")).unlink()
+        (folder / tree.TRUTH).unlink()
+
+    def watched(simulator, seed, start, n):
+        starts.append(start)
+        return simulated_surveys.observe_desi(simulator, seed, start, n)
+
+    keywords = {"n": N, "seed": SEED, "templates": templates, "resume": True}
+    simulate_to_folder("desi", folder, instruments={"desi": watched}, **keywords)
+    assert starts == ([0, 16] if gathered else [16])
+    assert_same(contents(folder), contents(whole))
+    assert set(tree.listed(folder)) == set(tree.listed(whole)) == set(contents(whole)) and not tree.damaged(folder)
+    assert not (folder / tree.PARTS).exists()
 
 
 def test_error_in_a_unit_leaves_what_is_done(templates, tmp_path, whole):
@@ -272,17 +339,15 @@ def test_killed_at_any_moment(templates, tmp_path, whole):
     assert process.returncode == 0 and int(out.split()[-1]) >= 3, "most were killed before they had ended"
     simulate_to_folder("desi", folder, n=N, seed=SEED, templates=templates, resume=True, instruments=INSTRUMENTS)
     assert_same(contents(folder), contents(whole))  # nothing is missing, left over, doubled or different
-    names = {"images", "legacysurvey", "manifest.json", "spectro", tree.TRUTH}
+    names = {"images", "legacysurvey", "manifest.json", tree.FILES, "spectro", tree.TRUTH}
     assert {path.name for path in folder.iterdir()} == names
 
 
 def test_killed_while_tidying(whole, templates, tmp_path):
     """The truth is written, the parts are not yet gone: a resumed run removes them and does nothing else."""
-    import shutil
-
     folder = shutil.copytree(whole, tmp_path / "out")
     (folder / tree.PARTS).mkdir()
-    (folder / tree.PARTS / "000000.json").write_text("{}")
+    (folder / tree.PARTS / "000000.json").write_text('{"files": {}}')
     (folder / "images" / ".0123abcd-cutout_sim.fits").write_text("half")
     paths = simulate_to_folder("desi", folder, n=N, seed=SEED, templates=templates, resume=True, instruments={
         "desi": lambda *a: pytest.fail("observed again")})  # fmt: skip

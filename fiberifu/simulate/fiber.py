@@ -227,7 +227,7 @@ def observe_fibers(
     out.table.update(
         fiber_table(scene, seed, targets, owner, number, sky_fiber, position, visits, photometry, galactic)
     )
-    out.table.update(redshift_table(out, gas, truth, sky_fiber, rngs, noise))
+    out.table.update(redshift_table(out, gas, truth, sky_fiber, rngs, noise, dust * point))
     return out
 
 

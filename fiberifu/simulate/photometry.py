@@ -105,18 +105,20 @@ class Photometry:
         beyond = self.radius[-1] + torch.log(self.surface[:, -1].clamp(min=level) / level) / slope
         return torch.where(inside, r0 + part * (r1 - r0), beyond)
 
-    def fiber_flux(self, owner, offset, diameter=1.5, fwhm=1.0):
-        """r flux in a fibre under Gaussian seeing (F,), nanomaggies: FIBERFLUX_R of the Legacy Surveys.
+    def fiber_flux(self, owner, offset, diameter=1.5, fwhm=1.0, band=1):
+        """Flux in a fibre under Gaussian seeing (F,), nanomaggies: FIBERFLUX_R of the Legacy Surveys.
 
         Parameters
         ----------
         owner : Tensor (F,) of int64
         offset : Tensor (F, 2)
             East, north, arcsec.
+        band : int
+            0 to 3 for g, r, i, z.
         """
         k = self.simulator.k
         transfer = torch.exp(-2 * (math.pi * k * fwhm / 2.3548) ** 2)
-        blurred = convolve(self.sharp[:, 1], transfer)[owner].flatten(1)
+        blurred = convolve(self.sharp[:, band], transfer)[owner].flatten(1)
         index, area = aperture_patch(offset, self.simulator.grid, self.simulator.config.pixel_scale, diameter)
         return (torch.gather(blurred, 1, index.flatten(1)) * area.flatten(1)).sum(1)
 

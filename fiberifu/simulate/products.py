@@ -60,8 +60,9 @@ class FiberSpectra:
     table : dict of str to ndarray (F,)
         One entry per fibre: targetid, target_ra, target_dec, fiber_ra, fiber_dec (degrees, where it was, mean),
         std_fiber_ra, std_fiber_dec (arcsec), exptime (s), n_exposures, fiberstatus, objtype ("TGT", "SKY"),
-        morphtype, shape_r (arcsec), flux_g, flux_r, flux_z (nanomaggies, total), fiberflux_r, psf_to_fiber_specflux,
-        ebv, seeing (arcsec), z (fitted), zerr, zwarn, z_true, kind ("central", "shredded", "peculiar velocity", ...),
+        morphtype, shape_r (arcsec), shape_e1, shape_e2, flux_g, flux_r, flux_z (nanomaggies, total), fiberflux_g,
+        fiberflux_r, fiberflux_z, psf_to_fiber_specflux, ebv, seeing (arcsec), z (fitted), zerr, zwarn, deltachi2 (what
+        the best template gains on a polynomial), z_true, kind ("central", "shredded", "peculiar velocity", ...),
         galaxy (number within the seed).
     meta : dict
     """

@@ -21,6 +21,7 @@ shock_line : (n_z, n_v, 8) log10 of line / H-alpha of shock and precursor, in th
 nebular : (15309,) continuum of ionised hydrogen per unit of H-beta, 1 / Angstrom
 """
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,13 @@ def load_template_pack(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path: no template pack at {str(path)!r}; write one with build_template_pack")
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        opened = None
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError(f"path: {str(path)!r} is not a template pack; give an npz file that build_template_pack wrote")
+    with opened as file:
         missing = [key for key in PACK_KEYS if key not in file.files]
         if missing:
             raise ValueError(

@@ -103,7 +103,7 @@ def _spectrograph_sigma(simulator, seeing):
     caught = encircled_energy(0.75, blur).numpy()
 
     def sigma(inside, s):
-        noise = fiber_sigma(simulator, inside, s["effective"], s["exposures"]) / caught
+        noise = fiber_sigma(simulator, inside, s["effective"], s["exposures"], shutter=s["seconds"]) / caught
         return dict(zip("brz", torch.as_tensor(noise).double().numpy(), strict=True))
 
     return sigma

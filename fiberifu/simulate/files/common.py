@@ -11,7 +11,7 @@ from astropy.io import fits
 from ...output import atomic_path
 from ...provenance import Provenance, check_file_name
 
-__all__ = ["compressed", "healpix_nested", "provenance", "table_hdu", "write_hdus"]
+__all__ = ["compressed", "healpix_nested", "provenance", "sersic_index", "table_hdu", "write_hdus"]
 
 
 def provenance(seed, pack_sha256=None, **keywords):
@@ -93,6 +93,12 @@ def table_hdu(layout, values, rows, name, units=None):
     if extra := set(values) - known:
         raise ValueError(f"values has {', '.join(sorted(extra))}, which the layout of {name} has not")
     return fits.BinTableHDU.from_columns(columns, name=name)
+
+
+def sersic_index(morphology):
+    """SERSIC (F,) that the Tractor gives to a type: 4 for DEV, 1 for EXP and REX, 0 for point sources and sky."""
+    kind = np.char.strip(np.asarray(morphology).astype(str))
+    return np.where(kind == "DEV", 4.0, np.where(np.isin(kind, ("EXP", "REX")), 1.0, 0.0))
 
 
 def healpix_nested(ra, dec, nside=64):

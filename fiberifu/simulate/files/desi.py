@@ -11,8 +11,9 @@ import numpy as np
 from astropy.io import fits
 
 from ..identifiers import RELEASE, brick_name, is_simulated_targetid, simulated_targetid
+from ..milky_way import BAND_EXTINCTION
 from ..products import FiberSpectra
-from .common import healpix_nested, provenance, table_hdu, write_hdus
+from .common import healpix_nested, provenance, sersic_index, table_hdu, write_hdus
 
 __all__ = ["concatenate", "identified", "pixel_folder", "pixels_of", "select", "with_truth", "write_coadd",
            "write_redrock", "write_truth", "write_zcatalog", "zcatalog_rows"]  # fmt: skip
@@ -48,7 +49,8 @@ REDSHIFTS = (
 TSNR2 = "TSNR2_BGS:E TSNR2_LRG:E"
 # Effective exposure times are 0.14 TSNR2_BGS in bright, 12.15 TSNR2_LRG in dark time (Guy+2023, AJ 165, 144, sec. 4.14)
 BGS_TIME, LRG_TIME = 0.14, 12.15
-DEGREE = 3  # of the polynomial per arm that DELTACHI2 is counted from
+# desitarget's targetmask.yaml, main survey: first priorities of BGS_BRIGHT and BGS_FAINT; sky fibres have -1
+PRIORITY_BRIGHT, PRIORITY_FAINT, PRIORITY_SKY = 102100, 102000, -1
 
 
 # ---------------------------------------------------------------- lists of spectra
@@ -152,12 +154,13 @@ def write_coadd(spectra, path, *, seed, pixel):
 def write_redrock(spectra, path, *, seed, pixel):
     """Write ``redrock-sim-bright-PIXEL.fits``: REDSHIFTS, FIBERMAP, EXP_FIBERMAP and TSNR2.
 
-    No templates were fitted: COEFF is 0, and CHI2 and DELTACHI2 come from the spectra as the Notes say.
+    No templates were fitted: COEFF is 0, and CHI2 and DELTACHI2 are what the Notes say.
 
     Notes
     -----
-    CHI2 is the number of good pixels, which is what a perfect template would leave on average; DELTACHI2 is what it
-    would gain over a cubic polynomial in each arm.
+    CHI2 is the number of good pixels, which is what a perfect template would leave on average; DELTACHI2 is what the
+    noiseless spectrum with a cubic polynomial in each arm gains on the polynomials alone, see
+    `fiberifu.simulate.delta_chi2`. Where it is below 9, ZWARN has 4.
     """
     hdus = [fits.PrimaryHDU(header=_cards(pixel)), table_hdu(REDSHIFTS, _redshifts(spectra), len(_ids(spectra)),
                                                              "REDSHIFTS")]  # fmt: skip
@@ -244,7 +247,11 @@ def _fibermap_values(spectra):
     sky = kind == "SKY"
     # DESINAME is how DESI's objects are called; these are "SIM J..."
     names = [f"SIM J{ra:08.4f}{dec:+08.4f}" for ra, dec in zip(t["target_ra"], t["target_dec"], strict=True)]
-    bright = np.where(np.asarray(t["flux_r"]) > 10 ** (0.4 * (22.5 - 19.5)), BGS_BRIGHT, BGS_FAINT)
+    # targets are chosen by magnitudes without the dust of the Milky Way (Hahn+2023, AJ 165, 253)
+    dust = 10 ** (-0.4 * BAND_EXTINCTION["r"] * np.asarray(t["ebv"], float))
+    is_bright = np.asarray(t["flux_r"]) / dust > 10 ** (0.4 * (22.5 - 19.5))
+    bright = np.where(is_bright, BGS_BRIGHT, BGS_FAINT)
+    priority, subpriority = _priorities(t, sky, is_bright)
     objid = np.asarray(t["objid"])
     values = {
         "TARGETID": _ids(spectra), "COADD_FIBERSTATUS": t["fiberstatus"], "TARGET_RA": t["target_ra"],
@@ -253,7 +260,8 @@ def _fibermap_values(spectra):
         "OBSCONDITIONS": np.full(n, 4), "RELEASE": np.full(n, RELEASE),
         "BRICKNAME": [brick_name(g) for g in np.asarray(t["galaxy"])],
         "BRICKID": (_ids(spectra) >> 22) & 0xFFFFF, "BRICK_OBJID": objid, "MORPHTYPE": t["morphtype"],
-        "EBV": t["ebv"], "SHAPE_R": t["shape_r"], "PHOTSYS": np.full(n, "S"), "SERSIC": np.where(sky, 0.0, 1.0),
+        "EBV": t["ebv"], "SHAPE_R": t["shape_r"], "PHOTSYS": np.full(n, "S"), "SERSIC": sersic_index(t["morphtype"]),
+        "PRIORITY_INIT": priority, "SUBPRIORITY": subpriority, "NUMOBS_INIT": np.where(sky, -1, 1),
         "DESI_TARGET": np.where(sky, SKY, BGS_ANY), "BGS_TARGET": np.where(sky, 0, bright),
         "PLATE_RA": t["target_ra"], "PLATE_DEC": t["target_dec"], "COADD_NUMEXP": t["n_exposures"],
         "COADD_EXPTIME": t["exptime"], "COADD_NUMNIGHT": np.ones(n), "COADD_NUMTILE": np.ones(n),
@@ -264,10 +272,19 @@ def _fibermap_values(spectra):
         for name in ("flux", "flux_ivar", "fiberflux", "fibertotflux"):
             if f"{name}_{band}" in t:
                 values[f"{name}_{band}".upper()] = t[f"{name}_{band}"]
+    values |= {key.upper(): t[key] for key in ("shape_e1", "shape_e2") if key in t}
     for band in "GRZ":  # nothing else is in the fibre but what was simulated
         if f"FIBERFLUX_{band}" in values:
             values.setdefault(f"FIBERTOTFLUX_{band}", values[f"FIBERFLUX_{band}"])
     return values
+
+
+def _priorities(t, sky, bright):
+    """PRIORITY, and SUBPRIORITY, a number in [0, 1) that the TARGETID fixes."""
+    targetid = np.asarray(t["targetid"], np.uint64)
+    mixed = (targetid ^ (targetid >> np.uint64(21))) * np.uint64(0x9E3779B97F4A7C15)  # golden-ratio hash
+    priority = np.where(sky, PRIORITY_SKY, np.where(bright, PRIORITY_BRIGHT, PRIORITY_FAINT))
+    return priority, (mixed >> np.uint64(11)) / 2.0**53
 
 
 def _fibermap(spectra):
@@ -276,13 +293,14 @@ def _fibermap(spectra):
 
 def _exp_fibermap(spectra):
     """One row per exposure, all alike: the mean position, the exposure time shared equally."""
-    t = spectra.table
+    t, target = spectra.table, _fibermap_values(spectra)
     count = np.maximum(np.asarray(t["n_exposures"], int), 1)
     row = np.repeat(np.arange(len(count)), count)
     first = np.cumsum(count) - count
     n = len(row)
     values = {
-        "TARGETID": _ids(spectra)[row], "EXPID": np.arange(n) - first[row], "LAMBDA_REF": np.full(n, 5400.0),
+        "TARGETID": _ids(spectra)[row], "PRIORITY": target["PRIORITY_INIT"][row],
+        "SUBPRIORITY": target["SUBPRIORITY"][row], "EXPID": np.arange(n) - first[row], "LAMBDA_REF": np.full(n, 5400.0),
         "EXPTIME": (np.asarray(t["exptime"]) / count)[row], "FIBERSTATUS": np.asarray(t["fiberstatus"])[row],
         "PLATE_RA": np.asarray(t["target_ra"])[row], "PLATE_DEC": np.asarray(t["target_dec"])[row],
         "FIBER_RA": np.asarray(t["fiber_ra"])[row], "FIBER_DEC": np.asarray(t["fiber_dec"])[row],
@@ -321,25 +339,9 @@ def _tsnr2(spectra):
 def _redshifts(spectra):
     t = spectra.table
     n = len(_ids(spectra))
-    pixels, gain = np.zeros(n, int), np.zeros(n)
-    for arm, wave in spectra.wave.items():
-        ivar = _good_ivar(spectra, arm)
-        pixels += (ivar > 0).sum(1)
-        gain += _above_polynomial(np.asarray(wave, float), np.asarray(spectra.flux[arm], float), ivar)
+    pixels = sum((_good_ivar(spectra, arm) > 0).sum(1) for arm in spectra.wave)
     return {
         "TARGETID": _ids(spectra), "Z": t["z"], "ZERR": t["zerr"], "ZWARN": t["zwarn"], "CHI2": pixels,
         "FITMETHOD": np.full(n, "NONE"), "NPIXELS": pixels, "SPECTYPE": np.full(n, "GALAXY"),
-        "DELTACHI2": np.clip(gain, 0, None),
+        "DELTACHI2": t["deltachi2"],
     }  # fmt: skip
-
-
-def _above_polynomial(wave, flux, ivar):
-    """Chi2 (F,) of the best cubic polynomial, less its degrees of freedom: signal that is no continuum."""
-    x = 2 * (wave - wave[0]) / (wave[-1] - wave[0]) - 1
-    basis = np.polynomial.legendre.legvander(x, DEGREE)
-    normal = np.einsum("fp,pi,pj->fij", ivar, basis, basis, optimize=True) + 1e-12 * np.eye(DEGREE + 1)
-    right = (ivar * flux) @ basis
-    coefficients = np.linalg.solve(normal, right[..., None])[..., 0]
-    residual = flux - coefficients @ basis.T
-    dof = (ivar > 0).sum(1)
-    return np.where(dof > 0, (ivar * residual**2).sum(1) - dof + DEGREE + 1, 0.0)

@@ -12,16 +12,15 @@ from astropy.wcs import WCS
 from photutils.aperture import CircularAperture, aperture_photometry
 
 from ..identifiers import RELEASE, brick_name, brick_number
+from ..milky_way import BAND_EXTINCTION
 from ..observe import BETA
-from .common import provenance, table_hdu, write_hdus
+from .common import provenance, sersic_index, table_hdu, write_hdus
 
-__all__ = ["TRACTOR", "image_wcs", "moffat_image", "tractor_rows", "write_brick", "write_cutout", "write_psf",
-           "write_tractor"]  # fmt: skip
+__all__ = ["TRACTOR", "brick_paths", "image_wcs", "moffat_image", "tractor_rows",
+           "write_brick", "write_cutout", "write_psf", "write_tractor"]  # fmt: skip
 
 SURVEY, VERSION = "simulated DECaLS", "sim-south"  # readers look for "decals" and "south"
 FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigma
-# A / E(B-V) on the scale of Schlegel, Finkbeiner & Davis (1998): legacysurvey.org/dr9/catalogs, "Galactic extinction"
-EXTINCTION = {"g": 3.214, "r": 2.165, "z": 1.211}
 APERTURES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.5, 5.0, 7.0)  # arcsec, radii of APFLUX
 
 _WISE = ("w1", "w2", "w3", "w4")
@@ -157,6 +156,14 @@ def write_psf(images, path, *, seed):
     write_hdus(hdus, path, _marks(images, seed))
 
 
+def brick_paths(images, folder, galaxy):
+    """The files of `write_brick`, a dict by kind and band ("" for all)."""
+    brick = brick_name(galaxy)
+    folder = Path(folder) / "coadd" / brick[:3] / brick
+    keys = [(kind, band) for band in images.flux for kind in ("image", "invvar", "psfsize")] + [("maskbits", "")]
+    return {key: folder / f"legacysurvey-{brick}-{'-'.join(filter(None, key))}.fits.fz" for key in keys}
+
+
 def write_brick(images, folder, *, seed, galaxy):
     """Write coadds as those of a brick of the survey, ``coadd/sim/BRICK/legacysurvey-BRICK-*.fits.fz``.
 
@@ -176,9 +183,8 @@ def write_brick(images, folder, *, seed, galaxy):
     list of `~pathlib.Path`
         ``image``, ``invvar`` and ``psfsize`` of every band, and ``maskbits``.
     """
-    brick, paths = brick_name(galaxy), []
-    folder = Path(folder) / "coadd" / brick[:3] / brick
-    folder.mkdir(parents=True, exist_ok=True)
+    brick, paths = brick_name(galaxy), brick_paths(images, folder, galaxy)
+    next(iter(paths.values())).parent.mkdir(parents=True, exist_ok=True)
     ny, nx = images.maskbits.shape
     tile = (min(100, ny), min(100, nx))
 
@@ -191,9 +197,7 @@ def write_brick(images, folder, *, seed, galaxy):
             header["BAND"] = header["FILTER"] = band
             header["MAGZERO"] = (22.5, "AB magnitude of one nanomaggy")
         hdu = fits.CompImageHDU(data, header, name=kind.upper(), tile_shape=tile, **how)
-        path = folder / f"legacysurvey-{brick}-{kind}{'-' + band if band else ''}.fits.fz"
-        write_hdus([fits.PrimaryHDU(), hdu], path, _marks(images, seed))
-        paths.append(path)
+        write_hdus([fits.PrimaryHDU(), hdu], paths[kind, band], _marks(images, seed))
 
     for band in images.flux:
         flux = np.asarray(images.flux[band], np.float32)
@@ -203,7 +207,7 @@ def write_brick(images, folder, *, seed, galaxy):
         size = np.full((ny, nx), images.psf_fwhm[band], np.float32)
         write("psfsize", size, band, compression_type="GZIP_1", quantize_level=0)
     write("maskbits", images.maskbits.astype(np.int16), "", compression_type="HCOMPRESS_1")
-    return paths
+    return list(paths.values())
 
 
 # ---------------------------------------------------------------- catalogues
@@ -229,14 +233,15 @@ def tractor_rows(table, images, *, seed):
         "release": np.full(n, RELEASE), "brickid": brick_number(seed, table["galaxy"]), "objid": table["objid"],
         "brickname": [brick_name(g) for g in galaxy], "brick_primary": np.ones(n, bool), "type": table["morphtype"],
         "ra": table["target_ra"], "dec": table["target_dec"], "bx": x, "by": y, "ebv": table["ebv"],
-        "shape_r": table["shape_r"], "sersic": np.where(np.char.strip(table["morphtype"].astype(str)) == "DEV", 4, 1),
+        **{key: table[key] for key in ("shape_r", "shape_e1", "shape_e2") if key in table},
+        "sersic": sersic_index(table["morphtype"]),
     }  # fmt: skip
     ny, nx = images.maskbits.shape
     column, row = (np.clip(np.rint(v).astype(int), 0, m - 1) for v, m in ((x, nx), (y, ny)))
     rows["maskbits"] = images.maskbits[row, column]
     circles = [CircularAperture(np.stack([x, y], 1), radius / scale) for radius in APERTURES]
     for band in "grz":
-        rows[f"mw_transmission_{band}"] = 10 ** (-0.4 * EXTINCTION[band] * np.asarray(table["ebv"]))
+        rows[f"mw_transmission_{band}"] = 10 ** (-0.4 * BAND_EXTINCTION[band] * np.asarray(table["ebv"]))
         for name in ("flux", "fiberflux"):
             if f"{name}_{band}" in table:
                 rows[f"{name}_{band}"] = table[f"{name}_{band}"]

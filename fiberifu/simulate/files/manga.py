@@ -56,6 +56,7 @@ def _cube_cards(cube):
     else:
         raise ValueError(f"wave is from {wave[0]} to {wave[-1]} in steps neither of wave nor of log(wave)")
     scale, header = cube.spaxel / 3600, fits.Header()
+    header["EQUINOX"], header["RADESYS"] = 2000.0, "FK5"  # as the survey has it, in cubes and maps
     axes = [("RA---TAN", "deg", cube.center[0], (nx + 1) / 2, -scale), ("DEC--TAN", "deg", cube.center[1],
             (ny + 1) / 2, scale), (name, "Angstrom", wave[0], 1.0, cd)]  # fmt: skip
     for i, (kind, unit, value, pixel, step) in enumerate(axes, start=1):
