@@ -165,7 +165,7 @@ def test_states_of_star_formation(simulator, index):
         Galaxy(1, index, log_mass=10.3, labels=none | c, simulator=simulator) for c in choices
     ]
     rate = [np.log10(g.star_formation_rate.value) for g in galaxies]
-    assert rate[1] == pytest.approx(rate[0] - 0.7, abs=0.01) and rate[2] < rate[1] - 0.5 > rate[3]
+    assert rate[1] < rate[0] - 0.4 and rate[2] < rate[1] - 0.5 > rate[3]
     assert quenched._parameters["ebv"] < 0.2 * forming._parameters["ebv"]
     assert post._parameters["recent"] == pytest.approx(quenched._parameters["recent"] + 1.5, abs=1e-5)
     young, middle, old, after = (seen(g) for g in galaxies)
