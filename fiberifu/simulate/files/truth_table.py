@@ -210,6 +210,7 @@ ifura | deg | of the bundle's middle
 ifudec | deg | the same
 ebvgal | mag | E(B-V) of the Milky Way, SFD scale
 nexp | - | number of exposures
+exptime | s | of all together
 ifudesignsize | - | fibres of the bundle
 ifutargetsize | - | the same
 z | - | true redshift
