@@ -13,7 +13,6 @@ import operator
 
 import astropy.units as u
 import numpy as np
-import torch
 from astropy.coordinates import SkyCoord
 from astropy.nddata import CCDData, InverseVariance
 
@@ -25,7 +24,7 @@ from ..provenance import Provenance
 from .chosen import choose, consequences
 from .fiber import ARMS, DESI, field_reach, observe_fibers
 from .gas import LINE_WAVELENGTH, LINES
-from .identifiers import FIBERS
+from .identifiers import FIBERS, torch_version
 from .ifu import BUNDLES, MANGA, bundle_radius, observe_ifu
 from .imager import DECALS, DES, observe_images
 from .milky_way import sky_position
@@ -206,7 +205,7 @@ class Galaxy:
         return Provenance(
             datatype="SIMULATED", model_id=_NAME, redshift=self.redshift, redshift_source="truth", seed=self.seed,
             ebv=self.galactic_ebv,
-            extra={"TORCHV": str(torch.__version__), "PACKSHA": self._simulator.pack_sha256},
+            extra={"TORCHV": torch_version(), "PACKSHA": self._simulator.pack_sha256},
         )  # fmt: skip
 
     def line_maps(self, *, spaxel=0.5 * u.arcsec, size=20 * u.arcsec, psf=2.5 * u.arcsec):

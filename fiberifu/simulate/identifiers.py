@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 __all__ = ["BRICKID", "FIBERS", "MOCK_BIT", "RELEASE", "brick_name", "brick_number", "is_simulated_targetid",
-           "pack_sha256", "simulated_targetid"]  # fmt: skip
+           "pack_sha256", "simulated_targetid", "torch_version"]  # fmt: skip
 
 #: DESI's TARGETID has a bit that says "this target is a mock target" (desitarget's ``targetid_mask``: OBJID 0-21,
 #: BRICKID 22-41, RELEASE 42-57, MOCK 58, SKY 59, GAIADR 60-61). It is for mock catalogues: no observation
@@ -80,3 +80,10 @@ def pack_sha256(pack):
         digest.update(f"{key} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def torch_version():
+    """Version of PyTorch, on which the last digits of a simulation depend."""
+    import torch
+
+    return str(torch.__version__)

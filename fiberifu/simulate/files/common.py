@@ -5,11 +5,11 @@ import gzip
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 from astropy.io import fits
 
 from ...output import atomic_path
 from ...provenance import Provenance, check_file_name
+from ..identifiers import torch_version
 
 __all__ = ["compressed", "healpix_nested", "provenance", "sersic_index", "table_hdu", "write_hdus"]
 
@@ -25,7 +25,7 @@ def provenance(seed, pack_sha256=None, **keywords):
     **keywords
         Further fields.
     """
-    extra = {"TORCHV": str(torch.__version__)} | ({"PACKSHA": str(pack_sha256)} if pack_sha256 else {})
+    extra = {"TORCHV": torch_version()} | ({"PACKSHA": str(pack_sha256)} if pack_sha256 else {})
     keywords["extra"] = extra | keywords.get("extra", {})
     if keywords.get("redshift") is not None:
         keywords.setdefault("redshift_source", "simulation")
