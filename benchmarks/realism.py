@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from fiberifu.simulate import Simulator, build_template_pack, find_data_dir, load_template_pack
-from fiberifu.validate import measure_realism, write_realism
+from fiberifu.validate.realism import measure_realism, write_realism
 
 
 def main(args=None):

@@ -7,7 +7,7 @@ The way of the data, each arrow a module or sub-package::
        --cube--> Spectrum --lines--> LineMaps --plot--> figures
  read  survey files --surveys--> CCDData
  make  galaxy recipes --simulate--> images and fibre spectra --train--> checkpoint --pretrained--> VirtualIFU
- judge simulated galaxies x real ones --validate--> how realistic they are
+ judge predictions x truth --validate--> scores; simulated galaxies x real ones --validate.realism--> how realistic
 
 Imports run one way, along the arrows. Names load at their first use, so that importing the package is cheap::
 

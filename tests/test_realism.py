@@ -16,7 +16,7 @@ from fiberifu.simulate import (  # noqa: E402
     build_template_pack,
     load_template_pack,
 )
-from fiberifu.validate import (  # noqa: E402
+from fiberifu.validate.realism import (  # noqa: E402
     Comparison,
     Mixture,
     bootstrap,
@@ -31,16 +31,16 @@ from fiberifu.validate import (  # noqa: E402
     ridge_distance,
     write_realism,
 )
-from fiberifu.validate.comparison import rank  # noqa: E402
-from fiberifu.validate.measures import running_median  # noqa: E402
-from fiberifu.validate.mixture import LINE_GROUPS, stellar_templates, velocity_shift  # noqa: E402
-from fiberifu.validate.noise import photon_law  # noqa: E402
-from fiberifu.validate.origin import COMMAND, in_half, pack_hash, simulator_hash  # noqa: E402
-from fiberifu.validate.physics import line_ratios  # noqa: E402
-from fiberifu.validate.real import read_atlas, read_colours, read_desi, read_ifu_lines, read_manga_list  # noqa: E402
-from fiberifu.validate.relations import abundance_ridge, kewley_ellison_n2, n2_metallicity, tremonti_2004  # noqa: E402
-from fiberifu.validate.sample import REST_WAVE, ab_magnitudes, read_sdss_curves, simulated_sample  # noqa: E402
-from fiberifu.validate.tuned import mark  # noqa: E402
+from fiberifu.validate.realism.comparison import rank  # noqa: E402
+from fiberifu.validate.realism.measures import running_median  # noqa: E402
+from fiberifu.validate.realism.mixture import LINE_GROUPS, stellar_templates, velocity_shift  # noqa: E402
+from fiberifu.validate.realism.noise import photon_law  # noqa: E402
+from fiberifu.validate.realism.origin import COMMAND, in_half, pack_hash, simulator_hash  # noqa: E402
+from fiberifu.validate.realism.physics import line_ratios  # noqa: E402
+from fiberifu.validate.realism.real import read_atlas, read_colours, read_desi, read_ifu_lines, read_manga_list  # noqa: E402
+from fiberifu.validate.realism.relations import abundance_ridge, kewley_ellison_n2, n2_metallicity, tremonti_2004  # noqa: E402
+from fiberifu.validate.realism.sample import REST_WAVE, ab_magnitudes, read_sdss_curves, simulated_sample  # noqa: E402
+from fiberifu.validate.realism.tuned import mark  # noqa: E402
 
 HA = 11  # in the simulator's lines
 

@@ -1,35 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""How realistic the simulated universe is: simulated galaxies against real ones and against published relations.
+"""How good predictions are, and how realistic the simulated universe is.
 
-``simulator -> sample``, ``real files -> readers``, ``sample x real -> comparisons -> report (JSON, figures, page)``
+``held-out galaxies (TruthMaps) + predictors (PredictedMaps) -> metrics, calibration -> report``; beside it `realism`:
+simulated galaxies against real ones.
 """
 
-from .comparison import Comparison, check_report
-from .measures import (
-    bootstrap,
-    central_scatter,
-    dn4000,
-    energy_distance,
-    fit_line,
-    matched_indices,
-    residual_scatter,
-    ridge_distance,
-)
-from .mixture import Mixture
-from .realism import measure_realism, write_realism
+from .maps import PredictedMaps, Predictor, TruthMaps
 
-__all__ = [
-    "Comparison",
-    "Mixture",
-    "bootstrap",
-    "central_scatter",
-    "check_report",
-    "dn4000",
-    "energy_distance",
-    "fit_line",
-    "matched_indices",
-    "measure_realism",
-    "residual_scatter",
-    "ridge_distance",
-    "write_realism",
-]
+__all__ = ["PredictedMaps", "Predictor", "TruthMaps"]

@@ -37,10 +37,10 @@ def read_population(simulator, seed, galaxies):
     """
     import torch
 
-    from ..simulate.photometry import Photometry
-    from ..simulate.recipe import Draws, draw_galaxies
-    from ..simulate.survey import STRATA
-    from ..simulate.targets import centred, choose_desi, choose_manga
+    from ...simulate.photometry import Photometry
+    from ...simulate.recipe import Draws, draw_galaxies
+    from ...simulate.survey import STRATA
+    from ...simulate.targets import centred, choose_desi, choose_manga
 
     drawn = draw_galaxies(Draws(seed, range(2000)))
     strata = {name: float(drawn[name].float().mean()) for name in STRATA}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..lines.diagnostics import KAUFFMANN_2003, KEWLEY_2001
+from ...lines.diagnostics import KAUFFMANN_2003, KEWLEY_2001
 from .measures import running_median
 from .relations import abundance_ridge, andrews_martini_2013, kewley_ellison_n2, size_early, size_late
 
@@ -45,7 +45,7 @@ def draw_figures(figures, folder, *, limit=120_000):
     Parameters
     ----------
     figures : dict
-        Of `~fiberifu.validate.measure_realism`.
+        Of `~fiberifu.validate.realism.measure_realism`.
     folder : path-like
 
     Returns

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from ..lines.diagnostics import KAUFFMANN_2003, KEWLEY_2001
+from ...lines.diagnostics import KAUFFMANN_2003, KEWLEY_2001
 from .comparison import Comparison
 from .measures import bootstrap, central_scatter, fit_line, residual_scatter, ridge_distance
 from .real import read_ifu_lines
@@ -26,7 +26,7 @@ _NAN = float("nan")
 
 
 def _lines():
-    from ..model.lines import LINES
+    from ...model.lines import LINES
 
     return list(LINES)
 
@@ -340,7 +340,7 @@ def _sphere(redshift):
     """4 pi D_L^2 x 1e-17, cm2: from line flux in 1e-17 erg/s/cm2 to erg/s."""
     import torch
 
-    from ..simulate.stars import luminosity_distance
+    from ...simulate.stars import luminosity_distance
 
     metres = luminosity_distance(torch.as_tensor(np.asarray(redshift, dtype=float))).numpy() * 3.0857e24
     return 4 * np.pi * metres**2 * 1e-17

@@ -99,7 +99,7 @@ def _numpy(d, keys):
 def _grid(simulator):
     import torch
 
-    from ..simulate import SpectralGrid
+    from ...simulate import SpectralGrid
 
     wave = torch.as_tensor(_OBSERVED, device=simulator.device)
     edges = torch.cat([wave - 1.0, wave[-1:] + 1.0])
@@ -157,7 +157,7 @@ def _integrated(simulator, scene):
 
 
 def _line(name):
-    from ..model.lines import LINES
+    from ...model.lines import LINES
 
     return LINES.index(name)
 
@@ -215,8 +215,8 @@ def _boxes(simulator, scene, first, *, per_galaxy=24):
     import torch
     from torch.nn.functional import avg_pool2d
 
-    from ..simulate.observe import convolve, moffat_transfer
-    from ..simulate.stars import luminosity_distance
+    from ...simulate.observe import convolve, moffat_transfer
+    from ...simulate.stars import luminosity_distance
 
     g, maps, stack = scene["g"], scene["maps"], scene["stack"]
     side = _PIXEL_BOX * simulator.config.pixel_scale

@@ -130,8 +130,8 @@ def write_realism(report, figures, folder):
     -------
     list of `~pathlib.Path`
     """
+    from .figures import draw_figures
     from .page import make_page, make_table
-    from .realism_figures import draw_figures
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def compare_noise(simulator, sample, folder):
     """Inverse variance of real DESI spectra and of a real Legacy cutout, against the simulator's."""
     import torch
 
-    from ..simulate.observe import encircled_energy
+    from ...simulate.observe import encircled_energy
 
     spectra, seeing = read_desi(folder), 1.1
     wave = simulator.wave.double().numpy()
@@ -84,7 +84,7 @@ def _training_sigma(simulator, inside, spectrum, seeing):
     """
     import torch
 
-    from ..simulate.observe import spectrum_sigma
+    from ...simulate.observe import spectrum_sigma
 
     blur = seeing * (simulator.wave / 6500.0) ** -0.2
     light, time = torch.as_tensor(inside).float()[None], torch.tensor([spectrum["effective"] / spectrum["exposures"]])
@@ -96,8 +96,8 @@ def _spectrograph_sigma(simulator, seeing):
     """Noise of the simulated spectrograph in each arm."""
     import torch
 
-    from ..simulate.fiber import fiber_sigma
-    from ..simulate.observe import encircled_energy
+    from ...simulate.fiber import fiber_sigma
+    from ...simulate.observe import encircled_energy
 
     blur = seeing * (simulator.wave.double() / 6500.0) ** -0.2
     caught = encircled_energy(0.75, blur).numpy()
@@ -136,7 +136,7 @@ def manga_cubes(simulator, seed, n):
     list of dict
         redshift; wave (N,); flux, sigma (S, N) of the spaxels with a median S/N above 3, 1e-17 erg/s/cm2/A/spaxel.
     """
-    from ..simulate import observe_manga
+    from ...simulate import observe_manga
 
     out = []
     for cube in observe_manga(simulator, seed, 0, n, noise=False):

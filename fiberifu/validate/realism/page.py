@@ -4,7 +4,7 @@
 import base64
 from html import escape
 
-from .realism_figures import CAPTIONS
+from .figures import CAPTIONS
 from .tuned import BASES
 
 __all__ = ["make_page", "make_table"]
@@ -38,9 +38,9 @@ def make_page(report, pictures):
     Parameters
     ----------
     report : dict
-        Of `~fiberifu.validate.measure_realism`.
+        Of `~fiberifu.validate.realism.measure_realism`.
     pictures : dict of str to path
-        Of `~fiberifu.validate.realism_figures.draw_figures`.
+        Of `~fiberifu.validate.realism.figures.draw_figures`.
 
     Returns
     -------

@@ -304,7 +304,7 @@ def compare_surveys(simulator, folder, mixture, cubes, *, seed=0, limit=8):
     folder : path-like
     mixture : Mixture
     cubes : list of dict
-        Simulated spaxels, see `~fiberifu.validate.noise.manga_cubes`.
+        Simulated spaxels, see `~fiberifu.validate.realism.noise.manga_cubes`.
     seed : int
     limit : int
         Simulated DESI spectra.

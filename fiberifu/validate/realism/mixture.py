@@ -50,7 +50,7 @@ def stellar_templates(pack, reddenings=(0.0, 0.1, 0.25, 0.5, 0.9)):
     """
     import torch
 
-    from ..simulate.stars import calzetti
+    from ...simulate.stars import calzetti
 
     wave = np.asarray(pack["wave"], dtype=float)
     ssp = np.asarray(pack["ssp"], dtype=float).reshape(-1, wave.size)
