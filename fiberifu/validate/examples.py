@@ -1,0 +1,170 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""What the page shows beside numbers: which galaxies are examples, their maps, and radial profiles.
+
+``galaxies one by one (truth, answers) -> review -> {"examples": [...], "profiles": [...]}``, lists for JSON.
+"""
+
+import numpy as np
+
+from .profiles import BINS, radial_profiles
+from .spaxels import EW_LIMIT, RATIOS, pool_predictions, pool_truths
+
+__all__ = ["EXAMPLE_STRATA", "FEWEST", "map_panels", "review"]
+
+#: Kinds of galaxies of which one example each is shown.
+EXAMPLE_STRATA = ("quenched", "agn", "outflow", "off_centre_hii", "decoupled", "edge_on", "merger")
+#: Chosen spaxels that a galaxy needs to be an example.
+FEWEST = 30
+PROFILES = ("Ha EW", "Ha flux", "N2/Ha")
+
+
+def review(galaxies, judged):
+    """Choose the examples and measure the profiles in one pass.
+
+    Parameters
+    ----------
+    galaxies : iterable of (`TruthMaps`, dict of str to `PredictedMaps` or None)
+        One by one: nothing but a few numbers of each is kept.
+    judged : str
+        The method whose errors choose the examples.
+
+    Returns
+    -------
+    dict
+        examples : list of dict: position (in the iterable), name, why, stratum, score (mean absolute error of
+        log EW(H-alpha), dex). profiles : list of dict, as `~fiberifu.validate.report_figures.draw_profiles` takes
+        them, with the number of galaxies in each ring.
+    """
+    found, rings = [], {}
+    for position, (galaxy, answers) in enumerate(galaxies):
+        truth = pool_truths([galaxy])
+        answers = {name: pool_predictions([maps], [galaxy]) for name, maps in answers.items() if maps is not None}
+        if judged in answers:
+            good = truth.selected("Ha")
+            true, said = _logs(truth, answers[judged], "Ha EW")
+            error = np.abs(said - true)[good]
+            if np.isfinite(error).sum() >= FEWEST:
+                labels = [name for name, has in galaxy.strata.items() if has]
+                found.append((float(np.nanmean(error)), position, galaxy.name, labels))
+        for name, answer in answers.items():
+            for quantity in PROFILES:
+                rings.setdefault((name, quantity), []).append(_rings(truth, answer, quantity))
+    return {"examples": _choose(found), "profiles": [_profile(*key, np.array(value)) for key, value in rings.items()]}
+
+
+def _choose(found):
+    """Galaxies at 10, 50 and 90 % of the score, then the median one of each kind; none twice."""
+    found = sorted(found)
+    out, taken = [], set()
+
+    def take(ranked, part, why, stratum):
+        place = part * (len(ranked) - 1)
+        nearest = sorted(range(len(ranked)), key=lambda i: abs(i - place))
+        free = [ranked[i] for i in nearest if ranked[i][1] not in taken]
+        if free:
+            score, position, name, _ = free[0]
+            taken.add(position)
+            out.append({"position": position, "name": name, "why": why, "stratum": stratum, "score": score})
+
+    for part in (0.1, 0.5, 0.9):
+        share = f"{100 * part:.0f} % of galaxies have a smaller error"
+        take(found, part, share if part != 0.5 else "the median galaxy", "all")
+    for stratum in EXAMPLE_STRATA:
+        label = stratum.replace("_", " ")
+        take([one for one in found if stratum in one[3]], 0.5, f"the median one of the kind: {label}", stratum)
+    return out
+
+
+# ---------------------------------------------------------------- one galaxy
+def map_panels(galaxy, predicted, quantity="Ha EW"):
+    """Truth, prediction and pull of one quantity, for `~fiberifu.validate.report_figures.draw_maps`.
+
+    Parameters
+    ----------
+    galaxy : TruthMaps
+    predicted : PredictedMaps
+    quantity : str
+        Such as "Ha EW", "Ha flux", "N2/Ha".
+
+    Returns
+    -------
+    dict
+        truth, predicted : ndarray (n,), logarithms, NaN where not positive; pull : ndarray (n,), in linear EW or flux
+        over the predicted error, of ratios in the logarithm; None for a method without errors; label : str.
+    """
+    truth, answer = pool_truths([galaxy]), pool_predictions([predicted], [galaxy])
+    name, _, kind = quantity.partition(" ")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if name in RATIOS:
+            a, b = (truth.column(part) for part in RATIOS[name])
+            true, said = (np.log10(x.flux[:, a] / x.flux[:, b]) for x in (truth, answer))
+            # var(ln a/b) to first order: of the relative errors, less their covariance
+            c, f = answer.covariance, answer.flux
+            variance = c[:, a, a] / f[:, a] ** 2 + c[:, b, b] / f[:, b] ** 2 - 2 * c[:, a, b] / (f[:, a] * f[:, b])
+            pull = (said - true) * np.log(10) / np.sqrt(np.where(variance > 0, variance, np.nan))
+            dark = ~(truth.selected(RATIOS[name][0]) & truth.selected(RATIOS[name][1]))  # no ratio without lines
+            true, said, pull = (np.where(dark, np.nan, values) for values in (true, said, pull))
+        else:
+            i, field = truth.column(name), kind.lower()
+            linear = getattr(truth, field)[:, i], getattr(answer, field)[:, i]
+            pull = (linear[1] - linear[0]) / getattr(answer, f"{field}_sigma")[:, i]
+            true, said = (np.log10(np.where(values > 0, values, np.nan)) for values in linear)
+    label = {"EW": "log EW (Å)", "flux": "log flux (10$^{-17}$ erg/s/cm$^2$)"}.get(kind, "log ratio")
+    return {"truth": true, "predicted": said, "pull": pull if np.isfinite(pull).any() else None, "label": label}
+
+
+def _logs(truth, answer, quantity):
+    """Logarithms, those of predictions not below the floor that the scores have."""
+    name, _, kind = quantity.partition(" ")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if name in RATIOS:
+            top, bottom = (np.stack(_logs(truth, answer, f"{part} flux")) for part in RATIOS[name])
+            return tuple(top - bottom)
+        i, floor = truth.column(name), truth.floor(name)[0 if kind == "EW" else 1]
+        true, said = (getattr(x, kind.lower())[:, i] for x in (truth, answer))
+        return np.log10(true), np.log10(np.maximum(said, floor))
+
+
+def _rings(truth, answer, quantity):
+    """Logs of the means in rings of one galaxy, truth and prediction (2, R); NaN where EW(H-alpha) is below 1 Angstrom.
+
+    Rings are chosen on truth only, and all their positions count, faint ones too.
+    """
+    name, _, kind = quantity.partition(" ")
+
+    def means(part, kind, side):
+        i, field = truth.column(part), kind.lower()
+        ok = np.isfinite(getattr(truth, field)[:, i]) & np.isfinite(getattr(answer, field)[:, i])
+        ring = radial_profiles(truth, getattr(side, field)[:, i], ok, truth.light if kind == "EW" else None)[0]
+        floor = truth.floor(part)[0 if kind == "EW" else 1]
+        return np.maximum(ring, np.mean(floor))  # NaN stays
+
+    rings = []
+    for side in (truth, answer):
+        if name in RATIOS:
+            top, bottom = (means(part, "flux", side) for part in RATIOS[name])
+            rings.append(np.log10(top / bottom))
+        else:
+            rings.append(np.log10(means(name, kind, side)))
+    return np.where(means("Ha", "EW", truth) > EW_LIMIT, np.stack(rings), np.nan)
+
+
+def _profile(predictor, quantity, rings):
+    """Medians over galaxies, rings (G, 2, R)."""
+    there = np.isfinite(rings).all(1)  # (G, R)
+    columns = [(rings[there[:, k], 0, k], rings[there[:, k], 1, k]) for k in range(there.shape[1])]
+
+    def each(function):
+        return [float(function(t, p)) if len(t) else None for t, p in columns]
+
+    return {
+        "predictor": predictor,
+        "quantity": quantity,
+        "radius": [float(r) for r in np.add(BINS[1:], BINS[:-1]) / 2],
+        "truth": each(lambda t, p: np.median(t)),
+        "value": each(lambda t, p: np.median(p)),
+        "difference": each(lambda t, p: np.median(p - t)),
+        "low": each(lambda t, p: np.percentile(p - t, 16)),
+        "high": each(lambda t, p: np.percentile(p - t, 84)),
+        "galaxies": [int(n) for n in there.sum(0)],
+    }

@@ -1,0 +1,316 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Judging a model from nothing to a page: what ``fiberifu validate maps`` calls.
+
+``held-out galaxies + model + baselines -> judge -> review -> scores.json, scores.ecsv, maps.html``
+"""
+
+import datetime
+import functools
+import logging
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..output import MANIFEST, atomic_path, prepare_output_folder
+from ..provenance import software_version
+from .methods import BASELINES, JUDGED, make_baselines, parse_baselines
+from .score_files import read_scores, write_scores
+
+__all__ = ["PAGE", "summary_lines", "training_recipes", "validate_maps_to_folder", "write_page"]
+
+log = logging.getLogger(__name__)
+
+PAGE = "maps.html"
+FOLDERS = ("truth", "predictions", "samples")
+#: Stages of the bundled model, in their order.
+STAGES = ("nano.toml", "nano_second.toml", "nano_third.toml")
+DRAWS = 500  # of the bootstrap
+
+
+def validate_maps_to_folder(
+    folder,
+    *,
+    model=None,
+    galaxies=2000,
+    fibers=40_000,
+    seed=None,
+    baselines="all",
+    recipes=(),
+    held_out=None,
+    templates=None,
+    fetch=False,
+    workers=1,
+    overwrite=False,
+    resume=False,
+    progress=False,
+    pack=None,
+    command=None,
+    draws=DRAWS,
+):
+    """Judge a model on held-out galaxies beside baselines, and write scores and a page.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made if it does not exist.
+    model : str or path-like, optional
+        As for `VirtualIFU.from_pretrained <fiberifu.VirtualIFU.from_pretrained>`.
+    galaxies, fibers : int
+        Held-out galaxies; fibres (and spaxels) that baselines learn from.
+    seed : int, optional
+        Of the held-out galaxies; by default `fiberifu.validate.held_out.SEED`.
+    baselines : str
+        "all", "none", or names of `~fiberifu.validate.methods.BASELINES` with commas.
+    recipes : sequence of path-like
+        By which the model was trained, stage by stage: baselines learn from the same fibres. By default those of the
+        package that trained it.
+    held_out : path-like, optional
+        Folder of held-out galaxies to read instead of making them.
+    templates, fetch
+        As for `fiberifu.simulate_job.read_templates`.
+    workers : int
+        Processes that simulate held-out galaxies; they do not depend on it.
+    overwrite, resume : bool
+        As for `fiberifu.output.prepare_output_folder`; ``overwrite`` removes what an earlier run cached.
+    progress : bool
+    pack : dict, optional
+        Of templates, instead of ``templates``.
+    command : str, optional
+        To be recorded.
+    draws : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    list of `~pathlib.Path`
+        Scores, table, page.
+
+    Raises
+    ------
+    ValueError, OSError
+        For what is wrong with an argument, the folder, the model or the templates.
+    """
+    from ..observe import VirtualIFU
+    from ..simulate_job import read_templates
+    from .calibration import measure_calibration
+    from .held_out import SEED
+    from .judge import judge
+    from .metrics import measure_scores
+    from .predictors import NetworkPredictor
+
+    for name, value in (("galaxies", galaxies), ("fibers", fibers), ("workers", workers)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; give a whole number from 1")
+    names = parse_baselines(baselines)
+    learn = any(BASELINES[name].needs in ("fibers", "spaxels") for name in names)
+    ifu = VirtualIFU.from_pretrained(model)
+    stages = training_recipes(ifu.passport, recipes) if learn else []
+    if pack is None and (learn or held_out is None):
+        pack = read_templates(templates, fetch=fetch, progress=progress)
+    truth = _held_out(Path(folder), held_out, galaxies, SEED if seed is None else seed, seed is not None, pack)
+    settings = {"weights": ifu.weights_sha256, "held_out": truth.key, "galaxies": galaxies, "baselines": names,
+                "fibers": fibers if learn else None, "recipes": [stage.sha256() for stage in stages], "draws": draws,
+                "software": software_version()}  # fmt: skip
+    folder = _prepare(Path(folder), settings, overwrite, resume)
+    truth.build(workers=workers, progress=progress)
+    network = NetworkPredictor(ifu, name=JUDGED)
+    samples = _samples(folder / "samples", stages, pack, fibers, progress)
+    made = make_baselines(names, network=network, galaxies=truth, **samples)
+    methods = [network, *made.values()]
+    measures = functools.partial(measure_scores, reference=JUDGED), measure_calibration
+    report = judge(truth, methods, folder, draws=draws, progress=progress, command=command, measures=measures)
+    report["meta"] = _meta(report["meta"], ifu, {name: made[name].name for name in names}, fibers if learn else None)
+    report |= _review(truth, folder, methods, progress)
+    paths = write_scores(folder, report)
+    return [*paths, write_page(folder, held_out=held_out)]
+
+
+def training_recipes(passport, paths=()):
+    """Recipes of the stages in which a model was trained.
+
+    Parameters
+    ----------
+    passport : dict
+        Of the model.
+    paths : sequence of path-like
+        By default those in the package, up to the one that the passport names.
+
+    Returns
+    -------
+    list of `~fiberifu.train.Recipe`
+
+    Raises
+    ------
+    ValueError
+        If no paths are given and the package has no recipe that made the model.
+    """
+    from ..train import Recipe
+
+    last = passport.get("recipe_sha256")
+    if paths:
+        stages = [Recipe.read(path) for path in paths]
+        if last is not None and stages[-1].sha256() != last:
+            log.warning(
+                "the model was trained by another recipe than %s: baselines see other fibres than it", paths[-1]
+            )
+        return stages
+    stages = []
+    for name in STAGES:
+        with resources.as_file(resources.files("fiberifu.train") / "recipes" / name) as path:
+            if path.is_file():
+                stages.append(Recipe.read(path))
+                if stages[-1].sha256() == last:
+                    return stages
+    raise ValueError(
+        "recipes: the model was trained by a recipe that the package does not have; give it with --recipe, so that "
+        "baselines learn from the same fibres, or --baselines none"
+    )
+
+
+def write_page(folder, *, held_out=None):
+    """Draw the page from the scores, and the examples from the galaxies and predictions beside them.
+
+    Parameters
+    ----------
+    folder : path-like
+    held_out : path-like, optional
+        Where the galaxies are; ``truth`` in the folder by default. Without them the page has no maps.
+
+    Returns
+    -------
+    `~pathlib.Path`
+    """
+    from .report import make_page
+    from .report_sections import draw_sections
+
+    folder = Path(folder)
+    report = read_scores(folder)
+    try:
+        examples = _read_examples(folder, report, held_out)
+    except (OSError, ValueError) as error:
+        log.warning("no maps on the page: %s", error)
+        examples = {}
+    with atomic_path(folder / PAGE) as temporary:
+        temporary.write_text(make_page(report, draw_sections(report, examples)), encoding="utf-8")
+    return folder / PAGE
+
+
+def summary_lines(folder):
+    """What came out, in words.
+
+    Yields
+    ------
+    str
+    """
+    from .score_notes import select, verdicts
+
+    report = read_scores(Path(folder))
+    for region in ("whole", "off-centre"):
+        row = next(
+            (r for r in select(report, "Ha", region) if (r["predictor"], r["score"]) == (JUDGED, "R2 log EW")), None
+        )
+        if row is not None and row["value"] is not None:
+            ends = "" if row["low"] is None else f" ({row['low']:.2f} to {row['high']:.2f})"
+            yield f"R2 of log EW(H-alpha), {region}: {row['value']:.2f}{ends}, {row['galaxies']} galaxies"
+    found = [row["verdict"] for row in verdicts(report)]
+    if found:
+        yield (
+            f"against the best rival: better in {found.count('better')} of {len(found)} comparisons, worse in "
+            f"{found.count('worse')}, undecided in {found.count('undecided')}"
+        )
+    yield "Predicted from images of simulated galaxies: not observations."
+
+
+# ---------------------------------------------------------------- parts of the job
+def _held_out(folder, held_out, galaxies, seed, asked, pack):
+    from .held_out import HeldOutSet
+
+    if held_out is None:
+        from ..simulate import Simulator
+
+        return HeldOutSet(folder / "truth", Simulator(pack), galaxies, seed)
+    found = HeldOutSet(held_out, galaxies=galaxies)
+    if asked and found.seed != seed:
+        raise ValueError(
+            f"seed is {seed}, and the galaxies in {held_out} are of {found.seed}; leave one of the two out"
+        )
+    if found.missing():
+        there = (found.shards - len(found.missing())) * found.per_shard
+        raise ValueError(f"galaxies is {galaxies}, and {held_out} has {there}; give --galaxies {there} at most")
+    return found
+
+
+def _prepare(folder, settings, overwrite, resume):
+    if overwrite and folder.is_dir():
+        # until the old files are gone nothing may vouch for them: a run killed meanwhile cannot be resumed
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for name in FOLDERS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("scores.json", "scores.ecsv", PAGE):
+            (folder / name).unlink(missing_ok=True)
+    return prepare_output_folder(folder, overwrite=overwrite, resume=resume, settings=settings)
+
+
+def _samples(folder, stages, pack, n, progress):
+    """Functions that make the samples when they are first asked for."""
+    from .fiber_sample import fiber_sample, spaxel_sample
+
+    def sample(make, recipes, name):
+        folder.mkdir(exist_ok=True)
+        with tqdm(total=n, unit=name[:-1], disable=not progress, leave=False) as bar:
+            return make(recipes, pack, n, folder / f"{name}.npz", progress=lambda done: bar.update(done - bar.n))
+
+    return {
+        "fibers": functools.cache(lambda: sample(fiber_sample, stages, "fibers")),
+        "spaxels": functools.cache(lambda: sample(spaxel_sample, stages[-1], "spaxels")),
+    }
+
+
+def _meta(meta, ifu, names, fibers):
+    """What was judged: the model first, then all that the loop knows."""
+    about = {JUDGED: {"kind": "judged", "about": f"the model {ifu.config.name}, from the image alone"}}
+    about |= {name: {"kind": BASELINES[key].kind, "about": BASELINES[key].about} for key, name in names.items()}
+    passport = ifu.passport
+    model = {
+        "model": ifu.config.name,
+        "weights_sha256": ifu.weights_sha256,
+        "training_data": passport.get("training_data"),
+        "training_galaxies": passport.get("training_galaxies"),
+        "recipe_sha256": passport.get("recipe_sha256"),
+        "fibers": fibers,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    }
+    predictors = {name: about[name] | entry for name, entry in meta["predictors"].items()}
+    return model | meta | {"predictors": predictors}
+
+
+def _review(truth, folder, methods, progress):
+    """Examples, profiles and unseen scatter, shard by shard."""
+    from .examples import review
+    from .judge import read_shard
+
+    def pairs():
+        for number in tqdm(range(truth.shards), unit="shard", disable=not progress, leave=False):
+            answers = {method.name: read_shard(folder, method.name, number) for method in methods}
+            for i, galaxy in enumerate(truth.shard(number)):
+                if number * truth.per_shard + i < len(truth):
+                    yield galaxy, {name: maps[i] for name, maps in answers.items()}
+
+    return review(pairs(), JUDGED)
+
+
+def _read_examples(folder, report, held_out):
+    """Truth and prediction of the examples, by position."""
+    from .held_out import HeldOutSet
+    from .judge import read_shard
+
+    truth = HeldOutSet(folder / "truth" if held_out is None else held_out, galaxies=report["meta"]["galaxies"])
+    if truth.key != report["meta"]["held_out"]["key"]:
+        raise ValueError(f"{truth.folder} holds other galaxies than those that were judged")
+    out = {}
+    for example in report.get("examples", ()):
+        shard, i = divmod(example["position"], truth.per_shard)
+        out[example["position"]] = truth[example["position"]], read_shard(folder, JUDGED, shard)[i]
+    return out

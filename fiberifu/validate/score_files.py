@@ -1,0 +1,67 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Scores as files: ``report -> scores.json (everything), scores.ecsv (the table)``, and back."""
+
+import json
+
+__all__ = ["read_scores", "write_scores"]
+
+
+def write_scores(folder, report):
+    """Write ``scores.json`` (everything) and ``scores.ecsv`` (the table).
+
+    Parameters
+    ----------
+    folder : `~pathlib.Path`
+    report : dict
+        meta, scores (rows), reliability (curves), and what else the page shows; no NaN.
+
+    Returns
+    -------
+    list of `~pathlib.Path`
+
+    Raises
+    ------
+    ValueError
+        If there is a NaN or an infinity, which JSON does not have.
+    """
+    from astropy.table import Table
+
+    from ..output import atomic_path
+
+    paths = [folder / "scores.json", folder / "scores.ecsv"]
+    with atomic_path(paths[0]) as temporary:
+        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    columns = ("predictor", "quantity", "region", "stratum", "score", "value", "low", "high", "galaxies", "spaxels")
+    rows = report["scores"]
+    table = Table(meta=report["meta"])
+    for name in columns:
+        values = [row[name] for row in rows]
+        if name in columns[:5]:
+            table[name] = [str(value) for value in values]
+        else:
+            kind = float if name in ("value", "low", "high") else int
+            blank = float("nan") if kind is float else -1
+            table[name] = [kind(blank if value is None else value) for value in values]
+    with atomic_path(paths[1]) as temporary:
+        table.write(temporary, format="ascii.ecsv")
+    return paths
+
+
+def read_scores(folder):
+    """What `write_scores` wrote.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is none, or it is none.
+    """
+    path = folder / "scores.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; run without --page-only first, which makes it")
+    try:
+        report = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable JSON: {error}; run again with --resume") from error
+    if missing := {"meta", "scores", "reliability"} - set(report):
+        raise ValueError(f"{path} has no {', '.join(sorted(missing))}: not written by fiberifu validate maps")
+    return report

@@ -1,0 +1,235 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""What each score means, which direction is better, and which method is best beyond its errors."""
+
+import dataclasses
+import itertools
+import math
+
+__all__ = [
+    "GATES",
+    "SCORES",
+    "ScoreNote",
+    "best",
+    "loss_interval",
+    "loss_of",
+    "note_of",
+    "place_of",
+    "select",
+    "verdicts",
+]
+
+#: What a model has to beat its rivals in: quantity, regions, scores.
+GATES = ("Ha", "N2"), ("whole", "off-centre"), ("R2 log EW", "r after r-band", "MAE log EW [dex]")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreNote:
+    """A score in words.
+
+    Attributes
+    ----------
+    better : {'high', 'low'}, float or None
+        A number is a target, such as 0 for a bias; None where more is neither better nor worse by itself.
+    text : str
+        What it is; an empty text is not printed.
+    """
+
+    better: str | float | None
+    text: str = ""
+
+
+#: Score -> note, in the order of the page. Definitions: the documentation, "How predictions are judged".
+SCORES = {
+    "R2 log EW": ScoreNote(
+        "high",
+        "Share of the variance of log EW that is explained, all chosen spaxels of all galaxies pooled: 1 is perfect, 0 "
+        "no better than one value for all, negative worse than that.",
+    ),
+    "R2 log EW within galaxies": ScoreNote(
+        "high",
+        "The same after the mean of each galaxy is taken out of truth and prediction: structure inside galaxies alone. "
+        "One EW for all of a galaxy scores 0.",
+    ),
+    "R2 log flux": ScoreNote(
+        "high", "As R2 log EW, of the line flux. Light alone explains much of it: compare with light x constant EW."
+    ),
+    "R2 log flux within galaxies": ScoreNote("high", "The same after the mean of each galaxy is taken out."),
+    "MAE log EW [dex]": ScoreNote("low", "Mean absolute error of log EW. 0.1 dex is 26 %."),
+    "bias log EW [dex]": ScoreNote(0.0, "Mean of log (predicted / true EW): + is too strong."),
+    "MAE log flux [dex]": ScoreNote("low", "Mean absolute error of the log of the absolute flux."),
+    "bias log flux [dex]": ScoreNote(0.0, "Mean of log (predicted / true flux): + is too bright."),
+    "R2 log ratio": ScoreNote("high", "As R2 log EW, of the ratio of two lines, where both are strong in truth."),
+    "R2 log ratio within galaxies": ScoreNote("high", "The same after the mean of each galaxy is taken out."),
+    "MAE log ratio [dex]": ScoreNote("low", "Mean absolute error of the log of the ratio of two lines."),
+    "bias log ratio [dex]": ScoreNote(0.0, "Mean of log (predicted / true ratio)."),
+    "RMS asinh EW": ScoreNote(
+        "low",
+        "Root mean square error of asinh(EW / 1 A) over all spaxels, those without the line among them: nothing is "
+        "chosen, so that false lines count.",
+    ),
+    "AUC EW > 3 A": ScoreNote(
+        "high",
+        "Detection: chance that a spaxel with EW above 3 A is predicted stronger than one below. 0.5 is a coin.",
+    ),
+    "Spearman EW, median": ScoreNote(
+        "high", "Rank correlation of predicted and true EW inside each galaxy; the median galaxy."
+    ),
+    "Spearman EW, 10 %": ScoreNote("high", "The same, of the galaxy at the 10th percentile: how bad the bad ones are."),
+    "r after r-band": ScoreNote(
+        "high",
+        "Correlation of log flux, prediction with truth, after the r-band light is regressed out of both: what is "
+        "known beyond the light. Light x constant EW has none by construction.",
+    ),
+    "bias of sum [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true flux within 1 Re)."),
+    "MAE of sum [dex]": ScoreNote("low", "Mean over galaxies of its absolute value."),
+    "R2 log sum": ScoreNote("high", "Share of the variance of the log of these sums, from galaxy to galaxy."),
+    "cosine (published)": ScoreNote(
+        "high",
+        "Cosine of maps shifted by their median and scaled by their inter-quartile range, as published (Peng et al. "
+        "2026), for comparison: it forgives wrong levels and scales.",
+    ),
+    "kappa BPT": ScoreNote(
+        "high",
+        "Agreement of classes in [N II] BPT (star-forming, composite, AGN) beyond chance (Cohen's kappa): 1 "
+        "is perfect, 0 what chance gives. With linear weights a neighbouring class is half an error.",
+    ),
+    "bias of profile log SB [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true) mean flux in a ring."),
+    "spread of profile log SB [dex]": ScoreNote("low", "Its scatter from galaxy to galaxy."),
+    "bias of profile log EW [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true) EW in a ring."),
+    "spread of profile log EW [dex]": ScoreNote("low", "Its scatter from galaxy to galaxy."),
+    "bias of gradient [dex/Re]": ScoreNote(
+        0.0, "Metallicity gradient (O3N2, Marino et al. 2013) of star-forming spaxels: mean of prediction less truth."
+    ),
+    "spread of gradient [dex/Re]": ScoreNote("low", "The scatter of this difference."),
+    "R2 of gradient": ScoreNote(
+        "high", "Share of the variance of gradients, from galaxy to galaxy, that is explained."
+    ),
+    "sense of rotation agrees": ScoreNote(
+        "high", "Share of galaxies whose gas is predicted to turn the right way. 0.5 is a coin: images do not know."
+    ),
+    "amplitude of rotation, median": ScoreNote(1.0, "Slope of predicted against true velocity; the median galaxy."),
+    "R2 velocity within galaxies": ScoreNote("high", "Share of the variance of the velocity inside galaxies."),
+    "RMS velocity [km/s]": ScoreNote("low", "Root mean square error of the velocity."),
+    "coverage 68 %": ScoreNote(0.68, "Share of truths inside the predicted 68 % interval; more is errors too large."),
+    "coverage 95 %": ScoreNote(0.95, "Share of truths inside the predicted 95 % interval."),
+    "CRPS": ScoreNote(
+        "low", "Continuous ranked probability score: error of the whole predicted distribution, in its unit."
+    ),
+    "sharpness [dex]": ScoreNote(
+        None, "Median predicted error. Small is good only where the coverage is right: never read it alone."
+    ),
+    "PIT KS": ScoreNote(
+        "low",
+        "Largest distance of the distribution of the PIT (where truths fall in predictions) from the uniform one.",
+    ),
+}
+
+
+def note_of(score):
+    """The note of a score; of variants such as ``CRPS [dex]`` or ``kappa BPT, linear weights`` that of their family."""
+    families = score, score.split(", ")[0], score.split(" [")[0]
+    return next((SCORES[name] for name in families if name in SCORES), ScoreNote(None))
+
+
+def place_of(score):
+    """Place of a score in the order of the page; unknown ones come last."""
+    known = list(SCORES)
+    families = score, score.split(", ")[0], score.split(" [")[0]
+    return next((known.index(name) for name in families if name in SCORES), len(known))
+
+
+def loss_of(score, value):
+    """A value as a loss: smaller is better; NaN for scores without a direction."""
+    better = note_of(score).better
+    signs = {"low": value, "high": -value, None: math.nan}
+    return signs[better] if better in signs else abs(value - better)
+
+
+def loss_interval(row):
+    """Interval of a row as a loss: smaller is better.
+
+    Parameters
+    ----------
+    row : dict
+        Of the tidy table.
+
+    Returns
+    -------
+    (float, float) or None
+        None where the score has no direction, no value or no interval.
+    """
+    better = note_of(row["score"]).better
+    if better is None or None in (row["value"], row["low"], row["high"]):
+        return None
+    low, high = row["low"], row["high"]
+    if better == "low":
+        return low, high
+    if better == "high":
+        return -high, -low
+    low, high = low - better, high - better
+    return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
+
+
+def best(rows):
+    """Which of the rows of one score, one of each method, is best beyond its errors.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+
+    Returns
+    -------
+    int or None
+        None unless its interval is disjoint from every other one, and for fewer than two methods.
+    """
+    losses = [(loss_interval(row), i) for i, row in enumerate(rows)]
+    losses = sorted((loss, i) for loss, i in losses if loss is not None)
+    if len(losses) < 2 or losses[0][0][1] >= losses[1][0][0]:
+        return None
+    return losses[0][1]
+
+
+def verdicts(report):
+    """Whether the judged model beats its rivals beyond the errors, score by score.
+
+    Parameters
+    ----------
+    report : dict
+
+    Returns
+    -------
+    list of dict
+        The row of the model, with rival (the best one's row) and verdict: "better" or "worse" where the interval of the
+        paired difference of the two (rows "<score>, minus <model>") does not hold 0 (where there is no such row: where
+        their own intervals are disjoint), else "undecided". What was not measured is left out.
+    """
+    kinds = {name: about["kind"] for name, about in report["meta"]["predictors"].items()}
+    judged = next((name for name, kind in kinds.items() if kind == "judged"), None)
+    out = []
+    for quantity, region, score in itertools.product(*GATES):
+        rows = {(row["predictor"], row["score"]): row for row in select(report, quantity, region)}
+        mine = rows.get((judged, score))
+        rivals = [row for (name, own), row in rows.items() if own == score and kinds.get(name) == "rival"]
+        rivals = [row for row in rivals if loss_interval(row) is not None]
+        if mine is None or loss_interval(mine) is None or not rivals:
+            continue
+        rival = min(rivals, key=lambda row: loss_of(row["score"], row["value"]))
+        difference = rows.get((rival["predictor"], f"{score}, minus {judged}"))
+        if difference is not None and difference["low"] is not None:
+            ends = difference["low"], difference["high"]
+            low, high = ends if note_of(score).better == "low" else (-ends[1], -ends[0])  # loss of rival - of model
+            verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
+        else:
+            (low, high), (other_low, other_high) = loss_interval(mine), loss_interval(rival)
+            verdict = "better" if high < other_low else "worse" if low > other_high else "undecided"
+        out.append({**mine, "rival": rival, "difference": difference, "verdict": verdict})
+    return out
+
+
+def select(report, quantity, region, stratum="all"):
+    """Rows of a report, in their order."""
+    return [
+        row
+        for row in report["scores"]
+        if row["quantity"] == quantity and row["region"] == region and row["stratum"] == stratum
+    ]

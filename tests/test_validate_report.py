@@ -1,0 +1,327 @@
+"""The page of scores: its tables and figures from synthetic scores and galaxies, and that it stands alone."""
+
+import base64
+import json
+from html.parser import HTMLParser
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from astropy.table import Table
+from PIL import Image
+
+from fiberifu.validate import PredictedMaps, TruthMaps
+from fiberifu.validate.examples import map_panels, review
+from fiberifu.validate.report import make_page
+from fiberifu.validate.report_figures import (
+    draw_maps,
+    draw_profiles,
+    draw_reliability,
+    draw_strata,
+    map_data,
+    method_colors,
+)
+from fiberifu.validate.score_files import read_scores, write_scores
+from fiberifu.validate.score_notes import best, loss_interval, verdicts
+
+HA = 11  # of fiberifu.model.LINES
+METHODS = ("nano", "trees", "light x constant EW", "noise floor")
+KINDS = ("judged", "rival", "rival", "reference")
+
+
+def galaxy(index=0, side=21, strata=(), scale=1.0):
+    """A disc with a bright region in the **East** (and a little North), whose lines are as strong as ``scale``."""
+    y, x = (np.indices((48, 48)) - 23.5) * 0.6
+    image = np.stack([np.exp(-np.hypot(x, 1.5 * y) / 4) * part for part in (0.6, 1.0, 1.3, 1.5)]).astype(np.float32)
+    row, column = np.divmod(np.arange(side**2), side)
+    east, north = column - (side - 1) / 2, row - (side - 1) / 2
+    radius = np.hypot(east, 1.5 * north) / 6
+    ew = scale * (20 * np.exp(-radius) + 80 * np.exp(-((east - 6) ** 2 + (north - 2) ** 2) / 4))
+    ew = ew[:, None] * np.linspace(0.2, 1, 15)
+    n = side**2
+    return TruthMaps(
+        name=f"SIM 1-{index}", seed=1, index=index, image=image, sigma=np.full_like(image, 0.01),
+        present=np.ones(4, bool), psf_fwhm=1.2, pixel_scale=0.6, redshift=0.03, spaxel=1.0, row=row, column=column,
+        east=east, north=north, radius=radius, flux=ew * np.exp(-radius)[:, None], ew=ew, depth=np.full(15, 0.01),
+        band=np.exp(-radius)[:, None] * np.ones(4), velocity=np.zeros(n), peak_distance=np.zeros(n),
+        strata=dict.fromkeys(strata, True), properties={}, wave=np.array([5e3]), spectrum_at=np.zeros(0, int),
+        spectrum=np.zeros((0, 1)), central_flux=np.zeros(1), central_ivar=np.zeros(1), central_offset=np.zeros(2),
+    )  # fmt: skip
+
+
+def answer(g, factor=1.0, errors=True):
+    """A prediction that is ``factor`` times the truth, with errors of 10 % of the truth."""
+    sigma = 0.1 if errors else np.nan
+    return PredictedMaps(flux=factor * g.flux, flux_sigma=sigma * g.flux, ew=factor * g.ew, ew_sigma=sigma * g.ew)
+
+
+def row(predictor, score, value, half=0.01, quantity="Ha", region="whole", stratum="all"):
+    low, high = (None, None) if half is None else (value - half, value + half)
+    return {
+        **{"predictor": predictor, "quantity": quantity, "region": region, "stratum": stratum, "score": score},
+        **{"value": value, "low": low, "high": high, "galaxies": 40, "spaxels": 4000},
+    }
+
+
+@pytest.fixture
+def report():
+    """Scores of four methods; the floor is best everywhere, and no rival."""
+    rows = []
+    for region in ("whole", "off-centre"):
+        for method, r2, mae in zip(METHODS, (0.6, 0.4, -0.1, 0.9), (0.2, 0.205, 0.4, 0.05), strict=True):
+            rows += [row(method, "R2 log EW", r2, region=region), row(method, "MAE log EW [dex]", mae, region=region)]
+    rows.append(row("nano", "coverage 68 %", 0.8))
+    rows += [row(METHODS[i], "R2 log EW", 0.5 - 0.1 * i, stratum=s) for i in (0, 1) for s in ("agn", "edge_on")]
+    rows.append(row("nano", "R2 log ratio", 0.3, quantity="N2/Ha"))
+    rows.append(row("nano", "R2 log EW", None, half=None, quantity="O2"))
+    curve = {"predictor": "nano", "quantity": "Ha", "region": "whole", "stratum": "all", "galaxies": 40, "values": 4000}
+    nominal = np.linspace(0.05, 0.95, 19)
+    curve |= {"nominal": nominal.tolist(), "covered": (nominal**0.5).tolist(), "pit": [0.05] * 20}
+    predictors = [
+        {"name": name, "key": "0" * 64, "kind": kind, "about": f"about <{name}>"}
+        for name, kind in zip(METHODS, KINDS, strict=True)
+    ]
+    meta = {"model": "nano", "weights_sha256": "f" * 64, "training_data": "fiberifu.simulate", "galaxies": 40}
+    return {"meta": meta | {"seed": 3, "predictors": predictors}, "scores": rows, "reliability": [curve]}
+
+
+# ---------------------------------------------------------------- which is best
+def test_best_needs_disjoint_intervals():
+    assert best([row("a", "R2 log EW", 0.6), row("b", "R2 log EW", 0.5)]) == 0
+    assert best([row("a", "MAE log EW [dex]", 0.6), row("b", "MAE log EW [dex]", 0.5)]) == 1
+    assert best([row("a", "R2 log EW", 0.6), row("b", "R2 log EW", 0.59)]) is None  # they overlap
+    assert best([row("a", "R2 log EW", 0.6, half=None), row("b", "R2 log EW", 0.5)]) is None  # no interval
+    assert best([row("a", "sharpness [dex]", 0.1), row("b", "sharpness [dex]", 0.5)]) is None  # no direction
+
+
+def test_targets():
+    """A bias is good near zero, a coverage near its nominal share, from either side."""
+    assert best([row("a", "bias log EW [dex]", -0.02), row("b", "bias log EW [dex]", 0.2)]) == 0
+    assert best([row("a", "coverage 68 %", 0.95), row("b", "coverage 68 %", 0.66)]) == 1
+    assert loss_interval(row("a", "bias log EW [dex]", 0.005)) == (0.0, pytest.approx(0.015))
+
+
+def test_verdicts(report):
+    """Against the best rival, never against a reference; undecided where intervals overlap."""
+    found = {(v["region"], v["score"]): v for v in verdicts(report)}
+    assert found["whole", "R2 log EW"]["verdict"] == "better"
+    assert found["whole", "R2 log EW"]["rival"]["predictor"] == "trees"
+    assert found["off-centre", "MAE log EW [dex]"]["verdict"] == "undecided"
+    # the paired difference of the same samples decides, if there is one
+    report["scores"].append(row("trees", "MAE log EW [dex], minus nano", -0.005, half=0.003, region="off-centre"))
+    found = {(v["region"], v["score"]): v for v in verdicts(report)}
+    assert found["off-centre", "MAE log EW [dex]"]["verdict"] == "worse"
+
+
+# ---------------------------------------------------------------- maps
+def test_maps_are_north_up_east_left():
+    g = galaxy()
+    figure = draw_maps(g, map_panels(g, answer(g, 1.5)), method="nano", quantity="EW")
+    axes = [ax for ax in figure.axes if hasattr(ax, "coords")]
+    assert len(axes) == 4
+    figure.canvas.draw()
+    data = map_data(g, g.ew[:, HA])
+    east, north = (g.column == 20) & (g.row == 10), (g.column == 10) & (g.row == 20)
+    middle = (g.column == 10) & (g.row == 10)
+    for ax in axes:
+        sky = ax.get_transform(data.wcs)
+        x, y = np.array([sky.transform((g.column[k][0], g.row[k][0])) for k in (middle, east, north)]).T
+        assert x[1] < x[0] - 20  # the East is left
+        assert y[2] > y[0] + 20  # the North is up
+    brightest = np.argmax(g.ew[:, HA])
+    assert g.east[brightest] == 6  # and what is drawn in the East is what lies there
+    assert np.nanargmax(data.data.ravel()) == brightest
+
+
+def test_maps_share_their_scale_and_say_what_they_are():
+    g = galaxy()
+    figure = draw_maps(g, map_panels(g, answer(g, 1.5)), method="nano", quantity="EW", title="SIM 1-0")
+    image, truth, predicted, pull = (ax for ax in figure.axes if hasattr(ax, "coords"))
+    assert truth.images[0].get_clim() == predicted.images[0].get_clim()
+    assert pull.images[0].get_clim() == (-3, 3)
+    words = [[text.get_text() for text in ax.texts] for ax in (image, truth, predicted, pull)]
+    assert ["predicted from image" in text for text in words] == [False, False, True, True]
+    assert all("N" in text and "E" in text for text in words)
+    assert "simulated" in image.get_title(loc="left") and "truth" in truth.get_title(loc="left")
+    labels = [ax.get_ylabel() for ax in figure.axes if not hasattr(ax, "coords")]
+    assert labels == ["log EW (Å)"] * 2 + ["(prediction - truth) / error"]
+
+
+def test_pull_and_difference():
+    g = galaxy()
+    panels = map_panels(g, answer(g, 1.3))
+    np.testing.assert_allclose(panels["pull"], 3.0, rtol=1e-6)  # 30 % off, errors of 10 %
+    np.testing.assert_allclose(panels["predicted"] - panels["truth"], np.log10(1.3), rtol=1e-6)
+    panels = map_panels(g, answer(g, 1.3, errors=False))
+    assert panels["pull"] is None
+    figure = draw_maps(g, panels, method="trees", quantity="EW")
+    assert figure.axes[-1].get_ylabel() == "prediction - truth (dex)"
+
+
+def test_pull_of_a_ratio():
+    """The error of a ratio is that of both lines, less their covariance."""
+    g = galaxy()
+    p = answer(g)
+    flux = p.flux.copy()
+    flux[:, 12] *= 1.2  # [N II]
+    independent = map_panels(g, PredictedMaps(flux, p.flux_sigma, p.ew, p.ew_sigma), "N2/Ha")
+    expected = np.log(1.2) / np.hypot(0.1 / 1.2, 0.1)
+    np.testing.assert_allclose(independent["pull"][np.isfinite(independent["pull"])], expected, rtol=1e-4)
+    covariance = p.flux_sigma[:, :, None] ** 2 * np.eye(15)
+    covariance[:, 11, 12] = covariance[:, 12, 11] = 0.5 * p.flux_sigma[:, 11] * p.flux_sigma[:, 12]
+    together = map_panels(g, PredictedMaps(flux, p.flux_sigma, p.ew, p.ew_sigma, covariance), "N2/Ha")
+    expected = np.log(1.2) / np.sqrt((0.1 / 1.2) ** 2 + 0.1**2 - 0.1**2 / 1.2)
+    np.testing.assert_allclose(together["pull"][np.isfinite(together["pull"])], expected, rtol=1e-4)
+
+
+def test_maps_without_light_or_lines():
+    g = galaxy(scale=0.0)
+    g.image[...] = 0
+    figure = draw_maps(g, map_panels(g, answer(g)), method="nano", quantity="EW")
+    figure.canvas.draw()
+    assert sum("no usable value" in t.get_text() for ax in figure.axes for t in ax.texts) == 3
+
+
+# ---------------------------------------------------------------- examples and profiles
+def test_examples_are_chosen_by_rule():
+    pairs = []
+    for i in range(21):
+        g = galaxy(i, strata=("agn",) if i > 17 else ("outflow",) if i == 3 else ())
+        pairs.append((g, {"nano": answer(g, 10 ** (0.01 * (20 - i))), "trees": None}))
+    pairs.append((galaxy(21, scale=0.0), {"nano": answer(galaxy(21, scale=0.0))}))  # no line: no example
+    pairs.append((galaxy(22), {"nano": None}))  # failed: left out
+    found = review(pairs, "nano")
+    chosen = {(one["stratum"], one["why"][:4]): one["position"] for one in found["examples"]}
+    assert chosen["all", "10 %"] == 18 and chosen["all", "the "] == 10 and chosen["all", "90 %"] == 2
+    assert chosen["agn", "the "] == 19 and chosen["outflow", "the "] == 3
+    assert found["examples"][0]["score"] == pytest.approx(0.02)
+    json.dumps(found, allow_nan=False)
+
+
+def test_profiles():
+    g = galaxy(side=31)
+    found = review([(g, {"nano": answer(g, 2.0)}) for _ in range(3)], "nano")["profiles"]
+    profile = next(p for p in found if p["quantity"] == "Ha EW")
+    np.testing.assert_allclose(profile["difference"], np.log10(2), rtol=1e-6)
+    inner = g.radius < 0.4
+    expected = np.log10(np.average(g.ew[inner, HA], weights=g.band[inner, 1]))  # weighted by the light
+    assert profile["truth"][0] == pytest.approx(expected)
+    assert profile["galaxies"] == [3, 3, 3, 3]
+    figure = draw_profiles(found, method_colors(["nano"]))
+    top = figure.axes[0]
+    assert top.get_title(loc="left") == "Hα EW" and top.get_ylabel() == "log EW (Å)"
+    assert [line.get_label() for line in top.lines] == ["truth", "nano"]
+
+
+# ---------------------------------------------------------------- reliability, strata
+def test_reliability_diagram(report):
+    figure = draw_reliability(report["reliability"], method_colors(METHODS))
+    top, bottom = figure.axes[:2]
+    assert top.get_xlim() == top.get_ylim() == (0, 1)
+    np.testing.assert_allclose(top.lines[1].get_ydata(), report["reliability"][0]["covered"])
+    np.testing.assert_allclose(bottom.patches[0].get_data().values, 1.0)  # 20 bins of 5 %: density 1
+    assert top.lines[1].get_color() == method_colors(METHODS)["nano"]
+
+
+def test_strata(report):
+    rows = [r for r in report["scores"] if (r["quantity"], r["region"], r["score"]) == ("Ha", "whole", "R2 log EW")]
+    colors = method_colors(METHODS)
+    figure = draw_strata(rows, {name: colors[name] for name in METHODS[:2]}, target=1.0)
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["all  (40)", "agn  (40)", "edge on  (40)"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # "all" on top
+    points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]
+    assert sorted(points) == pytest.approx([0.4, 0.4, 0.4, 0.5, 0.5, 0.6])
+
+
+# ---------------------------------------------------------------- the page
+class Page(HTMLParser):
+    """Tags, what they point at, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.alts, self.open, self.words = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.links += [attrs[key] for key in ("src", "href", "srcset", "data", "action") if key in attrs]
+        self.alts += [attrs.get("alt", "")] if tag == "img" else []
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_page_stands_alone(report):
+    figures = [
+        ("errors", "reliability of <Ha>", "a caption", draw_reliability(report["reliability"], method_colors(METHODS)))
+    ]
+    text = make_page(report, figures)
+    page = Page(text)
+    assert not page.open
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert page.links and all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "http:" not in text and "https:" not in text and "url(" not in text and "@import" not in text
+    assert page.alts == ["reliability of <Ha>"]
+    picture = Image.open(BytesIO(base64.b64decode(page.links[0].split(",")[1])))
+    assert picture.size[0] > 400
+    assert not plt.get_fignums()  # figures are closed once they are in the page
+
+
+def test_page_says_what_it_is(report):
+    text = make_page(report, [])
+    words = " ".join(Page(text).words)
+    assert '<meta name="DATATYPE" content="PREDICTED">' in text and '<meta name="ORIGIN" content="fiberifu">' in text
+    assert "Predicted from image: nothing on this page was observed." in words
+    assert "f" * 64 in words and "40 galaxies are too few" in words
+    assert "about <trees>" in words and "<trees>" not in text  # escaped
+
+
+def test_page_bold(report):
+    """Bold is the best of the model and its rivals, and only if it is beyond the errors."""
+    text = make_page(report, [])
+    table = text[text.index("<h2>Scores: Hα") : text.index("<h2>Scores: other")]
+    assert "<b>0.600</b>" not in table and "<b>0.60</b>" in table
+    assert "<b>0.90</b>" not in table  # the floor is no rival
+    assert "<b>0.20</b>" not in table  # the errors overlap
+    assert "<b>0.80</b>" not in table  # nobody to compare with
+    assert table.index("off-centre") > table.index("whole galaxies")
+
+
+def test_page_of_little():
+    """No figures, no rows, an unknown score: still a page."""
+    meta = {"model": "x", "galaxies": 3000, "predictors": [{"name": "x", "key": "1", "kind": "judged"}]}
+    empty = Page(make_page({"meta": meta, "scores": [], "reliability": []}, []))
+    assert "Not known" in " ".join(empty.words) and "too few" not in " ".join(empty.words)
+    odd = make_page({"meta": meta, "scores": [row("x", "new [K]", 1234.5, quantity="T")], "reliability": []}, [])
+    assert "new [K]" in odd and "1234" in odd
+
+
+# ---------------------------------------------------------------- files
+def test_scores_come_back(report, tmp_path):
+    write_scores(tmp_path, report)
+    assert read_scores(tmp_path) == report
+    table = Table.read(tmp_path / "scores.ecsv")
+    assert len(table) == len(report["scores"]) and table.meta["weights_sha256"] == "f" * 64
+    assert table["value"][0] == 0.6 and np.isnan(table["value"][-1])
+    with pytest.raises(ValueError, match="Out of range"):
+        write_scores(tmp_path, report | {"scores": [row("nano", "R2 log EW", np.nan)]})
+    assert read_scores(tmp_path) == report  # what was there stays
+
+
+def test_scores_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="page-only"):
+        read_scores(tmp_path)
+    (tmp_path / "scores.json").write_text("{")
+    with pytest.raises(ValueError, match="no readable JSON"):
+        read_scores(tmp_path)
+    (tmp_path / "scores.json").write_text("{}")
+    with pytest.raises(ValueError, match="meta, reliability, scores"):
+        read_scores(tmp_path)
