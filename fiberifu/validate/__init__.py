@@ -5,6 +5,8 @@
 simulated galaxies against real ones.
 """
 
+from .calibration import measure_calibration
 from .maps import PredictedMaps, Predictor, TruthMaps
+from .metrics import measure_scores
 
-__all__ = ["PredictedMaps", "Predictor", "TruthMaps"]
+__all__ = ["PredictedMaps", "Predictor", "TruthMaps", "measure_calibration", "measure_scores"]
