@@ -5,6 +5,7 @@
 simulated galaxies against real ones.
 """
 
+from .held_out import HeldOutSet
 from .maps import PredictedMaps, Predictor, TruthMaps
 
-__all__ = ["PredictedMaps", "Predictor", "TruthMaps"]
+__all__ = ["HeldOutSet", "PredictedMaps", "Predictor", "TruthMaps"]
