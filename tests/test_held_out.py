@@ -1,21 +1,29 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The held-out galaxies: split of the sky, truth of one galaxy, the folder of all."""
+"""The held-out galaxies (split of the sky, truth of one galaxy, the folder of all) and the loop that judges."""
 
 import dataclasses
+import json
+import logging
 
+import astropy.units as u
 import numpy as np
 import pytest
+from astropy.nddata import InverseVariance
+from astropy.table import Table
+from specutils import Spectrum
 
+from fiberifu.lines import LineMaps
 from fiberifu.model import LINES
 from fiberifu.simulate import SimConfig, Simulator, analytic_template_pack
 from fiberifu.simulate.survey import STRATA
 from fiberifu.train.split import MARGIN, is_held_out, sky_block
-from fiberifu.validate import HeldOutSet
+from fiberifu.validate import HeldOutSet, NetworkPredictor, PredictedMaps, Predictor, judge, read_predictions
 from fiberifu.validate.depth import aperture_factor, line_depth
 from fiberifu.validate.held_out import SEED
+from fiberifu.validate.predictors import observed_image, sky_positions
 from fiberifu.validate.truth import RULE, choose_galaxies, galaxy_truth, sky_position
 
-HA = LINES.index("Ha")
+HA, N2 = LINES.index("Ha"), LINES.index("N2_6583")
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +184,7 @@ def test_set_resumes_and_grows(made, simulator, tmp_path):
     more = HeldOutSet(tmp_path / "t", simulator, 3, per_shard=2)
     assert more.missing() == [1]
     more.build()
-    assert len(more) == 3 and len(list(more)) == 3 and len(more.truths()) == 3 and len(more.shard(1)) == 1
+    assert len(more) == 3 and len(list(more)) == 3 and len(more.truths()) == 3
     names = sorted(p.name for p in more.folder.iterdir())
     assert names == ["00000.npz", "00001.npz", "manifest.json"]
     for name in names[:2]:
@@ -196,3 +204,188 @@ def test_set_refuses_another_universe(made, simulator, tmp_path):
         HeldOutSet(tmp_path, simulator, 5)[0]
     with pytest.raises(ValueError, match="simulator"):
         HeldOutSet(made.folder, galaxies=20).build()
+
+
+# --- the network as a predictor
+
+
+class FakeIFU:
+    """Reads H-alpha off the r image where the sky positions are, by the image's own WCS."""
+
+    weights_sha256 = "fake"
+
+    def predict(self, image, positions, *, redshift, wavelength, context=()):
+        self.context = context
+        prediction = FakeIFU()
+        prediction.image, prediction.where, prediction.z, prediction.wave = image, positions, redshift, wavelength
+        x, y = image["r"].wcs.world_to_pixel(positions)
+        prediction.value = image["r"].data[np.rint(y).astype(int), np.rint(x).astype(int)]
+        return prediction
+
+    def line_maps(self, lines):
+        flux = np.arange(1, 16)[:, None] * self.value
+        order = list(lines)[::-1]  # names decide, not the order
+        covariance = np.ones((len(self.value), 15, 15)) + np.diag(np.arange(15.0))
+        mask = np.zeros(flux.shape, int)
+        mask[:, 0] = 1 << 30  # DONOTUSE
+        sigma = np.full(flux.shape, 0.5)
+        where = {"redshift": self.z, "positions": self.where}
+        covariance = covariance[:, ::-1, ::-1]
+        return LineMaps(order, flux[::-1], sigma, 2 * flux[::-1], sigma, mask=mask, covariance=covariance, **where)
+
+    def spectrum(self):
+        flux = np.repeat(self.value[:, None], len(self.wave), 1)
+        ivar, mask = np.full(flux.shape, 4.0), np.zeros(flux.shape, bool)
+        mask[:, :5] = True
+        unit = u.Unit("1e-17 erg / (s cm2 AA)")
+        return Spectrum(flux * unit, spectral_axis=self.wave, uncertainty=InverseVariance(ivar * unit**-2), mask=mask)
+
+
+def test_east_is_east(made):
+    """A galaxy with one bright clump 4 arcsec to the East and 2 to the North."""
+    base = made[0]
+    axis = (np.arange(128) - 63.5) * base.pixel_scale
+    east, north = np.meshgrid(axis, axis)  # columns to the East, rows to the North
+    clump = np.exp(-0.5 * ((east - 4) ** 2 + (north - 2) ** 2)).astype(np.float32)
+    side = np.arange(-6, 7)
+    row, column = (a.ravel() for a in np.meshgrid(side + 6, side + 6, indexing="ij"))
+    n = len(row)
+    galaxy = dataclasses.replace(base, image=np.stack([clump] * 4), present=np.ones(4, bool), row=row, column=column,
+                                 sigma=np.full((4, 128, 128), 0.01, np.float32), east=column - 6.0, north=row - 6.0,
+                                 flux=np.zeros((n, 15)), spectrum_at=np.array([3, 100]))  # fmt: skip
+    maps = NetworkPredictor(FakeIFU()).predict(galaxy)
+    best = np.nanargmax(maps.flux[:, HA])
+    assert (galaxy.east[best], galaxy.north[best]) == (4.0, 2.0)
+    assert np.unravel_index(np.nanargmax(galaxy.grid(maps.flux[:, HA])), (13, 13)) == (8, 10)  # row, column
+    np.testing.assert_allclose(maps.flux[1:, N2] / maps.flux[1:, HA], (N2 + 1) / (HA + 1), rtol=1e-5)
+    np.testing.assert_allclose(maps.ew[1:], 2 * maps.flux[1:], rtol=1e-6)
+    assert np.isnan(maps.flux[0]).all() and np.isnan(maps.ew_sigma[0]).all() and np.isnan(maps.covariance[0]).all()
+    np.testing.assert_allclose(np.diagonal(maps.covariance[1]), 1 + np.arange(15.0))
+    assert maps.spectrum.shape == (2, len(galaxy.wave)) and np.isnan(maps.spectrum[:, :5]).all()
+    np.testing.assert_allclose(maps.spectrum_sigma[:, 5:], 0.5)
+    # on the sky, too
+    sky = NetworkPredictor(ifu := FakeIFU(), context=True)
+    sky.predict(galaxy)
+    _, where = ifu.context[0]
+    centre = sky_positions(galaxy, observed_image(galaxy), 0, 0)
+    ra, dec = centre.spherical_offsets_to(where)
+    np.testing.assert_allclose([ra.arcsec, dec.arcsec], galaxy.central_offset, atol=1e-3)
+
+
+def test_network_sees_the_light_where_it_is(made):
+    """The bundled network's own photometry at the positions is that of the truth: every step of the geometry."""
+    from fiberifu import VirtualIFU
+
+    seen = []
+
+    class Spy:
+        def __init__(self, ifu):
+            self.ifu, self.weights_sha256 = ifu, ifu.weights_sha256
+
+        def predict(self, *arguments, **keywords):
+            seen.append(self.ifu.predict(*arguments, **keywords))
+            return seen[-1]
+
+    galaxy = min(made, key=len)
+    maps = NetworkPredictor(Spy(VirtualIFU.from_pretrained())).predict(galaxy)
+    band = np.argmax(galaxy.present)
+    light, true = seen[0].photometry["flux"][:, band], galaxy.band[:, band]
+    assert np.isfinite(maps.flux[:, HA]).all() and maps.spectrum.shape == galaxy.spectrum.shape
+    error = np.abs(light - true)
+    wrong = np.abs(galaxy.grid(light)[:, ::-1] - galaxy.grid(true))  # East and West exchanged
+    assert np.median(error) < 0.05 * np.median(true)
+    assert np.nanmedian(wrong) > 2 * np.median(error)
+
+
+# --- the loop
+
+
+class Perfect(Predictor):
+    """Knows the truth; fails where it is told to."""
+
+    name, key = "The truth, exactly!", "1"
+
+    def __init__(self, fails=(), stop_at=None):
+        self.fails, self.stop_at, self.asked = fails, stop_at, []
+
+    def predict(self, galaxy):
+        if galaxy.index == self.stop_at:
+            raise KeyboardInterrupt
+        self.asked.append(galaxy.index)
+        if galaxy.index in self.fails:
+            raise ValueError("no light")
+        sigma = np.full(galaxy.flux.shape, 0.1)
+        covariance = 0.01 * (np.eye(15) + np.arange(15)[:, None] + np.arange(15))[None].repeat(len(galaxy), 0)
+        return PredictedMaps(galaxy.flux, sigma, galaxy.ew, sigma, covariance=covariance, spectrum=galaxy.spectrum,
+                             spectrum_sigma=0.1 * np.ones_like(galaxy.spectrum))  # fmt: skip
+
+
+class Plain(Predictor):
+    name, key = "plain", "2"
+
+    def predict(self, galaxy):
+        return PredictedMaps(*[np.ones(galaxy.flux.shape)] * 4)
+
+
+def scores(predictions, truths, seed, draws):
+    return [
+        {"predictor": name, "quantity": "Ha", "region": "whole", "stratum": "all", "score": "MAE", "low": np.nan,
+         "value": np.mean([np.abs(p.flux - t.flux).mean() for p, t in zip(maps, truths, strict=True)
+                           if np.isfinite(p.flux).all()]), "high": None, "galaxies": np.int64(len(truths)),
+         "spaxels": sum(map(len, truths))} for name, maps in predictions.items()
+    ]  # fmt: skip
+
+
+def curves(predictions, truths, seed, draws):
+    return [], [{"predictor": "plain", "nominal": np.array([0.5]), "covered": [np.inf]}]
+
+
+def test_judge(made, tmp_path, caplog):
+    bad = made[1].index
+    with caplog.at_level(logging.WARNING):
+        got = judge(made, [Perfect(fails=[bad]), Plain()], tmp_path, meta={"command": "c"}, measures=(scores, curves))
+    assert f"SIM {SEED}-{bad}" in caplog.text and "no light" in caplog.text
+    stored = json.loads((tmp_path / "scores.json").read_text())
+    assert stored == got
+    assert [row["predictor"] for row in stored["scores"]] == ["The truth, exactly!", "plain"]
+    assert stored["scores"][0]["value"] == pytest.approx(0, abs=1e-6) and stored["scores"][1]["value"] > 0.1
+    assert stored["scores"][0]["low"] is None and stored["reliability"][0]["covered"] == [None]
+    meta = stored["meta"]
+    assert meta["galaxies"] == 4 and meta["command"] == "c" and meta["held_out"]["seed"] == SEED
+    first, second = meta["predictors"]
+    assert (first["kind"], first["failed"], second["kind"], second["failed"]) == ("judged", 1, "rival", 0)
+    table = Table.read(tmp_path / "scores.ecsv")
+    assert list(table["galaxies"]) == [4, 4] and table["low"].mask.all() and not np.ma.is_masked(table["value"])
+    # what was predicted is read back
+    maps = read_predictions(tmp_path, "The truth, exactly!", made)
+    assert np.isnan(maps[1].flux).all() and maps[1].covariance is None
+    np.testing.assert_array_equal(maps[2].flux, made[2].flux)
+    np.testing.assert_allclose(maps[2].spectrum, made[2].spectrum, rtol=1e-3)
+    np.testing.assert_allclose(
+        maps[3].covariance[0], 0.01 * (np.eye(15) + np.add.outer(range(15), range(15))), rtol=1e-6
+    )
+    assert read_predictions(tmp_path, "plain", made)[0].spectrum is None
+
+
+def test_judge_resumes(made, tmp_path):
+    first = Perfect(stop_at=made[2].index)
+    with pytest.raises(KeyboardInterrupt):
+        judge(made, [first], tmp_path, measures=[scores])
+    again = Perfect()
+    judge(made, [again], tmp_path, measures=[scores])
+    assert [*first.asked, *again.asked] == [g.index for g in made]
+    changed = Perfect()
+    changed.key = "3"
+    with pytest.raises(ValueError, match="key"):
+        judge(made, [changed], tmp_path, measures=[scores])
+    judge(made, [changed], tmp_path, measures=[scores], overwrite=True)
+    assert len(changed.asked) == 4
+
+
+def test_judge_refuses(made, tmp_path):
+    with pytest.raises(ValueError, match="name"):
+        judge(made, [Plain(), Plain()], tmp_path, measures=[scores])
+    with pytest.raises(RuntimeError, match="every galaxy.*no light"):
+        judge(made, [Perfect(fails=[g.index for g in made])], tmp_path, measures=[scores])
+    with pytest.raises(FileNotFoundError, match="judge"):
+        read_predictions(tmp_path, "nobody", made)

@@ -6,6 +6,16 @@ simulated galaxies against real ones.
 """
 
 from .held_out import HeldOutSet
+from .judge import judge, read_predictions
 from .maps import PredictedMaps, Predictor, TruthMaps
+from .predictors import NetworkPredictor
 
-__all__ = ["HeldOutSet", "PredictedMaps", "Predictor", "TruthMaps"]
+__all__ = [
+    "HeldOutSet",
+    "NetworkPredictor",
+    "PredictedMaps",
+    "Predictor",
+    "TruthMaps",
+    "judge",
+    "read_predictions",
+]
