@@ -164,7 +164,8 @@ def simulated_image(maps, pixel_scale, name):
     Parameters
     ----------
     maps : dict
-        From `fiberifu.simulate.Simulator.truth_maps`.
+        Such as `fiberifu.simulate.Simulator.truth_maps` returns: image, sigma_image (4, S, S), present (4,), psf_fwhm,
+        redshift.
     pixel_scale : float
         arcsec.
     name : str
@@ -179,7 +180,7 @@ def simulated_image(maps, pixel_scale, name):
         if not bool(maps["present"][i]):
             continue
         # the simulator's columns grow to the East; astronomers' images have East on the left
-        flux, sigma = (maps[key][i].numpy()[:, ::-1] * pixel_scale**2 for key in ("image", "sigma_image"))
+        flux, sigma = (np.asarray(maps[key][i])[:, ::-1] * pixel_scale**2 for key in ("image", "sigma_image"))
         meta = {
             "FILTER": f"DECam {band}",
             "PSF_FWHM": float(maps["psf_fwhm"]),

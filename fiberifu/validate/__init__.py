@@ -5,6 +5,10 @@
 simulated galaxies against real ones.
 """
 
+from .calibration import measure_calibration
+from .held_out import HeldOutSet
+from .judge import judge
 from .maps import PredictedMaps, Predictor, TruthMaps
+from .metrics import measure_scores
 
-__all__ = ["PredictedMaps", "Predictor", "TruthMaps"]
+__all__ = ["HeldOutSet", "PredictedMaps", "Predictor", "TruthMaps", "judge", "measure_calibration", "measure_scores"]

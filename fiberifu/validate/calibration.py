@@ -1,0 +1,208 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Are the errors right: ``predictions with errors, truths -> tallies per galaxy -> rows and reliability curves``.
+
+A posterior is calibrated over what was **predicted** alike, not over what turned out alike: where positions are picked
+because their true line is strong, even perfect errors cover too little. So calibration takes all positions of a region;
+those that the scores select, on truth, are a stratum of their own ("selected on truth"), with this in mind. Labels of
+galaxies that the image does not show (an active nucleus) are such a selection too.
+"""
+
+import numpy as np
+
+from .bootstrap import Bootstrap
+from .metrics import STRATIFIED
+from .profiles import sums_in_re, truth_sigma
+from .reliability import FINE, NOMINAL, PIT_BINS, TOLERANCE, Tally, covered, tally, verdict
+from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT, pool_predictions, pool_truths
+from .table import ScoreTable
+
+__all__ = ["measure_calibration"]
+
+FLUX_UNIT = "1e-17 erg/s/cm2"
+
+
+def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, noise=None):
+    """Coverage, CRPS, sharpness and PIT of every quantity that comes with errors.
+
+    Parameters
+    ----------
+    predictions, truths, seed, draws, masks, noise
+        See `~fiberifu.validate.measure_scores`. Known errors of the truth (``noise``) are added to those predicted.
+
+    Returns
+    -------
+    rows : list of dict
+        As of `~fiberifu.validate.measure_scores`: "coverage 68 %", "coverage 95 %", "CRPS [unit]", "sharpness [dex]"
+        (geometric mean of sigma / truth in dex), "PIT KS" (largest distance of the cumulative PIT from uniform, at 200
+        edges). ``spaxels`` counts values: pixels for "pixels", galaxies for sums.
+    curves : list of dict
+        ``predictor, quantity, region, stratum, nominal, covered, pit`` (20 fractions)``, galaxies, values, verdict``;
+        `~fiberifu.validate.reliability.verdict` says what the verdicts mean.
+
+    Notes
+    -----
+    Quantities: line fluxes ("Ha"), equivalent widths ("EW Ha"), log ratios ("N2/Ha"; errors from the covariance of the
+    fluxes, first order; only positions where the method itself claims 3 sigma for both lines, so that first order is
+    enough), "velocity", and "pixels" of the spectra (all pixels, each by itself). Predictions are taken as Gaussian.
+
+    Sums over 1 Re (region "sum") assume errors that are independent from position to position: neither apertures that
+    overlap nor errors of the model that a galaxy shares are in there, and `PredictedMaps` has no covariance of
+    positions. Region "sum, coherent errors" assumes the opposite, errors that are the same everywhere: the truth lies
+    between.
+
+    Methods without errors have no rows; positions where one of the others has none are left out for all.
+    """
+    if not predictions:
+        raise ValueError("predictions is empty; give at least one method")
+    spaxels = pool_truths(truths, masks=masks, noise=noise)
+    answers = {name: pool_predictions(maps, truths) for name, maps in predictions.items()}
+    book = _Book(Bootstrap(len(truths), draws, seed).weights)
+    for quantity in QUANTITIES:
+        _judge_line(book, spaxels, answers, quantity, "flux", quantity, FLUX_UNIT)
+        _judge_line(book, spaxels, answers, quantity, "ew", f"EW {quantity}", "A")
+        _judge_sums(book, spaxels, answers, quantity)
+    for ratio, lines in RATIOS.items():
+        _judge_ratio(book, spaxels, answers, ratio, lines)
+    _judge_velocity(book, spaxels, answers)
+    for name, maps in predictions.items():
+        _judge_pixels(book, spaxels, truths, name, maps, masks)
+    return book.table.rows, book.curves
+
+
+class _Book:
+    """Rows and curves."""
+
+    def __init__(self, weights):
+        self.table, self.curves = ScoreTable(weights), []
+
+    def add(self, predictor, quantity, region, stratum, tallied, unit):
+        n, galaxies = int(tallied.values.sum()), int((tallied.values > 0).sum())
+        if not n:
+            return
+        found, fractions = tallied.results(self.table.weights, unit)
+        self.table.add(predictor, quantity, region, stratum, found, galaxies, n)
+        pit = fractions[0].reshape(PIT_BINS, FINE // PIT_BINS).sum(1)
+        self.curves.append(
+            dict(predictor=predictor, quantity=quantity, region=region, stratum=stratum, nominal=list(NOMINAL),
+                 covered=[float(covered(fractions[:1], p)[0]) for p in NOMINAL], pit=pit.tolist(), galaxies=galaxies,
+                 values=n, verdict=verdict({p: covered(fractions, p) for p in TOLERANCE}))
+        )  # fmt: skip
+
+
+def _with_errors(values, sigmas):
+    """Positions where all methods that give errors have value and error, and these methods."""
+    finite = {name: np.isfinite(values[name]) & (sigmas[name] >= 0) for name in values}
+    names = [name for name, there in finite.items() if there.any()]
+    return np.logical_and.reduce([finite[name] for name in names]) if names else None, names
+
+
+# ---------------------------------------------------------------- positions
+def _judge_line(book, spaxels, answers, quantity, field, label, unit):
+    i = spaxels.column(quantity)
+    there, names = _with_errors(
+        {name: getattr(answer, field)[:, i] for name, answer in answers.items()},
+        {name: getattr(answer, f"{field}_sigma")[:, i] for name, answer in answers.items()},
+    )
+    if not names:
+        return
+    truth = getattr(spaxels, field)[:, i]
+    there = there & np.isfinite(truth)
+    extra = 0.0 if spaxels.variance is None else spaxels.variance[field == "ew"][:, i]
+    parts = [(region, "all", spaxels.region(region)) for region in REGIONS]
+    parts += [("whole", "selected on truth", spaxels.selected(quantity) & spaxels.region("whole"))]
+    if quantity in STRATIFIED:
+        parts += [("whole", stratum, members & spaxels.region("whole")) for stratum, members in spaxels.strata()]
+    for name in names:
+        mean, sigma = (getattr(answers[name], part)[:, i] for part in (field, f"{field}_sigma"))
+        sigma = np.sqrt(sigma**2 + extra)
+        for region, stratum, place in parts:
+            book.add(name, label, region, stratum, _tally_at(spaxels, there & place, truth, mean, sigma), unit)
+
+
+def _tally_at(spaxels, where, truth, mean, sigma, **options):
+    where = np.flatnonzero(where)
+    return tally(truth[where], mean[where], sigma[where], spaxels.galaxy[where], spaxels.size, **options)
+
+
+def _judge_ratio(book, spaxels, answers, ratio, lines):
+    top, bottom = (spaxels.column(line) for line in lines)
+    known = (spaxels.flux[:, top] > 0) & (spaxels.flux[:, bottom] > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        truth = np.log10(spaxels.flux[:, top] / spaxels.flux[:, bottom])
+        extra = 0.0
+        if spaxels.variance is not None:
+            extra = sum(spaxels.variance[0][:, i] / spaxels.flux[:, i] ** 2 for i in (top, bottom))
+        for name, answer in answers.items():
+            flux, c = answer.flux, answer.covariance
+            sure = np.logical_and.reduce([flux[:, i] > SNR_LIMIT * np.sqrt(c[:, i, i]) for i in (top, bottom)])
+            variance = sum(c[:, i, i] / flux[:, i] ** 2 for i in (top, bottom))
+            variance = variance - 2 * c[:, top, bottom] / (flux[:, top] * flux[:, bottom])
+            sigma = np.sqrt(np.maximum(variance, 0) + extra) / np.log(10)
+            mean = np.log10(flux[:, top] / flux[:, bottom])
+            for region in REGIONS:
+                where = known & sure & np.isfinite(sigma) & spaxels.region(region)
+                found = _tally_at(spaxels, where, truth, mean, sigma, log=True)
+                book.add(name, ratio, region, "all", found, "dex")
+
+
+def _judge_velocity(book, spaxels, answers):
+    there, names = _with_errors(
+        {name: answer.velocity for name, answer in answers.items()},
+        {name: answer.velocity_sigma for name, answer in answers.items()},
+    )
+    for name in names:
+        where = there & np.isfinite(spaxels.velocity) & spaxels.selected("Ha") & spaxels.region("whole")
+        found = _tally_at(spaxels, where, spaxels.velocity, answers[name].velocity, answers[name].velocity_sigma)
+        book.add(name, "velocity", "whole", "all", found, "km/s")
+
+
+# ---------------------------------------------------------------- galaxies and pixels
+def _judge_sums(book, spaxels, answers, quantity):
+    i = spaxels.column(quantity)
+    there, names = _with_errors(
+        {name: answer.flux[:, i] for name, answer in answers.items()},
+        {name: answer.flux_sigma[:, i] for name, answer in answers.items()},
+    )
+    if not names:
+        return
+    ok = there & np.isfinite(spaxels.flux[:, i])
+    truth = sums_in_re(spaxels, spaxels.flux[:, i], ok)
+    galaxy = np.flatnonzero(np.isfinite(truth))
+    extra = truth_sigma(spaxels, quantity, ok)
+    for name in names:
+        mean, sigma = (getattr(answers[name], part)[:, i] for part in ("flux", "flux_sigma"))
+        mean = sums_in_re(spaxels, mean, ok)
+        apart = np.sqrt(sums_in_re(spaxels, sigma**2, ok, power=2) + extra**2)
+        coherent = np.hypot(sums_in_re(spaxels, sigma, ok), extra)
+        for region, error in (("sum", apart), ("sum, coherent errors", coherent)):
+            found = tally(truth[galaxy], mean[galaxy], error[galaxy], galaxy, spaxels.size)
+            book.add(name, quantity, region, "all", found, FLUX_UNIT)
+
+
+def _judge_pixels(book, spaxels, truths, name, maps, masks):
+    """Pixels are many: galaxy by galaxy, kept as tallies."""
+    parts = {region: [] for region in REGIONS}
+    for i, (truth, predicted) in enumerate(zip(truths, maps, strict=True)):
+        found = _tally_spectra(truth, predicted, None if masks is None else np.asarray(masks[i], bool))
+        radius = truth.radius[truth.spectrum_at]
+        for region, (low, high) in REGIONS.items():
+            parts[region].append(found.of((radius >= low) & (radius < high)).total())
+    for region, tallies in parts.items():
+        whole = Tally(*(np.concatenate(part) for part in zip(*(t.arrays for t in tallies), strict=True)))
+        book.add(name, "pixels", region, "all", whole, f"{FLUX_UNIT}/A")
+        if region == "whole":
+            for stratum, members in spaxels.labels.items():
+                book.add(name, "pixels", region, stratum, whole.of(members), f"{FLUX_UNIT}/A")
+
+
+def _tally_spectra(truth, predicted, mask):
+    """Tally with a row for each of the M spectra of a galaxy; empty without a prediction."""
+    m = len(truth.spectrum_at)
+    spectrum, sigma = (getattr(predicted, part, None) for part in ("spectrum", "spectrum_sigma"))
+    if spectrum is None or sigma is None:
+        return tally(*[np.zeros(0)] * 3, np.zeros(0, int), m)
+    pixels = np.stack([np.asarray(a, float) for a in (truth.spectrum, spectrum, sigma)])
+    known = np.isfinite(pixels).all(0) & (pixels[2] >= 0)
+    if mask is not None and mask.ndim == 1:
+        known &= ~mask[truth.spectrum_at][:, None]
+    return tally(*pixels[:, known], np.nonzero(known)[0], m)

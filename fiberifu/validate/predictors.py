@@ -1,0 +1,125 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The network as a `Predictor`: ``TruthMaps -> images and sky positions -> VirtualIFU.predict -> PredictedMaps``.
+
+By the public interface alone, with images as astronomers have them: North up, East left.
+"""
+
+import astropy.units as u
+import numpy as np
+
+from ..datasets import simulated_image
+from .maps import PredictedMaps, Predictor
+
+__all__ = ["NetworkPredictor", "observed_image", "sky_positions"]
+
+
+class NetworkPredictor(Predictor):
+    """Line maps and spectra of a `~fiberifu.VirtualIFU`.
+
+    Parameters
+    ----------
+    ifu : `~fiberifu.VirtualIFU`
+    context : bool
+        Whether it is given the central fibre's spectrum, too.
+    name : str, optional
+        By default "network", or "network + fibre" with context.
+    """
+
+    def __init__(self, ifu, *, context=False, name=None):
+        self.ifu, self.context = ifu, bool(context)
+        self.name = name or ("network + fibre" if context else "network")
+        self.key = f"{ifu.weights_sha256}{' + fibre' if context else ''}"
+
+    def predict(self, galaxy):
+        """Lines at all positions, spectra at ``galaxy.spectrum_at``; no velocities: an image has none.
+
+        Equivalent widths are given wherever fluxes are, over continua that may be noise, too: their errors say so.
+        """
+        from ..model import LINES
+
+        image = observed_image(galaxy)
+        where = sky_positions(galaxy, image)
+        keywords = {"redshift": galaxy.redshift, "wavelength": galaxy.wave * u.AA}
+        if self.context:
+            keywords["context"] = [self._central(galaxy, image)]
+        prediction = self.ifu.predict(image, where, **keywords)
+        maps = prediction.line_maps(LINES)
+        n, usable = len(galaxy), {name: ~maps.flux[name].mask for name in LINES}
+
+        def column(quantity, line, error=False):
+            data = getattr(maps, quantity)[line]
+            return np.where(usable[line], data.uncertainty.array if error else data.data, np.nan)
+
+        def table(quantity, error=False):
+            return np.stack([column(quantity, line, error) for line in LINES], 1).astype(np.float32)
+
+        covariance = np.full((n, len(LINES), len(LINES)), np.nan, np.float32)
+        for i, a in enumerate(LINES):
+            for j, b in enumerate(LINES[: i + 1]):
+                both = np.where(usable[a] & usable[b], maps.covariance(a, b).value, np.nan)
+                covariance[:, i, j] = covariance[:, j, i] = both
+        # the prepared image, so that the second call prepares none; only these few positions are rendered
+        spectra = self.ifu.predict(prediction.image, where[galaxy.spectrum_at], **keywords).spectrum()
+        bad = spectra.mask | ~(spectra.uncertainty.array > 0)
+        return PredictedMaps(
+            flux=table("flux"),
+            flux_sigma=table("flux", error=True),
+            ew=table("ew"),
+            ew_sigma=table("ew", error=True),
+            covariance=covariance,
+            spectrum=np.where(bad, np.nan, spectra.flux.value).astype(np.float32),
+            spectrum_sigma=np.where(bad, np.nan, np.where(bad, 1, spectra.uncertainty.array) ** -0.5).astype(
+                np.float32
+            ),
+        )
+
+    @staticmethod
+    def _central(galaxy, image):
+        from astropy.nddata import InverseVariance
+        from specutils import Spectrum
+
+        from ..prediction import FLUX_DENSITY
+
+        spectrum = Spectrum(
+            galaxy.central_flux * FLUX_DENSITY,
+            spectral_axis=galaxy.wave * u.AA,
+            uncertainty=InverseVariance(galaxy.central_ivar * FLUX_DENSITY**-2),
+        )
+        return spectrum, sky_positions(galaxy, image, *galaxy.central_offset)
+
+
+def observed_image(galaxy):
+    """Bands of a galaxy as they come from an archive.
+
+    Parameters
+    ----------
+    galaxy : TruthMaps
+
+    Returns
+    -------
+    dict of str to `~astropy.nddata.CCDData`
+        Nanomaggies, North up, East left.
+    """
+    maps = {"image": galaxy.image, "sigma_image": galaxy.sigma, "present": galaxy.present}
+    maps |= {"psf_fwhm": galaxy.psf_fwhm, "redshift": galaxy.redshift}
+    return simulated_image(maps, galaxy.pixel_scale, galaxy.name)
+
+
+def sky_positions(galaxy, image, east=None, north=None):
+    """Where offsets from the stamp's centre lie on the sky, by the WCS of `observed_image`.
+
+    Parameters
+    ----------
+    galaxy : TruthMaps
+    image : dict
+    east, north : float or ndarray, optional
+        arcsec; by default those of the galaxy's positions.
+
+    Returns
+    -------
+    `~astropy.coordinates.SkyCoord`
+    """
+    east, north = (galaxy.east, galaxy.north) if east is None else (east, north)
+    first = next(iter(image.values()))
+    middle = (np.array(first.shape) - 1) / 2  # row, column
+    return first.wcs.pixel_to_world(middle[1] - east / galaxy.pixel_scale, middle[0] + north / galaxy.pixel_scale)

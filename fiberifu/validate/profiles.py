@@ -1,0 +1,136 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""One number of a galaxy, or a few, from its positions: sums in 1 Re, radial profiles, metallicity gradients.
+
+Neighbouring apertures overlap, so fluxes are never added: sums are of surface brightness x area of a cell of the grid.
+"""
+
+import numpy as np
+
+from .bootstrap import galaxy_sums
+from .maps import APERTURE_AREA
+from .spaxels import EW_LIMIT, EW_LIMIT_HB, SNR_LIMIT
+from .survey_truth import correlated_sigma
+
+__all__ = [
+    "BINS",
+    "galaxy_gradient",
+    "o3n2_metallicity",
+    "radial_profiles",
+    "selected_sums",
+    "sums_in_re",
+    "truth_sigma",
+]
+
+#: Edges of the bins of radius, effective radii.
+BINS = (0.0, 0.4, 0.8, 1.2, 1.6)
+
+FEWEST = 5  # positions in a sum, or in a bin of a profile
+FEWEST_GRADIENT = 10
+BASELINE = 0.15  # rms of the radii of a gradient, Re: that of positions evenly from 0 to 0.5
+
+
+def o3n2_metallicity(log_o3n2):
+    """12 + log(O/H) = 8.533 - 0.214 O3N2; Marino et al. (2013, A&A 559, A114), eq. 2, for -1.1 < O3N2 < 1.7.
+
+    O3N2 = log([O III] 5007 / H-beta x H-alpha / [N II] 6583).
+    """
+    return 8.533 - 0.214 * np.asarray(log_o3n2)
+
+
+def sums_in_re(spaxels, values, ok, *, power=1):
+    """Sum over the positions within 1 Re of each galaxy.
+
+    Parameters
+    ----------
+    spaxels : `~fiberifu.validate.spaxels.Spaxels`
+    values : ndarray (N,)
+        Fluxes in the aperture; with ``power`` 2 their variances.
+    ok : ndarray (N,) of bool
+        Positions that have a value: the others are left out of all sums.
+    power : {1, 2}
+        Of cell area / aperture area, by which values are scaled.
+
+    Returns
+    -------
+    ndarray (G,)
+        1e-17 erg/s/cm2 (squared with ``power`` 2: the variance, for errors independent from position to position);
+        NaN below 5 positions.
+    """
+    where = np.flatnonzero(ok & (spaxels.radius < 1))
+    count, total = galaxy_sums(spaxels.galaxy[where], spaxels.size, 1, values[where])
+    return np.where(count >= FEWEST, total * (spaxels.cell / APERTURE_AREA) ** power, np.nan)
+
+
+def truth_sigma(spaxels, quantity, ok):
+    """1-sigma errors (G,) of true sums in 1 Re from known errors of the truth, whose positions share fibres as MaNGA's.
+
+    Zero for errorless truth.
+    """
+    if spaxels.variance is None:
+        return np.zeros(spaxels.size)
+    variance = sums_in_re(spaxels, spaxels.variance[0][:, spaxels.column(quantity)], ok, power=2)
+    count = np.bincount(spaxels.galaxy[ok & (spaxels.radius < 1)], minlength=spaxels.size)
+    return correlated_sigma(np.sqrt(variance), np.maximum(count, 1))
+
+
+def selected_sums(spaxels, quantity, ok):
+    """True sums in 1 Re, their 1-sigma depth, and the galaxies whose true sum is strong enough.
+
+    The depth is that of apertures side by side over the same area; the equivalent width is weighted by the light in r.
+
+    Returns
+    -------
+    total, depth : ndarray (G,)
+        1e-17 erg/s/cm2.
+    strong : ndarray (G,) of bool
+    """
+    i = spaxels.column(quantity)
+    total = sums_in_re(spaxels, spaxels.flux[:, i], ok)
+    cells = sums_in_re(spaxels, np.ones(len(ok)), ok)  # area in apertures
+    where = np.flatnonzero(ok & (spaxels.radius < 1))
+    count, depth, light, weighted = galaxy_sums(
+        spaxels.galaxy[where], spaxels.size, 1, spaxels.depth[where, i], spaxels.light[where],
+        spaxels.light[where] * spaxels.ew[where, i],
+    )  # fmt: skip
+    with np.errstate(divide="ignore", invalid="ignore"):
+        depth = depth / count * np.sqrt(cells)
+        ew = weighted / light
+    limit = EW_LIMIT_HB if quantity == "Hb" else EW_LIMIT
+    return total, depth, (total > SNR_LIMIT * depth) & (ew > limit)
+
+
+def radial_profiles(spaxels, values, ok, weight=None):
+    """Means in bins of radius (`BINS`) of each galaxy, over all positions: faint ones count.
+
+    Parameters
+    ----------
+    spaxels : `~fiberifu.validate.spaxels.Spaxels`
+    values : ndarray (N,)
+    ok : ndarray (N,) of bool
+    weight : ndarray (N,), optional
+        The light, for equivalent widths: their mean is then nearly that of the summed light.
+
+    Returns
+    -------
+    ndarray (G, 4)
+        NaN below 5 positions.
+    """
+    bins = len(BINS) - 1
+    place = np.digitize(spaxels.radius, BINS) - 1
+    where = np.flatnonzero(ok & (place >= 0) & (place < bins))
+    w = np.ones(len(where)) if weight is None else weight[where]
+    cell = spaxels.galaxy[where] * bins + place[where]
+    count, norm, total = galaxy_sums(cell, spaxels.size * bins, 1, w, w * values[where])
+    good = (count >= FEWEST) & (norm > 0)
+    return np.divide(total, norm, out=np.full(len(norm), np.nan), where=good).reshape(-1, bins)
+
+
+def galaxy_gradient(radius, values, galaxy, n):
+    """Slope of a straight line through values (N,) against radius in each of n galaxies, ndarray (n,).
+
+    Least squares, all alike. NaN below 10 positions, or where their radii spread by less than 0.15 (rms).
+    """
+    count, x, y, xx, xy = galaxy_sums(galaxy, n, 1, radius, values, radius**2, radius * values)
+    count = np.where(count >= FEWEST_GRADIENT, count, np.nan)
+    xx, xy = xx - x**2 / count, xy - x * y / count
+    return np.divide(xy, xx, out=np.full(n, np.nan), where=xx / count > BASELINE**2)

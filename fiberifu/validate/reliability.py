@@ -1,0 +1,171 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Gaussian predictions against the truth: ``truth, mean, sigma -> PIT, CRPS -> Tally per galaxy -> coverage, verdict``.
+
+The probability integral transform (PIT) of a truth is its place in the predicted distribution: uniform from 0 to 1 if
+the errors are right, at the ends if they are too small, in the middle if too large. N values of G galaxies.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy.special import ndtr
+
+from .bootstrap import galaxy_sums
+
+__all__ = ["NOMINAL", "PIT_BINS", "Tally", "gaussian_crps", "gaussian_pit", "tally", "verdict"]
+
+FINE = 200  # bins of PIT: central intervals of every whole per cent are exact
+PIT_BINS = 20  # in a reliability curve
+
+#: Probabilities of the central intervals of a reliability curve.
+NOMINAL = tuple(np.round(np.arange(0.05, 1, 0.05), 2).tolist())
+
+#: Departures of the coverage of the central 68 and 95 % that matter: those of a sigma that is wrong by 6 %.
+TOLERANCE = {0.68: 0.03, 0.95: 0.015}
+SIGNIFICANT = 2.0  # bootstrap errors
+UNKNOWN = 0.05  # error of the coverage of 68 % above which nothing can be said
+
+
+def _pull(truth, mean, sigma):
+    """(truth - mean) / sigma; +-inf, or 0 where they agree, for a sigma of zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pull = (truth - mean) / sigma
+    return np.where((sigma == 0) & (truth == mean), 0.0, pull)
+
+
+def gaussian_pit(truth, mean, sigma):
+    """Probability that a Gaussian prediction gives to what is below the truth; arrays of one shape."""
+    return ndtr(_pull(truth, mean, sigma))
+
+
+def gaussian_crps(truth, mean, sigma):
+    """Continuous ranked probability score of a Gaussian prediction, in the unit of the truth; smaller is better.
+
+    ``sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi))``, z = (truth - mean) / sigma (Gneiting & Raftery 2007,
+    J. Am. Stat. Assoc. 102, 359, section 4.2, with the sign turned). abs(truth - mean) for a sigma of zero.
+    """
+    z = (truth - mean) / np.where(sigma > 0, sigma, 1)
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    score = sigma * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))
+    return np.where(sigma > 0, score, np.abs(truth - mean))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tally:
+    """Sums per galaxy of all that calibration needs; `Tally.results` makes numbers of them.
+
+    Attributes
+    ----------
+    pit : ndarray (G, 200)
+        Values in bins of PIT.
+    crps : ndarray (G,)
+        Summed.
+    width, n_width : ndarray (G,)
+        Sum of ln sigma / dex, and how many there are in it.
+    """
+
+    pit: np.ndarray
+    crps: np.ndarray
+    width: np.ndarray
+    n_width: np.ndarray
+
+    @property
+    def values(self):
+        """How many, (G,)."""
+        return self.pit.sum(1)
+
+    @property
+    def arrays(self):
+        return self.pit, self.crps, self.width, self.n_width
+
+    def of(self, members):
+        """The same of some galaxies (G,) of bool; the others are empty."""
+        return Tally(*(np.where(members.reshape(-1, *[1] * (a.ndim - 1)), a, 0) for a in self.arrays))
+
+    def total(self):
+        """All galaxies as one."""
+        return Tally(*(a.sum(0, keepdims=True) for a in self.arrays))
+
+    def results(self, weights, unit):
+        """Scores of all draws: dict of name to ndarray (D,), and the PIT fractions (D, 200)."""
+        counts = weights @ self.pit
+        total = counts.sum(1)
+        total = np.where(total > 0, total, np.nan)
+        fractions = counts / total[:, None]
+        n = weights @ self.n_width
+        edges = np.arange(1, FINE + 1) / FINE
+        found = {f"coverage {round(100 * p)} %": covered(fractions, p) for p in TOLERANCE}
+        found |= {
+            f"CRPS [{unit}]": weights @ self.crps / total,
+            "sharpness [dex]": np.exp(weights @ self.width / np.where(n > 0, n, np.nan)),
+            "PIT KS": np.abs(np.cumsum(fractions, axis=1) - edges).max(1),
+        }
+        return found, fractions
+
+
+def covered(fractions, nominal):
+    """Part of the truths inside the central interval of probability ``nominal`` (whole per cent), (D,)."""
+    out = round(FINE * (1 - nominal) / 2)
+    return fractions[:, out : FINE - out].sum(1)
+
+
+def tally(truth, mean, sigma, galaxy, n, *, log=False):
+    """Sum up the values of each of n galaxies.
+
+    Parameters
+    ----------
+    truth, mean, sigma : ndarray (N,)
+        Finite.
+    galaxy : ndarray (N,) of int
+    n : int
+        Galaxies, G.
+    log : bool
+        Values are log10 already: sigma is in dex. Else that is sigma / (ln 10 x truth), where the truth is positive.
+
+    Returns
+    -------
+    Tally
+    """
+    place = np.minimum((gaussian_pit(truth, mean, sigma) * FINE).astype(int), FINE - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        width = np.log(sigma if log else sigma / truth / np.log(10))
+    known = np.isfinite(width)
+    crps, width, n_width = galaxy_sums(
+        galaxy, n, gaussian_crps(truth, mean, sigma), np.where(known, width, 0), known.astype(float)
+    )
+    pit = np.bincount(galaxy * FINE + place, minlength=n * FINE).reshape(n, FINE).astype(float)
+    return Tally(pit, crps, width, n_width)
+
+
+def verdict(coverage):
+    """Whether errors are right.
+
+    Parameters
+    ----------
+    coverage : dict of float to ndarray (D,)
+        Of the central 0.68 and 0.95: itself, then in the draws of a bootstrap over galaxies.
+
+    Returns
+    -------
+    {'calibrated', 'overconfident', 'underconfident', 'wrong shape', 'undecided'}
+        Overconfident: intervals cover too little, by more than 2 bootstrap errors **and** by more than a sigma that is
+        6 % too small would. Wrong shape: too little at one probability, too much at the other. Undecided: no departure,
+        but too few galaxies to see a small one (error of the 68 % coverage above 0.05).
+    """
+    signs, errors = [], []
+    for nominal, values in coverage.items():
+        draws = values[1:][np.isfinite(values[1:])]
+        error = draws.std() if len(draws) > 1 else np.nan
+        departure = values[0] - nominal
+        beyond = abs(departure) > max(SIGNIFICANT * error, TOLERANCE[nominal])
+        signs.append(np.sign(departure) if beyond and np.isfinite(error) else 0)
+        errors.append(error)
+    if not np.isfinite(errors).all():
+        return "undecided"
+    if min(signs) < 0 < max(signs):
+        return "wrong shape"
+    if min(signs) < 0:
+        return "overconfident"
+    if max(signs) > 0:
+        return "underconfident"
+    return "calibrated" if errors[0] <= UNKNOWN else "undecided"
