@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command line: ``fiberifu demo``, ``observe``, ``lines``, ``simulate``, ``info`` and ``train``.
+"""The command line: ``fiberifu demo``, ``observe``, ``lines``, ``simulate``, ``info``, ``train`` and ``validate``.
 
 Arguments become one call of the library each.  What is heavy is imported when needed: ``--help`` is quick.
 """
@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 
@@ -26,6 +27,7 @@ start here:
                                                               emission-line maps of any cube, ours or a survey's
   fiberifu simulate --survey manga --n 3 -o sim               simulated galaxies in a survey's files, with the truth
   fiberifu info                                               the bundled model: what it can do and cannot
+  fiberifu validate maps -o scores                            how good it is, with the truth beside it
 
 'fiberifu COMMAND --help' tells more about each."""
 
@@ -98,6 +100,26 @@ TRAIN = """\
 Trains a model by a recipe, on simulated galaxies; the weights go to DIR/model.
 The same command resumes a run."""
 
+VALIDATE = """\
+Judges a model on simulated galaxies that nobody trained on, with their truth, beside simpler methods."""
+
+VALIDATE_MAPS = """\
+Judges predicted maps of emission lines, and writes to the folder DIR:
+  maps.html      the page: score tables, reliability, example maps, kinds of galaxies, radial profiles
+  scores.json    all of it, scores.ecsv the table, one row for each number
+  truth/  predictions/  samples/    caches, from which --resume goes on"""
+
+VALIDATE_EXAMPLES = """\
+examples:
+  fiberifu validate maps -o scores                          the bundled model
+  fiberifu validate maps -o look --galaxies 100 --fibers 4000 --workers 2     a first look
+  fiberifu validate maps RUN/model -o mine --recipe recipe.toml --held-out scores/truth
+  fiberifu validate maps -o scores --page-only              the page again, from what is there
+
+Baselines: constant, trees, ridge, ifu-trees, central, position, floor; and, as slow as the model itself and made only
+when they are named: fibre, blank, shuffled. They learn from the fibres the model was trained on, which its recipes say,
+and need scikit-learn: pip install 'fiberifu[ml]'. The documentation (Validation) tells what every score means."""
+
 
 def main(args=None):
     """Run the command line.
@@ -117,9 +139,10 @@ def main(args=None):
     args = [f" {arg}" if re.match(r"-\d", arg) else arg for arg in args]
     parser = _parser()
     options = parser.parse_args(args)
-    if options.command is None:
-        parser.print_help()
+    if options.command is None or "run" not in options:
+        (parser if options.command is None else options.parser).print_help()
         return 2
+    options.command_line = shlex.join(["fiberifu", *(arg.strip() for arg in args)])
     # Figures are drawn into files: no window, and no display needed.
     os.environ.setdefault("MPLBACKEND", "agg")
     logging.basicConfig(format="fiberifu: %(message)s")
@@ -176,6 +199,13 @@ def _parser():
     lines = command("lines", _lines, "emission-line maps of a cube", LINES, LINES_EXAMPLES)
     simulate = command("simulate", _simulate, "galaxies as a survey would see them", SIMULATE, SIMULATE_EXAMPLES)
     train = command("train", _train, "train a model", TRAIN)
+    validate = commands.add_parser("validate", help="judge a model", description=VALIDATE, formatter_class=plain)
+    validate.set_defaults(parser=validate)
+    kinds = validate.add_subparsers(metavar="WHAT", title="what is judged")
+    maps = kinds.add_parser(
+        "maps", help="maps of lines", description=VALIDATE_MAPS, epilog=VALIDATE_EXAMPLES, formatter_class=plain
+    )
+    maps.set_defaults(run=_validate_maps)
 
     observe.add_argument("image", nargs="+", metavar="IMAGE", help="a FITS file, or BAND=FILE for each band")
     observe.add_argument(
@@ -228,12 +258,26 @@ def _parser():
     )
     simulate.add_argument("--bricks", action="store_true", help="images as brick coadds, too")
     simulate.add_argument("--device", default="cpu", help="cpu or cuda")
-    for sub in (demo, observe, lines, simulate):
+    maps.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a model folder, or hf://owner/name; or the bundled one"
+    )
+    maps.add_argument("--galaxies", type=_count, default=2000, metavar="N", help="held-out galaxies (2000)")
+    maps.add_argument("--fibers", type=_count, default=40_000, metavar="N", help="that baselines learn from (40,000)")
+    maps.add_argument("--baselines", default="all", metavar="B", help="all, none, or names as below with commas (all)")
+    maps.add_argument("--recipe", action="append", default=[], metavar="FILE", help="of the training, stage by stage")
+    maps.add_argument("--held-out", metavar="FOLDER", help="galaxies to read, such as the truth of an earlier DIR")
+    maps.add_argument("--templates", metavar="PACK", help="npz file of build_template_pack")
+    maps.add_argument("--fetch-templates", action="store_true", help="download them if they are not found")
+    maps.add_argument("--workers", type=_count, default=1, metavar="W", help="processes that simulate galaxies (1)")
+    maps.add_argument("--seed", type=int, help="of the held-out galaxies")
+    for sub in (demo, observe, lines, simulate, maps):
         sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
         sub.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
         again = sub.add_mutually_exclusive_group()
         again.add_argument("--overwrite", action="store_true", help="replace files in DIR")
         again.add_argument("--resume", action="store_true", help="keep the files that are there; same settings only")
+        if sub is maps:
+            again.add_argument("--page-only", action="store_true", help="draw the page again, from the scores in DIR")
     for sub in (demo, observe):
         sub.add_argument(
             "--model", metavar="MODEL", help="a model folder, or hf://owner/name; the bundled one by default"
@@ -369,6 +413,30 @@ def _train(options):
         device=options.device,
     )
     print(done)
+
+
+def _validate_maps(options):
+    from . import jobs
+    from .validate import maps_job
+
+    if options.page_only:
+        paths = [maps_job.write_page(options.output, held_out=options.held_out)]
+    else:
+        names = ("model", "galaxies", "fibers", "seed", "baselines", "held_out", "templates", "workers", "overwrite")
+        paths = maps_job.validate_maps_to_folder(
+            options.output,
+            recipes=options.recipe,
+            fetch=options.fetch_templates,
+            resume=options.resume,
+            progress=not options.quiet,
+            command=options.command_line,
+            **{name: getattr(options, name) for name in names},
+        )
+    if options.quiet:
+        return
+    for path in paths:
+        print(f"{path}  {jobs.size_of(path)}")
+    print(*maps_job.summary_lines(options.output), sep="\n")
 
 
 def _common(options):

@@ -7,8 +7,19 @@ simulated galaxies against real ones.
 
 from .calibration import measure_calibration
 from .held_out import HeldOutSet
-from .judge import judge
+from .judge import judge, read_predictions
 from .maps import PredictedMaps, Predictor, TruthMaps
 from .metrics import measure_scores
+from .predictors import NetworkPredictor
 
-__all__ = ["HeldOutSet", "PredictedMaps", "Predictor", "TruthMaps", "judge", "measure_calibration", "measure_scores"]
+__all__ = [
+    "HeldOutSet",
+    "NetworkPredictor",
+    "PredictedMaps",
+    "Predictor",
+    "TruthMaps",
+    "judge",
+    "measure_calibration",
+    "measure_scores",
+    "read_predictions",
+]

@@ -9,12 +9,13 @@ import numpy as np
 from .profiles import BINS, radial_profiles
 from .spaxels import EW_LIMIT, RATIOS, pool_predictions, pool_truths
 
-__all__ = ["EXAMPLE_STRATA", "FEWEST", "map_panels", "review"]
+__all__ = ["EXAMPLE_STRATA", "FEWEST", "map_panels", "review", "unseen_scatter"]
 
 #: Kinds of galaxies of which one example each is shown.
 EXAMPLE_STRATA = ("quenched", "agn", "outflow", "off_centre_hii", "decoupled", "edge_on", "merger")
 #: Chosen spaxels that a galaxy needs to be an example.
 FEWEST = 30
+PER_GALAXY, NEIGHBOURS = 10, 20  # spaxels for the unseen scatter
 PROFILES = ("Ha EW", "Ha flux", "N2/Ha")
 
 
@@ -33,12 +34,13 @@ def review(galaxies, judged):
     dict
         examples : list of dict: position (in the iterable), name, why, stratum, score (mean absolute error of
         log EW(H-alpha), dex). profiles : list of dict, as `~fiberifu.validate.report_figures.draw_profiles` takes
-        them, with the number of galaxies in each ring.
+        them, with the number of galaxies in each ring. unseen_scatter : float or None, dex; see `unseen_scatter`.
     """
-    found, rings = [], {}
+    found, rings, light = [], {}, []
     for position, (galaxy, answers) in enumerate(galaxies):
         truth = pool_truths([galaxy])
         answers = {name: pool_predictions([maps], [galaxy]) for name, maps in answers.items() if maps is not None}
+        light.append(_light(galaxy, truth))
         if judged in answers:
             good = truth.selected("Ha")
             true, said = _logs(truth, answers[judged], "Ha EW")
@@ -49,7 +51,49 @@ def review(galaxies, judged):
         for name, answer in answers.items():
             for quantity in PROFILES:
                 rings.setdefault((name, quantity), []).append(_rings(truth, answer, quantity))
-    return {"examples": _choose(found), "profiles": [_profile(*key, np.array(value)) for key, value in rings.items()]}
+    return {
+        "examples": _choose(found),
+        "profiles": [_profile(*key, np.array(value)) for key, value in rings.items()],
+        "unseen_scatter": unseen_scatter(np.concatenate(light)) if light else None,
+    }
+
+
+def _light(galaxy, truth):
+    """Some chosen spaxels of a galaxy (k, 6): number, log EW(H-alpha), g-r, r-z, log r, redshift, of the truth."""
+    good = np.flatnonzero(truth.selected("Ha") & (galaxy.band > 0).all(1))
+    good = good[:: max(len(good) // PER_GALAXY, 1)][:PER_GALAXY]
+    g, r, _, z = np.log10(galaxy.band[good]).T
+    ew = np.log10(truth.ew[good, truth.column("Ha")])
+    return np.column_stack([np.full(len(good), galaxy.index), ew, r - g, z - r, r, np.full(len(good), galaxy.redshift)])
+
+
+def unseen_scatter(rows):
+    """Scatter of log EW(H-alpha) at fixed colours, surface brightness and redshift: what an image cannot tell.
+
+    Scores are worth something only if it is at least 0.25 dex; a simulator without it would make them easy.
+
+    Parameters
+    ----------
+    rows : ndarray (n, 6)
+        Of spaxels: number of the galaxy, log EW, two colours, log surface brightness, redshift.
+
+    Returns
+    -------
+    float or None
+        dex: half the distance of the 16th and 84th percentile of log EW less the mean of the 20 nearest spaxels of
+        other galaxies, corrected for the scatter of that mean. None with fewer than 1000 spaxels.
+    """
+    from scipy.spatial import cKDTree
+
+    if len(rows) < 1000:
+        return None
+    features = rows[:, 2:] / rows[:, 2:].std(0).clip(1e-6)
+    near = cKDTree(features).query(features, NEIGHBOURS + PER_GALAXY)[1]
+    other = rows[near, 0] != rows[:, None, 0]
+    other &= np.cumsum(other, axis=1) <= NEIGHBOURS
+    residual = rows[:, 1] - (rows[near, 1] * other).sum(1) / other.sum(1)
+    low, high = np.percentile(residual, [16, 84])
+    return float((high - low) / 2 / np.sqrt(1 + 1 / NEIGHBOURS))
 
 
 def _choose(found):

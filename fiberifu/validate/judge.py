@@ -6,7 +6,6 @@ A folder of scores holds ``predictions/<name>/00000.npz`` and on, one for each s
 """
 
 import importlib.metadata
-import json
 import logging
 import re
 import time
@@ -19,15 +18,15 @@ from tqdm import tqdm
 from ..output import atomic_path, prepare_output_folder
 from ..provenance import software_version
 from .maps import PredictedMaps
+from .score_files import write_scores
 
-__all__ = ["judge", "prediction_folder", "read_predictions"]
+__all__ = ["judge", "prediction_folder", "read_predictions", "read_shard"]
 
 log = logging.getLogger(__name__)
 
 _LINES = ("flux", "flux_sigma", "ew", "ew_sigma")
 _HALF = ("spectrum", "spectrum_sigma")
 _OPTIONAL = ("covariance", "velocity", "velocity_sigma", *_HALF)
-_COLUMNS = ("predictor", "quantity", "region", "stratum", "score", "value", "low", "high", "galaxies", "spaxels")
 _TRIANGLE = np.tril_indices(15)
 _MOST = 6e4  # below the largest half-precision number
 
@@ -111,7 +110,7 @@ def judge(
         "draws": draws,
     }
     scores = _plain({"meta": meta, "scores": rows, "reliability": curves})
-    _write_scores(folder, scores)
+    write_scores(folder, scores)
     return scores
 
 
@@ -137,6 +136,20 @@ def read_predictions(folder, name, held_out):
         One for each galaxy; of NaN where the method failed.
     """
     return _load(held_out, prediction_folder(folder, name))[0]
+
+
+def read_shard(folder, name, number):
+    """What a method predicted for the galaxies of one shard: as `read_predictions`, without the others in memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        When it is not there.
+    """
+    path = prediction_folder(folder, name) / f"{number:05d}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; judge() makes it")
+    return _read(path)[0]
 
 
 # --- predictions
@@ -258,23 +271,6 @@ def _load(held_out, place):
 
 
 # --- scores
-
-
-def _write_scores(folder, scores):
-    from astropy.table import MaskedColumn, Table
-
-    with atomic_path(folder / "scores.json") as temporary:
-        temporary.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
-    table = Table(meta={"meta": scores["meta"]})
-    for name in _COLUMNS:
-        values = [row.get(name) for row in scores["scores"]]
-        if name in ("value", "low", "high"):
-            missing = [value is None for value in values]
-            table[name] = MaskedColumn(np.array(values, float), mask=missing)
-        else:
-            table[name] = values
-    with atomic_path(folder / "scores.ecsv") as temporary:
-        table.write(temporary, format="ascii.ecsv")
 
 
 def _plain(value):

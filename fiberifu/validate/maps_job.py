@@ -94,10 +94,8 @@ def validate_maps_to_folder(
     """
     from ..observe import VirtualIFU
     from ..simulate_job import read_templates
-    from .calibration import measure_calibration
     from .held_out import SEED
     from .judge import judge
-    from .metrics import measure_scores
     from .predictors import NetworkPredictor
 
     for name, value in (("galaxies", galaxies), ("fibers", fibers), ("workers", workers)):
@@ -116,12 +114,11 @@ def validate_maps_to_folder(
     folder = _prepare(Path(folder), settings, overwrite, resume)
     truth.build(workers=workers, progress=progress)
     network = NetworkPredictor(ifu, name=JUDGED)
+    network.kind, network.about = "judged", f"the model {ifu.config.name}, from the image alone"
     samples = _samples(folder / "samples", stages, pack, fibers, progress)
-    made = make_baselines(names, network=network, galaxies=truth, **samples)
-    methods = [network, *made.values()]
-    measures = functools.partial(measure_scores, reference=JUDGED), measure_calibration
-    report = judge(truth, methods, folder, draws=draws, progress=progress, command=command, measures=measures)
-    report["meta"] = _meta(report["meta"], ifu, {name: made[name].name for name in names}, fibers if learn else None)
+    methods = [network, *make_baselines(names, network=network, galaxies=truth, **samples)]
+    meta = _about(ifu, fibers if learn else None, command)
+    report = judge(truth, methods, folder, draws=draws, progress=progress, meta=meta)
     report |= _review(truth, folder, methods, progress)
     paths = write_scores(folder, report)
     return [*paths, write_page(folder, held_out=held_out)]
@@ -268,22 +265,16 @@ def _samples(folder, stages, pack, n, progress):
     }
 
 
-def _meta(meta, ifu, names, fibers):
-    """What was judged: the model first, then all that the loop knows."""
-    about = {JUDGED: {"kind": "judged", "about": f"the model {ifu.config.name}, from the image alone"}}
-    about |= {name: {"kind": BASELINES[key].kind, "about": BASELINES[key].about} for key, name in names.items()}
-    passport = ifu.passport
-    model = {
+def _about(ifu, fibers, command):
+    """What was judged, beside all that the loop knows."""
+    return {
         "model": ifu.config.name,
         "weights_sha256": ifu.weights_sha256,
-        "training_data": passport.get("training_data"),
-        "training_galaxies": passport.get("training_galaxies"),
-        "recipe_sha256": passport.get("recipe_sha256"),
+        **{key: ifu.passport.get(key) for key in ("training_data", "training_galaxies", "recipe_sha256")},
         "fibers": fibers,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": command,
     }
-    predictors = {name: about[name] | entry for name, entry in meta["predictors"].items()}
-    return model | meta | {"predictors": predictors}
 
 
 def _review(truth, folder, methods, progress):

@@ -84,7 +84,8 @@ def make_baselines(names, *, network, galaxies, fibers, spaxels):
 
     Returns
     -------
-    dict of str to Predictor
+    list of Predictor
+        With ``kind`` and ``about``.
     """
     from . import baselines, nulls
     from .predictors import NetworkPredictor
@@ -101,4 +102,8 @@ def make_baselines(names, *, network, galaxies, fibers, spaxels):
         "blank": lambda: nulls.Blank(network),
         "shuffled": lambda: nulls.Shuffled(network, galaxies),
     }
-    return {name: makers[name]() for name in names}
+    out = []
+    for name in names:
+        out.append(makers[name]())
+        out[-1].kind, out[-1].about = BASELINES[name].kind, BASELINES[name].about
+    return out

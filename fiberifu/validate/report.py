@@ -5,7 +5,7 @@ import base64
 from html import escape
 from io import BytesIO
 
-from .score_notes import best, note_of, place_of, select, verdicts
+from .score_notes import best, kinds_of, note_of, place_of, select, verdicts
 
 __all__ = ["KINDS", "make_page"]
 
@@ -187,11 +187,10 @@ def _facts(meta):
 
 def _methods(methods):
     rows = []
-    for name, about in methods.items():
-        cells = (about.get("about", ""), KINDS[about["kind"]], about.get("failed", ""))
-        cells = (*cells, about.get("seconds_per_galaxy", ""), str(about.get("key", ""))[:12])
-        cells = "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
-        rows.append(f'<tr class="{about["kind"]}"><th>{escape(name)}</th>{cells}</tr>')
+    for one in methods:
+        cells = one.get("about") or "", KINDS[one["kind"]], one.get("failed", ""), one.get("seconds_per_galaxy", "")
+        cells = "".join(f"<td>{escape(str(cell))}</td>" for cell in (*cells, str(one.get("key", ""))[:12]))
+        rows.append(f'<tr class="{one["kind"]}"><th>{escape(one["name"])}</th>{cells}</tr>')
     names = ("method", "what it does", "what it is for", "galaxies failed", "s / galaxy", "key")
     head = "".join(f"<th>{name}</th>" for name in names)
     return f'<table class="left"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
@@ -226,22 +225,22 @@ def _verdict_table(report):
 def _score_tables(report, quantity):
     """One table of each region: scores as rows, methods as columns."""
     tables, known = [], list(REGIONS)
-    methods = report["meta"]["predictors"]
+    kinds = kinds_of(report)
     regions = dict.fromkeys(row["region"] for row in report["scores"] if row["quantity"] == quantity)
     for region in sorted(regions, key=lambda name: known.index(name) if name in known else len(known)):
-        rows = [row for row in select(report, quantity, region) if row["predictor"] in methods]
+        rows = [row for row in select(report, quantity, region) if row["predictor"] in kinds]
         if rows := [row for row in rows if ", minus " not in row["score"]]:
             galaxies, spaxels = (max((row[key] or 0) for row in rows) for key in ("galaxies", "spaxels"))
             title = escape(REGIONS.get(region, region))
             title = f"<b>{title}</b>: up to {galaxies:,} galaxies, {spaxels:,} spaxels"
-            table = _score_table(rows, methods)
+            table = _score_table(rows, kinds)
             folded = f"<details><summary>{title}</summary>{table}</details>"
             tables.append(folded if region in FOLDED else f"<p>{title}</p>{table}")
     return "".join(tables)
 
 
-def _score_table(rows, methods):
-    kinds = {name: about["kind"] for name, about in methods.items() if any(r["predictor"] == name for r in rows)}
+def _score_table(rows, kinds):
+    kinds = {name: kind for name, kind in kinds.items() if any(row["predictor"] == name for row in rows)}
     scores = sorted(dict.fromkeys(row["score"] for row in rows), key=place_of)
     head = "".join(f'<th class="{kind}">{escape(name)}</th>' for name, kind in kinds.items())
     lines = []
@@ -306,11 +305,12 @@ def _limits(report):
         items.insert(0, f"<b>{galaxies} galaxies are too few</b>: intervals need 500, claims about coverage 2000.")
     elif 0 < galaxies < 2000:
         items.insert(0, f"{galaxies} galaxies: enough for the intervals, not for claims about coverage (2000).")
-    scatter = meta.get("scatter_log_ew_ha")
+    scatter = report.get("unseen_scatter")
     if scatter is not None:
         verdict = "enough to make the scores meaningful" if scatter >= 0.25 else "<b>too small: the scores are void</b>"
         items.append(
-            f"Scatter of log EW(Hα) at fixed colour and surface brightness: {scatter:.2f} dex (0.25 needed): {verdict}."
+            f"Scatter of the true log EW(Hα) at fixed colours, surface brightness and redshift, which no method that "
+            f"looks at single positions can foresee: {scatter:.2f} dex (0.25 needed), {verdict}."
         )
     return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 

@@ -3,7 +3,7 @@
 
 from .examples import map_panels
 from .report_figures import draw_maps, draw_profiles, draw_reliability, draw_strata, method_colors, quantity_label
-from .score_notes import note_of
+from .score_notes import kinds_of, note_of
 
 __all__ = ["draw_sections"]
 
@@ -41,7 +41,7 @@ def draw_sections(report, examples):
     (str, str, str, `~matplotlib.figure.Figure`)
         As `~fiberifu.validate.report.make_page` takes them.
     """
-    kinds = {name: about["kind"] for name, about in report["meta"]["predictors"].items()}
+    kinds = kinds_of(report)
     colors = method_colors(kinds)
     few = {name: color for name, color in colors.items() if kinds[name] != "reference"}
     judged = next(name for name, kind in kinds.items() if kind == "judged")

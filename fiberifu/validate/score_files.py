@@ -3,7 +3,13 @@
 
 import json
 
-__all__ = ["read_scores", "write_scores"]
+import numpy as np
+
+__all__ = ["COLUMNS", "read_scores", "write_scores"]
+
+#: Of the table: one row for each number.
+COLUMNS = ("predictor", "quantity", "region", "stratum", "score", "value", "low", "high", "galaxies", "spaxels")
+NUMBERS = ("value", "low", "high")  # masked where not defined
 
 
 def write_scores(folder, report):
@@ -22,26 +28,21 @@ def write_scores(folder, report):
     Raises
     ------
     ValueError
-        If there is a NaN or an infinity, which JSON does not have.
+        If there is a NaN or an infinity, which JSON does not have; the files stay as they were.
     """
-    from astropy.table import Table
+    from astropy.table import MaskedColumn, Table
 
     from ..output import atomic_path
 
     paths = [folder / "scores.json", folder / "scores.ecsv"]
     with atomic_path(paths[0]) as temporary:
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    columns = ("predictor", "quantity", "region", "stratum", "score", "value", "low", "high", "galaxies", "spaxels")
-    rows = report["scores"]
     table = Table(meta=report["meta"])
-    for name in columns:
-        values = [row[name] for row in rows]
-        if name in columns[:5]:
-            table[name] = [str(value) for value in values]
-        else:
-            kind = float if name in ("value", "low", "high") else int
-            blank = float("nan") if kind is float else -1
-            table[name] = [kind(blank if value is None else value) for value in values]
+    for name in COLUMNS:
+        values = [row[name] for row in report["scores"]]
+        if name in NUMBERS:
+            values = MaskedColumn(np.array(values, float), mask=[value is None for value in values])
+        table[name] = values
     with atomic_path(paths[1]) as temporary:
         table.write(temporary, format="ascii.ecsv")
     return paths

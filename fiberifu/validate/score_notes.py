@@ -203,7 +203,7 @@ def verdicts(report):
         paired difference of the two (rows "<score>, minus <model>") does not hold 0 (where there is no such row: where
         their own intervals are disjoint), else "undecided". What was not measured is left out.
     """
-    kinds = {name: about["kind"] for name, about in report["meta"]["predictors"].items()}
+    kinds = kinds_of(report)
     judged = next((name for name, kind in kinds.items() if kind == "judged"), None)
     out = []
     for quantity, region, score in itertools.product(*GATES):
@@ -224,6 +224,11 @@ def verdicts(report):
             verdict = "better" if high < other_low else "worse" if low > other_high else "undecided"
         out.append({**mine, "rival": rival, "difference": difference, "verdict": verdict})
     return out
+
+
+def kinds_of(report):
+    """Kind of each method ("judged", "rival", "reference"), by its name."""
+    return {method["name"]: method["kind"] for method in report["meta"]["predictors"]}
 
 
 def select(report, quantity, region, stratum="all"):
