@@ -117,7 +117,7 @@ examples:
   fiberifu validate maps -o scores --page-only              the page again, from what is there
 
 Baselines: constant, trees, ridge, ifu-trees, central, position, floor; and, as slow as the model itself and made only
-when they are named: fibre, blank, shuffled. They learn from the fibres the model was trained on, which its recipes say,
+when they are named: fiber, blank, shuffled. They learn from the fibres the model was trained on, which its recipes say,
 and need scikit-learn: pip install 'fiberifu[ml]'. The documentation (Validation) tells what every score means."""
 
 

@@ -229,7 +229,7 @@ def test_strata(report):
     colors = method_colors(METHODS)
     figure = draw_strata(rows, {name: colors[name] for name in METHODS[:2]}, target=1.0)
     ax = figure.axes[0]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["all  (40)", "agn  (40)", "edge on  (40)"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["all  (40)", "AGN  (40)", "edge-on  (40)"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # "all" on top
     points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]
     assert sorted(points) == pytest.approx([0.4, 0.4, 0.4, 0.5, 0.5, 0.6])

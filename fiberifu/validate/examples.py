@@ -114,8 +114,7 @@ def _choose(found):
         share = f"{100 * part:.0f} % of galaxies have a smaller error"
         take(found, part, share if part != 0.5 else "the median galaxy", "all")
     for stratum in EXAMPLE_STRATA:
-        label = stratum.replace("_", " ")
-        take([one for one in found if stratum in one[3]], 0.5, f"the median one of the kind: {label}", stratum)
+        take([one for one in found if stratum in one[3]], 0.5, "the median one of its kind", stratum)
     return out
 
 

@@ -6,6 +6,7 @@
 
 import datetime
 import functools
+import importlib.util
 import logging
 import shutil
 from importlib import resources
@@ -103,6 +104,8 @@ def validate_maps_to_folder(
             raise ValueError(f"{name} is {value!r}; give a whole number from 1")
     names = parse_baselines(baselines)
     learn = any(BASELINES[name].needs in ("fibers", "spaxels") for name in names)
+    if learn and importlib.util.find_spec("sklearn") is None:
+        raise ValueError("baselines need scikit-learn: pip install 'fiberifu[ml]', or give --baselines none")
     ifu = VirtualIFU.from_pretrained(model)
     stages = training_recipes(ifu.passport, recipes) if learn else []
     if pack is None and (learn or held_out is None):
@@ -252,16 +255,18 @@ def _prepare(folder, settings, overwrite, resume):
 
 def _samples(folder, stages, pack, n, progress):
     """Functions that make the samples when they are first asked for."""
-    from .fiber_sample import fiber_sample, spaxel_sample
 
-    def sample(make, recipes, name):
+    def sample(kind, recipes):
+        from . import fiber_sample
+
         folder.mkdir(exist_ok=True)
-        with tqdm(total=n, unit=name[:-1], disable=not progress, leave=False) as bar:
-            return make(recipes, pack, n, folder / f"{name}.npz", progress=lambda done: bar.update(done - bar.n))
+        make = {"fibers": fiber_sample.fiber_sample, "spaxels": fiber_sample.spaxel_sample}[kind]
+        with tqdm(total=n, unit=kind[:-1], disable=not progress, leave=False) as bar:
+            return make(recipes, pack, n, folder / f"{kind}.npz", progress=lambda done: bar.update(done - bar.n))
 
     return {
-        "fibers": functools.cache(lambda: sample(fiber_sample, stages, "fibers")),
-        "spaxels": functools.cache(lambda: sample(spaxel_sample, stages[-1], "spaxels")),
+        "fibers": functools.cache(lambda: sample("fibers", stages)),
+        "spaxels": functools.cache(lambda: sample("spaxels", stages[-1])),
     }
 
 

@@ -39,12 +39,12 @@ BASELINES = {
     "central": Baseline("reference", "EW of the central fibre's spectrum x continuum of the image"),
     "position": Baseline("reference", "trees on redshift and distance from the centre: no image"),
     "floor": Baseline("reference", "the truth, observed with MaNGA's noise: the floor", None),
-    "fibre": Baseline("reference", "the model, shown the central fibre's spectrum, too", "network"),
+    "fiber": Baseline("reference", "the model, shown the central fibre's spectrum, too", "network"),
     "blank": Baseline("reference", "the model, shown an image of empty sky: a null", "network"),
     "shuffled": Baseline("reference", "the model, shown the image of another galaxy: a null", "network"),
 }
 #: As slow as the model itself: made only when they are named.
-COSTLY = ("fibre", "blank", "shuffled")
+COSTLY = ("fiber", "blank", "shuffled")
 
 
 def parse_baselines(text):
@@ -87,6 +87,8 @@ def make_baselines(names, *, network, galaxies, fibers, spaxels):
     list of Predictor
         With ``kind`` and ``about``.
     """
+    if not names:
+        return []
     from . import baselines, nulls
     from .predictors import NetworkPredictor
 
@@ -98,7 +100,7 @@ def make_baselines(names, *, network, galaxies, fibers, spaxels):
         "central": lambda: baselines.CentralTimesLight(fibers()),
         "position": lambda: baselines.PositionOnly(fibers()),
         "floor": lambda: nulls.NoiseFloor(),
-        "fibre": lambda: NetworkPredictor(network.ifu, context=True),
+        "fiber": lambda: NetworkPredictor(network.ifu, context=True),
         "blank": lambda: nulls.Blank(network),
         "shuffled": lambda: nulls.Shuffled(network, galaxies),
     }

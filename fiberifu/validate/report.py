@@ -57,8 +57,8 @@ def make_page(report, figures):
     ----------
     report : dict
         Of `read_scores`.
-    figures : sequence of (str, str, str, `~matplotlib.figure.Figure` or bytes)
-        Section ("errors", "examples", "strata", "profiles"), alternative text, caption, and the figure or its PNG.
+    figures : sequence of (str, str, str, `~matplotlib.figure.Figure`)
+        Section ("errors", "examples", "strata", "profiles"), alternative text, caption, and the figure.
 
     Returns
     -------
@@ -118,7 +118,8 @@ def make_page(report, figures):
 _ERRORS = (
     "Top: of intervals that should hold a given share of the truths, the share they do hold. Above the dashed line "
     "errors are too large, below it too small. Bottom: where truths fall in the predicted distribution (PIT). Flat is "
-    "right; a hump: errors too large; a bowl: too small; a slope: a bias. Methods without errors are not in it."
+    "right; a hump: errors too large; a bowl: too small; a slope: a bias. High bins are cut off at 3.5. Rivals without "
+    "errors are not in it."
 )
 _EXAMPLES = (
     "Chosen by rule, not by beauty: of the galaxies with at least 30 chosen spaxels, those at 10, 50 and 90 % of the "
@@ -127,7 +128,8 @@ _EXAMPLES = (
 )
 _STRATA = (
     "A galaxy may belong to several kinds, or to none. In brackets: how many galaxies. The intervals of small kinds "
-    "are wide, and differences within them mean nothing."
+    "are wide, and differences within them mean nothing. R2 compares with the scatter inside the kind: where that is "
+    "small, as among quenched galaxies, it is negative soon, and the absolute error tells more. Triangles: beyond the axis."
 )
 _PROFILES = (
     "Medians over galaxies of the logarithm of the mean in rings of deprojected radius, all spaxels counted (of EW: "
@@ -151,7 +153,7 @@ def _cards(meta):
 
 def _lead(report):
     meta = report["meta"]
-    counts = [(row["galaxies"] or 0, row["spaxels"] or 0) for row in report["scores"] if row["stratum"] == "all"]
+    counts = [(row["galaxies"] or 0, row["spaxels"] or 0) for row in select(report, "Ha", "whole")]
     galaxies, spaxels = max(counts, default=(0, 0))
     return (
         f"The model <b>{escape(str(meta.get('model')))}</b> predicted maps of emission lines for "
@@ -316,20 +318,14 @@ def _limits(report):
 
 
 def _picture(alt, caption, figure):
-    data = base64.b64encode(figure if isinstance(figure, bytes) else png(figure)).decode()
+    """A figure as PNG inside the page, closed."""
+    import matplotlib.pyplot as plt
+
+    width, buffer = round(figure.get_figwidth() * 95), BytesIO()  # 13 inches fill the page
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Title": "fiberifu: predicted from image"})
+    plt.close(figure)
+    data = base64.b64encode(buffer.getvalue()).decode()
     return (
-        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+        f'<figure><img width="{width}" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
-
-
-def png(figure, dpi=120):
-    """A figure as PNG of 128 colours, closed."""
-    import matplotlib.pyplot as plt
-    from PIL import Image
-
-    buffer, packed = BytesIO(), BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    plt.close(figure)
-    Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
-    return packed.getvalue()

@@ -11,7 +11,7 @@ from astropy.nddata import CCDData
 from astropy.wcs import WCS
 from scipy.ndimage import gaussian_filter
 
-from ..plot.axes import PREDICTED, hide_ticks, rim, style
+from ..plot.axes import PREDICTED, draw_scale_bar, hide_ticks, rim, style
 from ..plot.maps import plot_map
 from ..plot.pointing import plot_pointing
 
@@ -25,6 +25,7 @@ __all__ = [
     "map_data",
     "method_colors",
     "quantity_label",
+    "stratum_label",
 ]
 
 #: Quantity of the table of scores -> how it is printed.
@@ -54,6 +55,11 @@ def quantity_label(name):
     known = [part for part in name.split(" ") if part in QUANTITY_LABELS]
     label = QUANTITY_LABELS[known[0]] if known else name
     return f"EW of {label}" if "EW" in name.split(" ") else f"flux of {label}" if name.endswith(" flux") else label
+
+
+def stratum_label(name):
+    """How a kind of galaxies is printed."""
+    return {"agn": "AGN", "off_centre_hii": "off-centre H II", "edge_on": "edge-on"}.get(name, name.replace("_", " "))
 
 
 def method_colors(methods):
@@ -166,7 +172,7 @@ def draw_maps(galaxy, panels, *, method, quantity, title=None):
             *(image, first.wcs),
             ax=ax,
             shape=first.shape,
-            size=min(1.15 * side, whole) * u.arcsec,
+            size=min(1.1 * side, whole) * u.arcsec,
             redshift=galaxy.redshift,
         )
         ax.set_title(f"image ({''.join(present)}), simulated")
@@ -174,14 +180,16 @@ def draw_maps(galaxy, panels, *, method, quantity, title=None):
         for i, (values, name, kind, scale, label, predicted) in enumerate(cells):
             data = map_data(galaxy, values, predicted=predicted)
             ax = figure.add_subplot(1, 4, i + 2, projection=data.wcs)
-            plot_map(data, ax=ax, kind=kind, limits=scale, title=name, colorbar=False, redshift=galaxy.redshift)
+            plot_map(data, ax=ax, kind=kind, limits=scale, title=name, colorbar=False, scale_bar=False)
             hide_ticks(ax)
             if predicted:  # inside, where no long title is in its way
                 ax.set_title("", loc="right")
-                both = {"fontsize": 7.5, "style": "italic", "ha": "right", "va": "bottom", "color": "white"}
-                ax.text(0.97, 0.03, PREDICTED, transform=ax.transAxes, path_effects=rim(2.0), **both)
+                both = {"fontsize": 7.5, "style": "italic", "ha": "right", "va": "bottom", "color": "0.1"}
+                ax.text(0.97, 0.03, PREDICTED, transform=ax.transAxes, path_effects=rim(2.0, "white"), **both)
+            _square(ax, first.shape)
             _contours(ax, galaxy, image)
             _arrows(ax)
+            draw_scale_bar(ax, galaxy.redshift, "0.1", "white")
             if ax.images:
                 bar = figure.colorbar(ax.images[-1], ax=ax, fraction=0.046, pad=0.02, extend="both")
                 bar.set_label(label)
@@ -217,13 +225,21 @@ def _arrows(ax):
             (0.93, 0.81),
             (0.93 + 0.13 * x, 0.81 + 0.13 * y),
             xycoords="axes fraction",
-            color="white",
+            color="0.1",
             fontsize=8,
             ha="center",
             va="center",
-            path_effects=rim(1.8),
-            arrowprops={"arrowstyle": "<-", "color": "white", "shrinkA": 1, "shrinkB": 0, "path_effects": rim(2.2)},
+            path_effects=rim(2.0, "white"),
+            arrowprops={"arrowstyle": "<-", "color": "0.1", "shrinkA": 1, "shrinkB": 0},
         )
+
+
+def _square(ax, shape):
+    """A square field about the whole map, the same for all maps of a galaxy."""
+    ax.set_facecolor("0.93")
+    half = 0.55 * max(shape)
+    for limits, set_limits in ((ax.get_xlim(), ax.set_xlim), (ax.get_ylim(), ax.set_ylim)):
+        set_limits(np.mean(limits) - half, np.mean(limits) + half)
 
 
 # ---------------------------------------------------------------- reliability
@@ -288,7 +304,7 @@ def _legend(figure, axes):
 
 
 # ---------------------------------------------------------------- strata
-def draw_strata(rows, colors, *, target=None):
+def draw_strata(rows, colors, *, target=None, limits=None):
     """A score by stratum: one line of points for each stratum, with their intervals.
 
     Parameters
@@ -299,6 +315,8 @@ def draw_strata(rows, colors, *, target=None):
         Of `method_colors`; methods that it lacks are not drawn.
     target : float, optional
         The value of a perfect score: a dashed line.
+    limits : (float, float), optional
+        Of the axis; what lies beyond is marked at its end.
 
     Returns
     -------
@@ -309,19 +327,23 @@ def draw_strata(rows, colors, *, target=None):
     methods = [method for method in colors if any(row["predictor"] == method for row in rows)]
     step = 0.7 / max(len(methods), 1)
     with style():
-        figure, ax = plt.subplots(figsize=(9, 0.8 + 0.16 * len(strata) * max(len(methods), 2)), layout="constrained")
+        figure, ax = plt.subplots(figsize=(9, 0.8 + 0.13 * len(strata) * max(len(methods), 2)), layout="constrained")
         for row in rows:
             y = strata.index(row["stratum"]) + (methods.index(row["predictor"]) - (len(methods) - 1) / 2) * step
             low, high = (row["value"] if row[end] is None else row[end] for end in ("low", "high"))
-            color = colors[row["predictor"]]
+            value, marker, color = row["value"], "o", colors[row["predictor"]]
+            if limits is not None and not limits[0] <= value <= limits[1]:
+                value, marker = (limits[0], "<") if value < limits[0] else (limits[1], ">")
             ax.plot([low, high], [y, y], color=color, lw=1.6, solid_capstyle="butt")
-            ax.plot(row["value"], y, marker="o", ms=4, color=color, ls="")
+            ax.plot(value, y, marker=marker, ms=4, color=color, ls="", clip_on=False)
+        if limits is not None:
+            ax.set_xlim(limits)
         if target is not None:
             ax.axvline(target, color="0.4", ls="--", lw=1)
         for i in range(0, len(strata), 2):
             ax.axhspan(i - 0.5, i + 0.5, color="0.95", lw=0, zorder=0)
         counts = {name: max([r["galaxies"] or 0 for r in rows if r["stratum"] == name], default=0) for name in strata}
-        ax.set_yticks(range(len(strata)), [f"{name.replace('_', ' ')}  ({counts[name]})" for name in strata])
+        ax.set_yticks(range(len(strata)), [f"{stratum_label(name)}  ({counts[name]})" for name in strata])
         ax.set(ylim=(len(strata) - 0.5, -0.5), xlabel=rows[0]["score"] if rows else "")
         for method in methods:
             ax.plot([], [], marker="o", ms=4, color=colors[method], label=method)

@@ -2,7 +2,15 @@
 """Which figures the page has, and what is said below each."""
 
 from .examples import map_panels
-from .report_figures import draw_maps, draw_profiles, draw_reliability, draw_strata, method_colors, quantity_label
+from .report_figures import (
+    draw_maps,
+    draw_profiles,
+    draw_reliability,
+    draw_strata,
+    method_colors,
+    quantity_label,
+    stratum_label,
+)
 from .score_notes import kinds_of, note_of
 
 __all__ = ["draw_sections"]
@@ -58,7 +66,8 @@ def draw_sections(report, examples):
         if len({row["stratum"] for row in rows}) > 1:
             better = note_of(score).better
             caption = f"{score} of Hα by kind of galaxy. Dashed: perfect."
-            figure = draw_strata(rows, few, target={"high": 1.0, "low": 0.0}.get(better, better))
+            target = {"high": 1.0, "low": 0.0}.get(better, better)
+            figure = draw_strata(rows, few, target=target, limits=(-1.0, 1.05) if better == "high" else None)
             yield "strata", caption, caption, figure
     profiles = [profile for profile in report.get("profiles", ()) if profile["predictor"] in few]
     if profiles:
@@ -69,8 +78,9 @@ def draw_sections(report, examples):
 def _example(example, judged, galaxy, predicted):
     quantity = "N2/Ha" if example["stratum"] == "agn" else "Ha EW"
     label = quantity_label(quantity)
-    kinds = ", ".join(name.replace("_", " ") for name, has in galaxy.strata.items() if has) or "none"
+    kinds = ", ".join(stratum_label(name) for name, has in galaxy.strata.items() if has) or "none"
     title = f"{example['name']}, z = {galaxy.redshift:.3f}, mean absolute error {example['score']:.2f} dex"
-    caption = f"{example['name']}: {example['why']}. Its kinds: {kinds}."
+    why = example["why"] + ("" if example["stratum"] == "all" else f" ({stratum_label(example['stratum'])})")
+    caption = f"{example['name']}: {why}. Its kinds: {kinds}."
     figure = draw_maps(galaxy, map_panels(galaxy, predicted, quantity), method=judged, quantity=label, title=title)
     return "examples", f"{example['name']}: image, {label} true and predicted, and pull", caption, figure
