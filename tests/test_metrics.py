@@ -244,6 +244,29 @@ def test_masks(truths):
     assert find(rows, "R2 log EW")["value"] == 1 and find(rows, "MAE log EW [dex]", "S2")["value"] == 0
 
 
+def test_bad_spaxels_and_galaxies_do_not_stop_the_rest(truths):
+    """Off the survey's grid, without continuum, without light, failed: left out, without a warning."""
+    truths = [dataclasses.replace(t, ew=t.ew.copy(), flux=t.flux.copy(), band=t.band.copy()) for t in truths[:8]]
+    maps = [as_prediction(t, flux_sigma=0.1 * t.flux, ew_sigma=0.1 * t.ew, velocity=t.velocity) for t in truths]
+    depth = truths[0].depth.copy()
+    depth[HA], depth[N2] = np.inf, 0.0
+    truths[0] = dataclasses.replace(truths[0], depth=depth)
+    truths[1].ew[:10] = np.nan
+    truths[2].flux[:10] = 0.0
+    truths[3].flux[:10] *= -1
+    truths[4].band[:] = 0.0
+    truths[5] = dataclasses.replace(truths[5], radius=np.full(60, np.nan), velocity=np.full(60, np.nan))
+    maps[6] = None
+    maps[7] = dataclasses.replace(maps[7], flux=maps[7].flux.copy(), flux_sigma=np.zeros((60, 15)))
+    maps[7].flux[:5], maps[7].flux[5:10] = np.inf, -np.inf
+    rows = measure_scores({"perfect": maps}, truths, draws=5)
+    assert find(rows, "R2 log EW")["value"] == 1 and find(rows, "R2 log EW")["galaxies"] == 5
+    assert find(rows, "R2 log flux", "S2")["value"] == 1 and find(rows, "R2 log flux", "S2")["galaxies"] == 6
+    scored, curves = measure_calibration({"perfect": maps}, truths, draws=5)
+    assert find_curve(curves, "perfect", "EW Ha")["galaxies"] == 6
+    assert json.dumps([rows, scored, curves], allow_nan=False)
+
+
 def test_bad_input(truths):
     maps = [as_prediction(t) for t in truths[:2]]
     for predictions, galaxies, options, message in (

@@ -8,5 +8,14 @@ simulated galaxies against real ones.
 from .calibration import measure_calibration
 from .maps import PredictedMaps, Predictor, TruthMaps
 from .metrics import measure_scores
+from .survey_truth import correlated_sigma, match_psf
 
-__all__ = ["PredictedMaps", "Predictor", "TruthMaps", "measure_calibration", "measure_scores"]
+__all__ = [
+    "PredictedMaps",
+    "Predictor",
+    "TruthMaps",
+    "correlated_sigma",
+    "match_psf",
+    "measure_calibration",
+    "measure_scores",
+]

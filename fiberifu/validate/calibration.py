@@ -140,7 +140,7 @@ def _judge_ratio(book, spaxels, answers, ratio, lines):
             sigma = np.sqrt(np.maximum(variance, 0) + extra) / np.log(10)
             mean = np.log10(flux[:, top] / flux[:, bottom])
             for region in REGIONS:
-                where = known & sure & np.isfinite(sigma) & spaxels.region(region)
+                where = known & sure & np.isfinite(mean + sigma) & spaxels.region(region)
                 found = _tally_at(spaxels, where, truth, mean, sigma, log=True)
                 book.add(name, ratio, region, "all", found, "dex")
 

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 FEWEST = 10  # spaxels of a galaxy for a correlation, a cosine or a rotation of its own
-BINS = 256  # ranks are cut into so many bins for the errors of the AUC
+BINS = 128  # ranks are cut into so many bins for the errors of the AUC
 ROUNDING = 1e-9  # part of a variance that is nothing but rounding
 
 
@@ -103,7 +103,7 @@ def auc(positive, predicted, galaxy, weights=None):
     """Area under the ROC curve: the chance that a true spaxel has the larger prediction than a false one.
 
     ``positive`` (N,) of bool. Exact (Mann & Whitney 1947, Ann. Math. Stat. 18, 50; ties count half); only the spread
-    over the draws comes from 256 bins of rank.
+    over the draws comes from 128 bins of rank.
     """
     positive = np.asarray(positive, bool)
     yes, no = positive.sum(), (~positive).sum()

@@ -123,10 +123,10 @@ class Spaxels:
         yield "near a peak", self.peak_distance < NEAR
         yield "away from peaks", self.peak_distance >= NEAR
         if quantity is not None:
-            snr = self.flux[:, self.column(quantity)] / self.depth[:, self.column(quantity)]
-            yield "S/N 3-10", (snr > 3) & (snr < 10)
-            yield "S/N 10-30", (snr >= 10) & (snr < 30)
-            yield "S/N > 30", snr >= 30
+            signal, sigma = self.flux[:, self.column(quantity)], self.depth[:, self.column(quantity)]
+            yield "S/N 3-10", (signal > 3 * sigma) & (signal < 10 * sigma)
+            yield "S/N 10-30", (signal >= 10 * sigma) & (signal < 30 * sigma)
+            yield "S/N > 30", signal >= 30 * sigma
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
