@@ -538,7 +538,7 @@ def test_selection_on_truth_breaks_calibration():
     def judge(where):
         sigma = np.full(where.sum(), np.sqrt(0.5))
         _, fractions = tally(truth[where], seen[where] / 2, sigma, galaxy[where], 200).results(weights, "")
-        return verdict({p: covered(fractions, p) for p in (0.68, 0.95)})
+        return verdict({p: covered(fractions, p) for p in (0.68, 0.95)}, where.sum())
 
     assert judge(np.ones(20000, bool)) == "calibrated"
     assert judge(seen > 1) == "calibrated"
@@ -551,10 +551,18 @@ def test_verdicts():
     def draws(value, error):
         return np.r_[value, value + error * rng.normal(size=100)]
 
-    assert verdict({0.68: draws(0.68, 0.2), 0.95: draws(0.95, 0.1)}) == "undecided"
-    assert verdict({0.68: draws(0.75, 0.01), 0.95: draws(0.90, 0.01)}) == "wrong shape"
-    assert verdict({0.68: draws(0.60, 0.06), 0.95: draws(0.94, 0.02)}) == "undecided"
-    assert verdict({0.68: np.array([0.5]), 0.95: np.array([0.9])}) == "undecided"
+    for coverage, expected in (
+        ({0.68: draws(0.68, 0.2), 0.95: draws(0.95, 0.1)}, "undecided"),  # too few galaxies
+        ({0.68: draws(0.68, 0.01), 0.95: draws(0.95, 0.01)}, "calibrated"),
+        ({0.68: draws(0.64, 0.01), 0.95: draws(0.94, 0.01)}, "overconfident"),
+        ({0.68: draws(0.66, 0.001), 0.95: draws(0.94, 0.001)}, "calibrated"),  # sure, but too little to matter
+        ({0.68: draws(0.75, 0.01), 0.95: draws(0.90, 0.01)}, "wrong shape"),
+        ({0.68: draws(0.60, 0.06), 0.95: draws(0.94, 0.02)}, "undecided"),
+        ({0.68: np.array([0.5]), 0.95: np.array([0.9])}, "undecided"),  # no draws
+    ):
+        assert verdict(coverage, 10_000) == expected
+    # Five galaxies that all lie inside: every draw is alike, and nothing is known.
+    assert verdict({0.68: np.full(50, 1.0), 0.95: np.full(50, 1.0)}, 5) == "undecided"
 
 
 def test_certain_and_right():

@@ -85,7 +85,7 @@ class _Book:
         self.curves.append(
             dict(predictor=predictor, quantity=quantity, region=region, stratum=stratum, nominal=list(NOMINAL),
                  covered=[float(covered(fractions[:1], p)[0]) for p in NOMINAL], pit=pit.tolist(), galaxies=galaxies,
-                 values=n, verdict=verdict({p: covered(fractions, p) for p in TOLERANCE}))
+                 values=n, verdict=verdict({p: covered(fractions, p) for p in TOLERANCE}, n))
         )  # fmt: skip
 
 
