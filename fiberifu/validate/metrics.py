@@ -8,7 +8,7 @@ import numpy as np
 
 from ..lines.diagnostics import BPT_DIAGRAMS
 from . import scores
-from .bootstrap import Bootstrap
+from .bootstrap import Bootstrap, galaxy_ranks
 from .profiles import BINS, galaxy_gradient, o3n2_metallicity, radial_profiles, selected_sums, sums_in_re, truth_sigma
 from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT, common, pool_predictions, pool_truths
 from .table import ScoreTable
@@ -66,6 +66,8 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
     no part in it. Predictions below a tenth of the limits of selection count as that.
 
     "log flux" is the flux in the aperture; all apertures are equal, so it is log surface brightness but for a constant.
+    "r after r-band" regresses on the true light: a method that multiplies the light of the image has the noise of the
+    image left, which correlates with nothing.
     """
     if not predictions:
         raise ValueError("predictions is empty; give at least one method")
@@ -88,10 +90,6 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
     return table.rows
 
 
-def _galaxies(galaxy):
-    return len(np.unique(galaxy))
-
-
 # ---------------------------------------------------------------- lines
 def _score_line(table, spaxels, answers, quantity):
     i = spaxels.column(quantity)
@@ -107,9 +105,11 @@ def _score_line(table, spaxels, answers, quantity):
                 if field == "flux" and part is _score_all and (region, stratum) != ("whole", "all"):
                     continue
                 where = np.flatnonzero(where)
+                if not len(where):
+                    continue
                 galaxies = _count(spaxels.galaxy[where])
-                for name in names if galaxies else ():
-                    found = part(spaxels, answers[name], field, i, where, floor[where], table.weights)
+                predicted = {name: getattr(answers[name], field)[where, i] for name in names}
+                for name, found in part(spaxels, predicted, field, i, where, floor[where], table.weights):
                     table.add(name, quantity, region, stratum, found, galaxies, len(where))
 
 
@@ -123,25 +123,26 @@ def _places(spaxels, quantity):
                 yield region, stratum, members & spaxels.region(region)
 
 
-def _score_strong(spaxels, answer, field, i, where, floor, weights):
-    """Scores of selected positions, in logarithms."""
-    galaxy = spaxels.galaxy[where]
+def _score_strong(spaxels, predictions, field, i, where, floor, weights):
+    """Name and scores of each method at selected positions, in logarithms."""
+    label, galaxy = {"ew": "EW", "flux": "flux"}[field], spaxels.galaxy[where]
     value = getattr(spaxels, field)[where, i]
-    truth, predicted = np.log10(value), np.log10(np.maximum(getattr(answer, field)[where, i], floor))
-    variance = None
+    truth, variance = np.log10(value), None
     if spaxels.variance is not None:
         variance = spaxels.variance[field == "ew"][where, i] / (value * np.log(10)) ** 2  # first order
-    label = {"ew": "EW", "flux": "flux"}[field]
-    found = _log_scores(label, truth, predicted, galaxy, weights, variance)
-    if field == "ew":
-        order = scores.galaxy_spearman(truth, predicted, galaxy, spaxels.size)
-        found["Spearman EW, median"] = scores.median(order, weights)
-        found["Spearman EW, 10 %"] = scores.quantile(order, 0.1, weights)
-    else:
-        lit = spaxels.light[where] > 0
-        light = np.log10(spaxels.light[where][lit])
-        found["r after r-band"] = scores.correlation_after(truth[lit], predicted[lit], light, galaxy[lit], weights)
-    return found
+    ranks = galaxy_ranks(truth, galaxy) if field == "ew" else None
+    lit = spaxels.light[where] > 0
+    light = np.log10(spaxels.light[where][lit])
+    for name, predicted in predictions.items():
+        predicted = np.log10(np.maximum(predicted, floor))
+        found = _log_scores(label, truth, predicted, galaxy, weights, variance)
+        if field == "ew":
+            order = scores.galaxy_spearman(ranks, predicted, galaxy, spaxels.size, ranked=True)
+            found["Spearman EW, median"] = scores.median(order, weights)
+            found["Spearman EW, 10 %"] = scores.quantile(order, 0.1, weights)
+        else:
+            found["r after r-band"] = scores.correlation_after(truth[lit], predicted[lit], light, galaxy[lit], weights)
+        yield name, found
 
 
 def _log_scores(label, truth, predicted, galaxy, weights, variance=None):
@@ -154,26 +155,27 @@ def _log_scores(label, truth, predicted, galaxy, weights, variance=None):
     return found
 
 
-def _score_all(spaxels, answer, field, i, where, floor, weights):
-    """Scores of all positions, strong or not."""
+def _score_all(spaxels, predictions, field, i, where, floor, weights):
+    """Name and scores of each method at all positions, strong or not."""
     galaxy = spaxels.galaxy[where]
-    truth, predicted = (getattr(source, field)[where, i] for source in (spaxels, answer))
-    if field == "flux":  # for comparison with the paper only
-        like = scores.cosine(truth, predicted, galaxy, spaxels.size)
-        return {
-            "cosine (published)": scores.median(like, weights),
-            "cosine (published), mean": _galaxy_mean(like, weights),
-        }
-    found = {
-        "RMS asinh EW": scores.rms(np.arcsinh(truth), np.arcsinh(predicted), galaxy, weights),
-        "AUC EW > 3 A": scores.auc(truth > DETECTED, predicted, galaxy, weights),
-    }
-    if spaxels.variance is not None:
-        variance = spaxels.variance[1][where, i] / (1 + truth**2)
-        found["RMS asinh EW, truth noise removed"] = scores.rms(
-            np.arcsinh(truth), np.arcsinh(predicted), galaxy, weights, variance=variance
-        )
-    return found
+    truth = getattr(spaxels, field)[where, i]
+    for name, predicted in predictions.items():
+        if field == "flux":  # for comparison with the paper only
+            like = scores.cosine(truth, predicted, galaxy, spaxels.size)
+            found = {
+                "cosine (published)": scores.median(like, weights),
+                "cosine (published), mean": _galaxy_mean(like, weights),
+            }
+        else:
+            pair = np.arcsinh(truth), np.arcsinh(predicted)
+            found = {
+                "RMS asinh EW": scores.rms(*pair, galaxy, weights),
+                "AUC EW > 3 A": scores.auc(truth > DETECTED, predicted, galaxy, weights),
+            }
+            if spaxels.variance is not None:
+                variance = spaxels.variance[1][where, i] / (1 + truth**2)  # first order
+                found["RMS asinh EW, truth noise removed"] = scores.rms(*pair, galaxy, weights, variance=variance)
+        yield name, found
 
 
 def _galaxy_mean(values, weights):

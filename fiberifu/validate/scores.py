@@ -121,12 +121,13 @@ def auc(positive, predicted, galaxy, weights=None):
     return exact + binned - binned[0]
 
 
-def galaxy_spearman(truth, predicted, galaxy, n):
+def galaxy_spearman(truth, predicted, galaxy, n, *, ranked=False):
     """Rank correlation in each of n galaxies, ndarray (n,).
 
-    NaN below 10 spaxels or where the truth is constant; a constant prediction knows no order: 0.
+    NaN below 10 spaxels or where the truth is constant; a constant prediction knows no order: 0. ``ranked``: truth is
+    `~fiberifu.validate.bootstrap.galaxy_ranks` already, made once for many methods.
     """
-    a, b = galaxy_ranks(truth, galaxy), galaxy_ranks(predicted, galaxy)
+    a, b = (truth if ranked else galaxy_ranks(truth, galaxy)), galaxy_ranks(predicted, galaxy)
     count, sa, sb, aa, bb, ab = galaxy_sums(galaxy, n, 1, a, b, a * a, b * b, a * b)
     count = np.where(count >= FEWEST, count, np.nan)
     aa, bb, ab = aa - sa**2 / count, bb - sb**2 / count, ab - sa * sb / count
