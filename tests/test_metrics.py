@@ -13,9 +13,9 @@ from fiberifu.psf import moffat_psf
 from fiberifu.validate import PredictedMaps, TruthMaps, measure_calibration, measure_scores, scores
 from fiberifu.validate.bootstrap import Bootstrap, galaxy_quantile, galaxy_ranks, interval, weighted_quantile
 from fiberifu.validate.maps import APERTURE_AREA
+from fiberifu.validate.pooling import pool_predictions, pool_truths
 from fiberifu.validate.profiles import galaxy_gradient, o3n2_metallicity, sums_in_re
 from fiberifu.validate.reliability import covered, gaussian_crps, tally, verdict
-from fiberifu.validate.spaxels import pool_predictions, pool_truths
 from fiberifu.validate.survey_truth import correlated_sigma, match_psf
 
 HA, N2 = LINES.index("Ha"), LINES.index("N2_6583")

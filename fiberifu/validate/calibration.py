@@ -11,9 +11,10 @@ import numpy as np
 
 from .bootstrap import Bootstrap
 from .metrics import STRATIFIED
+from .pooling import pool_predictions, pool_truths
 from .profiles import sums_in_re, truth_sigma
 from .reliability import FINE, NOMINAL, PIT_BINS, TOLERANCE, Tally, covered, tally, verdict
-from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT, pool_predictions, pool_truths
+from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT
 from .table import ScoreTable
 
 __all__ = ["measure_calibration"]

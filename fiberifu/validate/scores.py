@@ -15,6 +15,7 @@ __all__ = [
     "bias",
     "correlation_after",
     "cosine",
+    "galaxy_mean",
     "galaxy_spearman",
     "kappa",
     "mae",
@@ -143,6 +144,12 @@ def quantile(values, q, weights=None):
 def median(values, weights=None):
     """Median of numbers of galaxies (G,), NaN left out."""
     return quantile(values, 0.5, weights)
+
+
+def galaxy_mean(values, weights=None):
+    """Mean of numbers of galaxies (G,), NaN left out."""
+    some = np.flatnonzero(np.isfinite(values))
+    return _give(_mean(values[some], some, weights), weights)
 
 
 def spread(values, weights=None):
