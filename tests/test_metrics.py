@@ -13,9 +13,9 @@ from fiberifu.psf import moffat_psf
 from fiberifu.validate import PredictedMaps, TruthMaps, measure_calibration, measure_scores, scores
 from fiberifu.validate.bootstrap import Bootstrap, galaxy_quantile, galaxy_ranks, interval, weighted_quantile
 from fiberifu.validate.maps import APERTURE_AREA
+from fiberifu.validate.pooling import pool_predictions, pool_truths
 from fiberifu.validate.profiles import galaxy_gradient, o3n2_metallicity, sums_in_re
 from fiberifu.validate.reliability import covered, gaussian_crps, tally, verdict
-from fiberifu.validate.spaxels import pool_predictions, pool_truths
 from fiberifu.validate.survey_truth import correlated_sigma, match_psf
 
 HA, N2 = LINES.index("Ha"), LINES.index("N2_6583")
@@ -242,6 +242,29 @@ def test_masks(truths):
     masks = [np.arange(60) < 30, np.repeat(np.arange(60)[:, None] < 30, 15, axis=1), np.arange(60) < 30]
     rows = measure_scores({"half": maps}, truths, masks=masks, draws=0)
     assert find(rows, "R2 log EW")["value"] == 1 and find(rows, "MAE log EW [dex]", "S2")["value"] == 0
+
+
+def test_bad_spaxels_and_galaxies_do_not_stop_the_rest(truths):
+    """Off the survey's grid, without continuum, without light, failed: left out, without a warning."""
+    truths = [dataclasses.replace(t, ew=t.ew.copy(), flux=t.flux.copy(), band=t.band.copy()) for t in truths[:8]]
+    maps = [as_prediction(t, flux_sigma=0.1 * t.flux, ew_sigma=0.1 * t.ew, velocity=t.velocity) for t in truths]
+    depth = truths[0].depth.copy()
+    depth[HA], depth[N2] = np.inf, 0.0
+    truths[0] = dataclasses.replace(truths[0], depth=depth)
+    truths[1].ew[:10] = np.nan
+    truths[2].flux[:10] = 0.0
+    truths[3].flux[:10] *= -1
+    truths[4].band[:] = 0.0
+    truths[5] = dataclasses.replace(truths[5], radius=np.full(60, np.nan), velocity=np.full(60, np.nan))
+    maps[6] = None
+    maps[7] = dataclasses.replace(maps[7], flux=maps[7].flux.copy(), flux_sigma=np.zeros((60, 15)))
+    maps[7].flux[:5], maps[7].flux[5:10] = np.inf, -np.inf
+    rows = measure_scores({"perfect": maps}, truths, draws=5)
+    assert find(rows, "R2 log EW")["value"] == 1 and find(rows, "R2 log EW")["galaxies"] == 5
+    assert find(rows, "R2 log flux", "S2")["value"] == 1 and find(rows, "R2 log flux", "S2")["galaxies"] == 6
+    scored, curves = measure_calibration({"perfect": maps}, truths, draws=5)
+    assert find_curve(curves, "perfect", "EW Ha")["galaxies"] == 6
+    assert json.dumps([rows, scored, curves], allow_nan=False)
 
 
 def test_bad_input(truths):
@@ -515,7 +538,7 @@ def test_selection_on_truth_breaks_calibration():
     def judge(where):
         sigma = np.full(where.sum(), np.sqrt(0.5))
         _, fractions = tally(truth[where], seen[where] / 2, sigma, galaxy[where], 200).results(weights, "")
-        return verdict({p: covered(fractions, p) for p in (0.68, 0.95)})
+        return verdict({p: covered(fractions, p) for p in (0.68, 0.95)}, where.sum())
 
     assert judge(np.ones(20000, bool)) == "calibrated"
     assert judge(seen > 1) == "calibrated"
@@ -528,10 +551,18 @@ def test_verdicts():
     def draws(value, error):
         return np.r_[value, value + error * rng.normal(size=100)]
 
-    assert verdict({0.68: draws(0.68, 0.2), 0.95: draws(0.95, 0.1)}) == "undecided"
-    assert verdict({0.68: draws(0.75, 0.01), 0.95: draws(0.90, 0.01)}) == "wrong shape"
-    assert verdict({0.68: draws(0.60, 0.06), 0.95: draws(0.94, 0.02)}) == "undecided"
-    assert verdict({0.68: np.array([0.5]), 0.95: np.array([0.9])}) == "undecided"
+    for coverage, expected in (
+        ({0.68: draws(0.68, 0.2), 0.95: draws(0.95, 0.1)}, "undecided"),  # too few galaxies
+        ({0.68: draws(0.68, 0.01), 0.95: draws(0.95, 0.01)}, "calibrated"),
+        ({0.68: draws(0.64, 0.01), 0.95: draws(0.94, 0.01)}, "overconfident"),
+        ({0.68: draws(0.66, 0.001), 0.95: draws(0.94, 0.001)}, "calibrated"),  # sure, but too little to matter
+        ({0.68: draws(0.75, 0.01), 0.95: draws(0.90, 0.01)}, "wrong shape"),
+        ({0.68: draws(0.60, 0.06), 0.95: draws(0.94, 0.02)}, "undecided"),
+        ({0.68: np.array([0.5]), 0.95: np.array([0.9])}, "undecided"),  # no draws
+    ):
+        assert verdict(coverage, 10_000) == expected
+    # Five galaxies that all lie inside: every draw is alike, and nothing is known.
+    assert verdict({0.68: np.full(50, 1.0), 0.95: np.full(50, 1.0)}, 5) == "undecided"
 
 
 def test_certain_and_right():

@@ -11,6 +11,7 @@ from .judge import judge, read_predictions
 from .maps import PredictedMaps, Predictor, TruthMaps
 from .metrics import measure_scores
 from .predictors import NetworkPredictor
+from .survey_truth import correlated_sigma, match_psf
 
 __all__ = [
     "HeldOutSet",
@@ -18,7 +19,9 @@ __all__ = [
     "PredictedMaps",
     "Predictor",
     "TruthMaps",
+    "correlated_sigma",
     "judge",
+    "match_psf",
     "measure_calibration",
     "measure_scores",
     "read_predictions",

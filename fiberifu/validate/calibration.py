@@ -11,9 +11,10 @@ import numpy as np
 
 from .bootstrap import Bootstrap
 from .metrics import STRATIFIED
+from .pooling import pool_predictions, pool_truths
 from .profiles import sums_in_re, truth_sigma
 from .reliability import FINE, NOMINAL, PIT_BINS, TOLERANCE, Tally, covered, tally, verdict
-from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT, pool_predictions, pool_truths
+from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT
 from .table import ScoreTable
 
 __all__ = ["measure_calibration"]
@@ -85,7 +86,7 @@ class _Book:
         self.curves.append(
             dict(predictor=predictor, quantity=quantity, region=region, stratum=stratum, nominal=list(NOMINAL),
                  covered=[float(covered(fractions[:1], p)[0]) for p in NOMINAL], pit=pit.tolist(), galaxies=galaxies,
-                 values=n, verdict=verdict({p: covered(fractions, p) for p in TOLERANCE}))
+                 values=n, verdict=verdict({p: covered(fractions, p) for p in TOLERANCE}, n))
         )  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def _judge_ratio(book, spaxels, answers, ratio, lines):
             sigma = np.sqrt(np.maximum(variance, 0) + extra) / np.log(10)
             mean = np.log10(flux[:, top] / flux[:, bottom])
             for region in REGIONS:
-                where = known & sure & np.isfinite(sigma) & spaxels.region(region)
+                where = known & sure & np.isfinite(mean + sigma) & spaxels.region(region)
                 found = _tally_at(spaxels, where, truth, mean, sigma, log=True)
                 book.add(name, ratio, region, "all", found, "dex")
 

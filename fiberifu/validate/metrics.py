@@ -6,11 +6,11 @@ Scores are named once, with their unit (`measure_scores`); what each means is in
 
 import numpy as np
 
-from ..lines.diagnostics import BPT_DIAGRAMS
 from . import scores
-from .bootstrap import Bootstrap
-from .profiles import BINS, galaxy_gradient, o3n2_metallicity, radial_profiles, selected_sums, sums_in_re, truth_sigma
-from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT, common, pool_predictions, pool_truths
+from .bootstrap import Bootstrap, galaxy_ranks
+from .galaxy_metrics import score_diagram, score_profiles, score_sums, score_velocity
+from .pooling import pool_predictions, pool_truths
+from .spaxels import QUANTITIES, RATIOS, REGIONS, common, log_ratio, strong_lines
 from .table import ScoreTable
 
 __all__ = ["EVERYONE", "STRATIFIED", "measure_scores"]
@@ -19,8 +19,6 @@ STRATIFIED = ("Ha", "N2")  # quantities with strata and profiles: all would make
 STRATA_REGIONS = ("whole", "off-centre")
 DETECTED = 3.0  # Angstrom of equivalent width
 EVERYONE = "all methods"  # predictor of rows that belong to none
-BPT_LINES = ("Ha", "Hb", "O3", "N2")
-BPT_CLASSES = 3  # star-forming, composite, AGN
 
 LOG_SCORES = {
     "R2 log {}": scores.r2,
@@ -42,7 +40,7 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
     seed, draws : int
         Of the bootstrap over galaxies; the draws are the same for all methods.
     masks, noise
-        See `~fiberifu.validate.spaxels.pool_truths`. With ``noise``, rows named "..., truth noise removed" come beside
+        See `~fiberifu.validate.pooling.pool_truths`. With ``noise``, rows named "..., truth noise removed" come beside
         R2 and RMS.
     reference : str, optional
         A method: rows named "<score>, minus <reference>" have paired differences to it.
@@ -66,6 +64,8 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
     no part in it. Predictions below a tenth of the limits of selection count as that.
 
     "log flux" is the flux in the aperture; all apertures are equal, so it is log surface brightness but for a constant.
+    "r after r-band" regresses on the true light: a method that multiplies the light of the image has the noise of the
+    image left, which correlates with nothing.
     """
     if not predictions:
         raise ValueError("predictions is empty; give at least one method")
@@ -76,20 +76,16 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
     table = ScoreTable(Bootstrap(len(truths), draws, seed).weights)
     for quantity in QUANTITIES:
         _score_line(table, spaxels, answers, quantity)
-        _score_sums(table, spaxels, answers, quantity)
+        score_sums(table, spaxels, answers, quantity)
     for quantity in STRATIFIED:
-        _score_profiles(table, spaxels, answers, quantity)
+        score_profiles(table, spaxels, answers, quantity)
     for ratio, lines in RATIOS.items():
         _score_ratio(table, spaxels, answers, ratio, lines)
-    _score_diagram(table, spaxels, answers)
-    _score_velocity(table, spaxels, answers)
+    score_diagram(table, spaxels, answers)
+    score_velocity(table, spaxels, answers)
     if reference is not None:
         table.compare(reference)
     return table.rows
-
-
-def _galaxies(galaxy):
-    return len(np.unique(galaxy))
 
 
 # ---------------------------------------------------------------- lines
@@ -107,9 +103,11 @@ def _score_line(table, spaxels, answers, quantity):
                 if field == "flux" and part is _score_all and (region, stratum) != ("whole", "all"):
                     continue
                 where = np.flatnonzero(where)
-                galaxies = _count(spaxels.galaxy[where])
-                for name in names if galaxies else ():
-                    found = part(spaxels, answers[name], field, i, where, floor[where], table.weights)
+                if not len(where):
+                    continue
+                galaxies = len(np.unique(spaxels.galaxy[where]))
+                predicted = {name: getattr(answers[name], field)[where, i] for name in names}
+                for name, found in part(spaxels, predicted, field, i, where, floor[where], table.weights):
                     table.add(name, quantity, region, stratum, found, galaxies, len(where))
 
 
@@ -123,25 +121,26 @@ def _places(spaxels, quantity):
                 yield region, stratum, members & spaxels.region(region)
 
 
-def _score_strong(spaxels, answer, field, i, where, floor, weights):
-    """Scores of selected positions, in logarithms."""
-    galaxy = spaxels.galaxy[where]
+def _score_strong(spaxels, predictions, field, i, where, floor, weights):
+    """Name and scores of each method at selected positions, in logarithms."""
+    label, galaxy = {"ew": "EW", "flux": "flux"}[field], spaxels.galaxy[where]
     value = getattr(spaxels, field)[where, i]
-    truth, predicted = np.log10(value), np.log10(np.maximum(getattr(answer, field)[where, i], floor))
-    variance = None
+    truth, variance = np.log10(value), None
     if spaxels.variance is not None:
         variance = spaxels.variance[field == "ew"][where, i] / (value * np.log(10)) ** 2  # first order
-    label = {"ew": "EW", "flux": "flux"}[field]
-    found = _log_scores(label, truth, predicted, galaxy, weights, variance)
-    if field == "ew":
-        order = scores.galaxy_spearman(truth, predicted, galaxy, spaxels.size)
-        found["Spearman EW, median"] = scores.median(order, weights)
-        found["Spearman EW, 10 %"] = scores.quantile(order, 0.1, weights)
-    else:
-        lit = spaxels.light[where] > 0
-        light = np.log10(spaxels.light[where][lit])
-        found["r after r-band"] = scores.correlation_after(truth[lit], predicted[lit], light, galaxy[lit], weights)
-    return found
+    ranks = galaxy_ranks(truth, galaxy) if field == "ew" else None
+    lit = spaxels.light[where] > 0
+    light = np.log10(spaxels.light[where][lit])
+    for name, predicted in predictions.items():
+        predicted = np.log10(np.maximum(predicted, floor))
+        found = _log_scores(label, truth, predicted, galaxy, weights, variance)
+        if field == "ew":
+            order = scores.galaxy_spearman(ranks, predicted, galaxy, spaxels.size, ranked=True)
+            found["Spearman EW, median"] = scores.median(order, weights)
+            found["Spearman EW, 10 %"] = scores.quantile(order, 0.1, weights)
+        else:
+            found["r after r-band"] = scores.correlation_after(truth[lit], predicted[lit], light, galaxy[lit], weights)
+        yield name, found
 
 
 def _log_scores(label, truth, predicted, galaxy, weights, variance=None):
@@ -154,35 +153,27 @@ def _log_scores(label, truth, predicted, galaxy, weights, variance=None):
     return found
 
 
-def _score_all(spaxels, answer, field, i, where, floor, weights):
-    """Scores of all positions, strong or not."""
+def _score_all(spaxels, predictions, field, i, where, floor, weights):
+    """Name and scores of each method at all positions, strong or not."""
     galaxy = spaxels.galaxy[where]
-    truth, predicted = (getattr(source, field)[where, i] for source in (spaxels, answer))
-    if field == "flux":  # for comparison with the paper only
-        like = scores.cosine(truth, predicted, galaxy, spaxels.size)
-        return {
-            "cosine (published)": scores.median(like, weights),
-            "cosine (published), mean": _galaxy_mean(like, weights),
-        }
-    found = {
-        "RMS asinh EW": scores.rms(np.arcsinh(truth), np.arcsinh(predicted), galaxy, weights),
-        "AUC EW > 3 A": scores.auc(truth > DETECTED, predicted, galaxy, weights),
-    }
-    if spaxels.variance is not None:
-        variance = spaxels.variance[1][where, i] / (1 + truth**2)
-        found["RMS asinh EW, truth noise removed"] = scores.rms(
-            np.arcsinh(truth), np.arcsinh(predicted), galaxy, weights, variance=variance
-        )
-    return found
-
-
-def _galaxy_mean(values, weights):
-    some = np.flatnonzero(np.isfinite(values))
-    return scores.bias(0.0, values[some], some, weights)
-
-
-def _count(galaxy):
-    return len(np.unique(galaxy))
+    truth = getattr(spaxels, field)[where, i]
+    for name, predicted in predictions.items():
+        if field == "flux":  # for comparison with the paper only
+            like = scores.cosine(truth, predicted, galaxy, spaxels.size)
+            found = {
+                "cosine (published)": scores.median(like, weights),
+                "cosine (published), mean": scores.galaxy_mean(like, weights),
+            }
+        else:
+            pair = np.arcsinh(truth), np.arcsinh(predicted)
+            found = {
+                "RMS asinh EW": scores.rms(*pair, galaxy, weights),
+                "AUC EW > 3 A": scores.auc(truth > DETECTED, predicted, galaxy, weights),
+            }
+            if spaxels.variance is not None:
+                variance = spaxels.variance[1][where, i] / (1 + truth**2)  # first order
+                found["RMS asinh EW, truth noise removed"] = scores.rms(*pair, galaxy, weights, variance=variance)
+        yield name, found
 
 
 def _count_left_out(table, quantity, field, wanted, there, names, spaxels):
@@ -190,150 +181,17 @@ def _count_left_out(table, quantity, field, wanted, there, names, spaxels):
     n = float((wanted & ~there).sum()) if names else 0.0
     label = {"ew": "EW", "flux": "flux"}[field]
     values = {f"positions left out, {label}": np.full(1, n)}
-    table.add(EVERYONE, quantity, "whole", "all", values, _count(spaxels.galaxy[wanted]), wanted.sum())
-
-
-# ---------------------------------------------------------------- sums and profiles
-def _score_sums(table, spaxels, answers, quantity):
-    i = spaxels.column(quantity)
-    there, names = common(answers, "flux", i)
-    ok = there & np.isfinite(spaxels.flux[:, i]) & np.isfinite(spaxels.ew[:, i])
-    total, depth, strong = selected_sums(spaxels, quantity, ok)
-    galaxy = np.flatnonzero(strong)
-    if not len(galaxy):
-        return
-    positions = (ok & (spaxels.radius < 1) & strong[spaxels.galaxy]).sum()
-    truth = np.log10(total[galaxy])
-    variance = (truth_sigma(spaxels, quantity, ok)[galaxy] / (total[galaxy] * np.log(10))) ** 2
-    for name in names:
-        predicted = sums_in_re(spaxels, answers[name].flux[:, i], ok)
-        predicted = np.log10(np.maximum(predicted, SNR_LIMIT / 10 * depth)[galaxy])
-        found = {
-            "R2 log sum": scores.r2(truth, predicted, galaxy, table.weights),
-            "MAE of sum [dex]": scores.mae(truth, predicted, galaxy, table.weights),
-            "bias of sum [dex]": scores.bias(truth, predicted, galaxy, table.weights),
-        }
-        if spaxels.variance is not None:
-            found["R2 log sum, truth noise removed"] = scores.r2(
-                truth, predicted, galaxy, table.weights, variance=variance
-            )
-        table.add(name, quantity, "sum", "all", found, len(galaxy), positions)
-
-
-def _score_profiles(table, spaxels, answers, quantity):
-    """Bias and spread of radial profiles, bin by bin; bins as strata ("0.0-0.4 Re")."""
-    i = spaxels.column(quantity)
-    ew_floor, flux_floor = spaxels.floor(quantity)
-    for field, label, floor, weight in (("flux", "SB", flux_floor, None), ("ew", "EW", ew_floor, spaxels.light)):
-        there, names = common(answers, field, i)
-        ok = there & np.isfinite(getattr(spaxels, field)[:, i]) & np.isfinite(spaxels.light)
-        floors = radial_profiles(spaxels, np.broadcast_to(floor, len(ok)).astype(float), ok)
-        truths = radial_profiles(spaxels, getattr(spaxels, field)[:, i], ok, weight)
-        for name in names:
-            values = radial_profiles(spaxels, getattr(answers[name], field)[:, i], ok, weight)
-            for k, edges in enumerate(zip(BINS[:-1], BINS[1:], strict=True)):
-                galaxy = np.flatnonzero(truths[:, k] > 10 * floors[:, k])
-                error = np.full(spaxels.size, np.nan)
-                error[galaxy] = np.log10(np.maximum(values[galaxy, k], floors[galaxy, k]) / truths[galaxy, k])
-                found = {
-                    f"bias of profile log {label} [dex]": _galaxy_mean(error, table.weights),
-                    f"spread of profile log {label} [dex]": scores.spread(error, table.weights),
-                }
-                inside = ok & (spaxels.radius >= edges[0]) & (spaxels.radius < edges[1])
-                positions = (inside & np.isfinite(error)[spaxels.galaxy]).sum()
-                if len(galaxy):
-                    table.add(name, quantity, "profile", "{}-{} Re".format(*edges), found, len(galaxy), positions)
+    table.add(EVERYONE, quantity, "whole", "all", values, len(np.unique(spaxels.galaxy[wanted])), wanted.sum())
 
 
 # ---------------------------------------------------------------- ratios
-def _strong_lines(spaxels, answers, lines):
-    """Positions where all the lines are strong and all methods that predict them have them, and these methods."""
-    there, names = common(answers, "flux", tuple(spaxels.column(line) for line in lines))
-    return np.logical_and.reduce([there, *(spaxels.selected(line) for line in lines)]), names
-
-
-def _log_ratio(spaxels, flux, ratio, where):
-    """log10 of a ratio at positions ``where``; lines below their floor count as that."""
-    top, bottom = (np.maximum(flux[where, spaxels.column(line)], spaxels.floor(line)[1][where]) for line in ratio)
-    return np.log10(top / bottom)
-
-
 def _score_ratio(table, spaxels, answers, ratio, lines):
-    strong, names = _strong_lines(spaxels, answers, lines)
+    strong, names = strong_lines(spaxels, answers, lines)
     for region in REGIONS:
         where = np.flatnonzero(strong & spaxels.region(region))
         galaxy = spaxels.galaxy[where]
-        truth = _log_ratio(spaxels, spaxels.flux, lines, where)
+        truth = log_ratio(spaxels, spaxels.flux, lines, where)
         for name in names if len(where) else ():
-            predicted = _log_ratio(spaxels, answers[name].flux, lines, where)
+            predicted = log_ratio(spaxels, answers[name].flux, lines, where)
             found = _log_scores("ratio", truth, predicted, galaxy, table.weights)
-            table.add(name, ratio, region, "all", found, _count(galaxy), len(where))
-
-
-def _score_diagram(table, spaxels, answers):
-    """Classes in the [N II] BPT diagram, and gradients of the metallicity of what is star-forming there in truth."""
-    strong, names = _strong_lines(spaxels, answers, BPT_LINES)
-
-    def place(flux, where):
-        x, y = (_log_ratio(spaxels, flux, RATIOS[ratio], where) for ratio in ("N2/Ha", "O3/Hb"))
-        return x, y, np.minimum(BPT_DIAGRAMS["N2"].classify(x, y), BPT_CLASSES - 1).astype(int)
-
-    for region in REGIONS:
-        where = np.flatnonzero(strong & spaxels.region(region))
-        if not len(where):
-            continue
-        galaxy = spaxels.galaxy[where]
-        x, y, truth = place(spaxels.flux, where)
-        forming = truth == 0
-        for name in names:
-            px, py, predicted = place(answers[name].flux, where)
-            found = {
-                "kappa BPT": scores.kappa(truth, predicted, galaxy, BPT_CLASSES, table.weights),
-                "kappa BPT, linear weights": scores.kappa(
-                    truth, predicted, galaxy, BPT_CLASSES, table.weights, linear=True
-                ),
-            }
-            table.add(name, "bpt", region, "all", found, _count(galaxy), len(where))
-            if region == "whole":
-                _score_gradient(table, spaxels, name, where[forming], (y - x)[forming], (py - px)[forming])
-
-
-def _score_gradient(table, spaxels, name, where, log_o3n2, predicted):
-    galaxy = spaxels.galaxy[where]
-    truth, predicted = (
-        galaxy_gradient(spaxels.radius[where], o3n2_metallicity(value), galaxy, spaxels.size)
-        for value in (log_o3n2, predicted)
-    )
-    some = np.flatnonzero(np.isfinite(truth) & np.isfinite(predicted))
-    if not len(some):
-        return
-    error = predicted - truth
-    found = {
-        "bias of gradient [dex/Re]": _galaxy_mean(error, table.weights),
-        "spread of gradient [dex/Re]": scores.spread(error, table.weights),
-        "R2 of gradient": scores.r2(truth[some], predicted[some], some, table.weights),
-    }
-    table.add(name, "12+log(O/H)", "gradient", "all", found, len(some), np.isin(galaxy, some).sum())
-
-
-# ---------------------------------------------------------------- motion
-def _score_velocity(table, spaxels, answers):
-    finite = {name: np.isfinite(answer.velocity) for name, answer in answers.items()}
-    names = [name for name, there in finite.items() if there.any()]
-    if not names:
-        return
-    there = np.logical_and.reduce([finite[name] for name in names]) & np.isfinite(spaxels.velocity)
-    where = np.flatnonzero(there & spaxels.selected("Ha") & spaxels.region("whole"))
-    if not len(where):
-        return
-    galaxy, truth = spaxels.galaxy[where], spaxels.velocity[where]
-    for name in names:
-        predicted = answers[name].velocity[where]
-        slope = scores.rotation(truth, predicted, galaxy, spaxels.size)
-        found = {
-            "sense of rotation agrees": _galaxy_mean(np.where(np.isfinite(slope), slope > 0, np.nan), table.weights),
-            "amplitude of rotation, median": scores.median(slope, table.weights),
-            "R2 velocity within galaxies": scores.r2_within(truth, predicted, galaxy, table.weights),
-            "RMS velocity [km/s]": scores.rms(truth, predicted, galaxy, table.weights),
-        }
-        table.add(name, "velocity", "whole", "all", found, _count(galaxy), len(where))
+            table.add(name, ratio, region, "all", found, len(np.unique(galaxy)), len(where))

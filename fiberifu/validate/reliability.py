@@ -22,7 +22,7 @@ NOMINAL = tuple(np.round(np.arange(0.05, 1, 0.05), 2).tolist())
 
 #: Departures of the coverage of the central 68 and 95 % that matter: those of a sigma that is wrong by 6 %.
 TOLERANCE = {0.68: 0.03, 0.95: 0.015}
-SIGNIFICANT = 2.0  # bootstrap errors
+SIGNIFICANT = 3.0  # errors: a table has dozens of verdicts
 UNKNOWN = 0.05  # error of the coverage of 68 % above which nothing can be said
 
 
@@ -137,26 +137,29 @@ def tally(truth, mean, sigma, galaxy, n, *, log=False):
     return Tally(pit, crps, width, n_width)
 
 
-def verdict(coverage):
+def verdict(coverage, values):
     """Whether errors are right.
 
     Parameters
     ----------
     coverage : dict of float to ndarray (D,)
         Of the central 0.68 and 0.95: itself, then in the draws of a bootstrap over galaxies.
+    values : int
+        How many there are. An error is never less than that of so many independent ones, which a bootstrap of few
+        galaxies, all inside or all outside, would not know.
 
     Returns
     -------
     {'calibrated', 'overconfident', 'underconfident', 'wrong shape', 'undecided'}
-        Overconfident: intervals cover too little, by more than 2 bootstrap errors **and** by more than a sigma that is
+        Overconfident: intervals cover too little, by more than 3 errors **and** by more than a sigma that is
         6 % too small would. Wrong shape: too little at one probability, too much at the other. Undecided: no departure,
         but too few galaxies to see a small one (error of the 68 % coverage above 0.05).
     """
     signs, errors = [], []
-    for nominal, values in coverage.items():
-        draws = values[1:][np.isfinite(values[1:])]
-        error = draws.std() if len(draws) > 1 else np.nan
-        departure = values[0] - nominal
+    for nominal, found in coverage.items():
+        draws = found[1:][np.isfinite(found[1:])]
+        error = max(draws.std(), np.sqrt(nominal * (1 - nominal) / values)) if len(draws) > 1 else np.nan
+        departure = found[0] - nominal
         beyond = abs(departure) > max(SIGNIFICANT * error, TOLERANCE[nominal])
         signs.append(np.sign(departure) if beyond and np.isfinite(error) else 0)
         errors.append(error)

@@ -15,6 +15,7 @@ __all__ = [
     "bias",
     "correlation_after",
     "cosine",
+    "galaxy_mean",
     "galaxy_spearman",
     "kappa",
     "mae",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 FEWEST = 10  # spaxels of a galaxy for a correlation, a cosine or a rotation of its own
-BINS = 256  # ranks are cut into so many bins for the errors of the AUC
+BINS = 128  # ranks are cut into so many bins for the errors of the AUC
 ROUNDING = 1e-9  # part of a variance that is nothing but rounding
 
 
@@ -103,7 +104,7 @@ def auc(positive, predicted, galaxy, weights=None):
     """Area under the ROC curve: the chance that a true spaxel has the larger prediction than a false one.
 
     ``positive`` (N,) of bool. Exact (Mann & Whitney 1947, Ann. Math. Stat. 18, 50; ties count half); only the spread
-    over the draws comes from 256 bins of rank.
+    over the draws comes from 128 bins of rank.
     """
     positive = np.asarray(positive, bool)
     yes, no = positive.sum(), (~positive).sum()
@@ -121,12 +122,13 @@ def auc(positive, predicted, galaxy, weights=None):
     return exact + binned - binned[0]
 
 
-def galaxy_spearman(truth, predicted, galaxy, n):
+def galaxy_spearman(truth, predicted, galaxy, n, *, ranked=False):
     """Rank correlation in each of n galaxies, ndarray (n,).
 
-    NaN below 10 spaxels or where the truth is constant; a constant prediction knows no order: 0.
+    NaN below 10 spaxels or where the truth is constant; a constant prediction knows no order: 0. ``ranked``: truth is
+    `~fiberifu.validate.bootstrap.galaxy_ranks` already, made once for many methods.
     """
-    a, b = galaxy_ranks(truth, galaxy), galaxy_ranks(predicted, galaxy)
+    a, b = (truth if ranked else galaxy_ranks(truth, galaxy)), galaxy_ranks(predicted, galaxy)
     count, sa, sb, aa, bb, ab = galaxy_sums(galaxy, n, 1, a, b, a * a, b * b, a * b)
     count = np.where(count >= FEWEST, count, np.nan)
     aa, bb, ab = aa - sa**2 / count, bb - sb**2 / count, ab - sa * sb / count
@@ -142,6 +144,12 @@ def quantile(values, q, weights=None):
 def median(values, weights=None):
     """Median of numbers of galaxies (G,), NaN left out."""
     return quantile(values, 0.5, weights)
+
+
+def galaxy_mean(values, weights=None):
+    """Mean of numbers of galaxies (G,), NaN left out."""
+    some = np.flatnonzero(np.isfinite(values))
+    return _give(_mean(values[some], some, weights), weights)
 
 
 def spread(values, weights=None):
