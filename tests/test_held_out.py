@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import logging
+import os
 
 import astropy.units as u
 import numpy as np
@@ -180,13 +181,16 @@ def test_set_is_read_back_as_simulated(made, simulator):
 
 def test_set_resumes_and_grows(made, simulator, tmp_path):
     first = HeldOutSet(tmp_path / "t", simulator, 2, per_shard=2).build()
-    (first.folder / ".0123abcd-00001.npz").write_bytes(b"half")  # as a killed run leaves it
+    half, young = (first.folder / f".{name}-00001.npz" for name in ("0123abcd", "dcba3210"))
+    half.write_bytes(b"half")  # as a killed run leaves it
+    young.write_bytes(b"half")  # of another that is alive
+    os.utime(half, (1e9, 1e9))
     more = HeldOutSet(tmp_path / "t", simulator, 3, per_shard=2)
     assert more.missing() == [1]
     more.build()
     assert len(more) == 3 and len(list(more)) == 3 and len(more.truths()) == 3
-    names = sorted(p.name for p in more.folder.iterdir())
-    assert names == ["00000.npz", "00001.npz", "manifest.json"]
+    names = sorted(p.name for p in more.folder.iterdir() if p != young)
+    assert young.is_file() and names == ["00000.npz", "00001.npz", "manifest.json"]
     for name in names[:2]:
         assert (more.folder / name).read_bytes() == (made.folder / name).read_bytes()
 
