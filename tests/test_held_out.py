@@ -141,7 +141,7 @@ def test_peaks_and_strata(made):
 
 
 def test_depth_is_near_that_of_the_survey(simulator):
-    """3 sigma in H-alpha: 5e-18 erg/s/cm2/arcsec2 in spaxels (Belfiore+2019, AJ 158, 160), 12 % less in the aperture."""
+    """3 sigma in H-alpha: 5e-18 erg/s/cm2/arcsec2 in spaxels (Belfiore+2019, AJ 158, 160), less in the aperture."""
     depth = line_depth(simulator, 0.03, 60.0)
     assert 0.35 < 3 * depth[HA] / (np.pi / 4 * 1.5**2) < 0.55
     assert np.isinf(line_depth(simulator, 0.7, 60.0)[HA]) and np.isfinite(depth).all()
