@@ -10,7 +10,9 @@ import dataclasses
 import json
 import logging
 import multiprocessing
+import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from ..output import MANIFEST, atomic_path, prepare_output_folder, settings_hash
 from .maps import TruthMaps
 from .truth import RULE, VERSION, choose_galaxies, galaxy_truth
 
-__all__ = ["SEED", "HeldOutSet"]
+__all__ = ["SEED", "HeldOutSet", "remove_halves"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class HeldOutSet:
     folder : path-like
         Of the shards, ``00000.npz`` and on, and a manifest.
     simulator : `~fiberifu.simulate.Simulator`, optional
-        Needed to `build`; a folder that has shards is read without one.
+        On the CPU. Needed to `build`; a folder that has shards is read without one.
     galaxies : int, optional
         By default 2000 with a simulator, and without one all that the folder has.
     seed : int
@@ -71,6 +73,8 @@ class HeldOutSet:
         if galaxies is not None and (not isinstance(galaxies, int | np.integer) or galaxies < 1):
             raise ValueError(f"galaxies: got {galaxies!r}; give a whole number from 1")
         if simulator is not None:
+            if simulator.device.type != "cpu":
+                raise ValueError(f"simulator: got one on {simulator.device}; held-out galaxies are made on the CPU")
             self.settings = _settings(simulator, seed, per_shard)
             if self.folder.exists():  # refuse other settings now, not after the work
                 self._refuse_others()
@@ -157,8 +161,7 @@ class HeldOutSet:
         if self._simulator is None:
             raise ValueError("build: give the HeldOutSet a simulator; without one it only reads")
         prepare_output_folder(self.folder, resume=True, settings=self.settings)
-        for left in self.folder.glob(".????????-*.npz"):  # what a killed run was writing
-            left.unlink(missing_ok=True)
+        remove_halves(self.folder)
         todo, size = self.missing(), self.per_shard
         chosen = choose_galaxies(self._simulator, self.seed, self.shards * size)
         jobs = [(self._path(k), self.seed, chosen[k * size : (k + 1) * size]) for k in todo]
@@ -266,6 +269,14 @@ def _run(simulator, jobs, workers):
 
 
 # --- one shard
+
+
+def remove_halves(folder):
+    """Remove shards that a killed run was writing: hidden and old, as a run that is alive takes seconds for one."""
+    for path in folder.glob(".????????-*.npz"):  # see `fiberifu.output.atomic_path`
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > 600:
+                path.unlink()
 
 
 def _write(path, galaxies):

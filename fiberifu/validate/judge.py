@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..output import atomic_path, prepare_output_folder
 from ..provenance import software_version
+from .held_out import remove_halves
 from .maps import PredictedMaps
 from .score_files import write_scores
 
@@ -166,8 +167,7 @@ def _predict(held_out, predictor, folder, overwrite, progress):
         for old in place.glob("*.npz"):
             old.unlink()
         prepare_output_folder(place, overwrite=True, settings=settings)
-    for left in place.glob(".????????-*.npz"):  # what a killed run was writing
-        left.unlink(missing_ok=True)
+    remove_halves(place)
     todo = [k for k in range(held_out.shards) if not (place / f"{k:05d}.npz").is_file()]
     total, done = held_out.shards * held_out.per_shard, (held_out.shards - len(todo)) * held_out.per_shard
     if done:
