@@ -410,16 +410,13 @@ def test_spaxel_sample(training, tmp_path):
         fiber_sample.sample_spaxels(recipe, pack, 12, seed=77_000_001)
 
 
-def test_hash_of_the_simulator_ignores_words(tmp_path, monkeypatch):
+def test_hash_of_the_simulator_ignores_words(tmp_path):
     """Comments and docstrings do not make a sample stale; code does."""
-    (tmp_path / "simulate").mkdir()
-    (tmp_path / "model").mkdir()
-    (tmp_path / "validate").mkdir()
-    for name in ("local", "basis"):
-        (tmp_path / "model" / f"{name}.py").write_text("x = 1\n")
-    monkeypatch.setattr(fiber_sample, "__file__", str(tmp_path / "validate" / "fiber_sample.py"))
-    file, keys = tmp_path / "simulate" / "sky.py", []
-    for text in ('"""Sky."""\ny = 2\n', '"""Of the sky."""\ny = 2  # two\n', "y = 3\n"):
-        file.write_text(text)
-        keys.append(fiber_sample.simulator_sha256())
+    keys = []
+    for number, text in enumerate(('"""Sky."""\ny = 2\n', '"""Of the sky."""\ny = 2  # two\n', "y = 3\n")):
+        for name in ("simulate/sky", "model/local", "model/basis"):
+            file = tmp_path / str(number) / f"{name}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text if name == "simulate/sky" else "x = 1\n")
+        keys.append(fiber_sample.simulator_sha256(tmp_path / str(number)))
     assert keys[0] == keys[1] != keys[2]

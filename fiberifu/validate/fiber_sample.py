@@ -7,6 +7,7 @@
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import time
 import zipfile
@@ -148,12 +149,7 @@ def sample_fibers(recipes, pack, n, path=None, *, progress=None):
     steps = [(r, step) for step in range(max(r.steps for r in recipes)) for r in recipes if step < r.steps]
     key = settings_hash({"kind": "fibres", "format": FORMAT, "recipes": [r.sha256() for r in recipes],
                          "pack": pack_sha256(pack), "simulator": simulator_sha256()})  # fmt: skip
-    state = _FiberMaker(recipes[0], pack)
-
-    def make(i):
-        return state.part(*steps[i]) if i < len(steps) else None
-
-    return _grow(path, key, n, make, state.components, "fibres", progress)
+    return _grow(path, key, n, _FiberMaker(recipes[0], pack, steps), progress)
 
 
 def sample_spaxels(recipe, pack, n, path=None, *, per_galaxy=20, seed=IFU_SEED, progress=None):
@@ -188,13 +184,12 @@ def sample_spaxels(recipe, pack, n, path=None, *, per_galaxy=20, seed=IFU_SEED, 
         raise ValueError(f"seed is {seed}, that of the held-out galaxies; take another")
     key = settings_hash({"kind": "spaxels", "format": FORMAT, "recipe": recipe.sha256(), "per_galaxy": per_galaxy,
                          "seed": seed, "pack": pack_sha256(pack), "simulator": simulator_sha256()})  # fmt: skip
-    state = _SpaxelMaker(recipe, pack, seed, per_galaxy)
-    return _grow(path, key, n, state.part, state.components, "spaxels", progress)
+    return _grow(path, key, n, _SpaxelMaker(recipe, pack, seed, per_galaxy), progress)
 
 
-def simulator_sha256():
-    """Of the code that simulates and that reads apertures, without comments, docstrings and layout."""
-    root = Path(__file__).parents[1]
+@functools.cache
+def simulator_sha256(root=Path(__file__).parents[1]):
+    """Of the code that simulates and that reads apertures, in folder ``root``; comments and layout do not count."""
     files = [*sorted((root / "simulate").glob("*.py")), root / "model" / "local.py", root / "model" / "basis.py"]
     digest = hashlib.sha256()
     for file in files:
@@ -207,10 +202,10 @@ def simulator_sha256():
 
 
 class _Maker:
-    """Simulators and the fitter, made only when there is something to simulate."""
+    """Makes parts of a sample; simulators and the components of the fits are made when they are needed."""
 
     def __init__(self, recipe, pack):
-        self.recipe, self.pack, self._simulators, self._fitter = recipe, pack, {}, None
+        self.recipe, self.pack, self._simulators = recipe, pack, {}
 
     def simulator(self, settings):
         from ..simulate import SimConfig, Simulator
@@ -220,24 +215,36 @@ class _Maker:
             self._simulators[key] = Simulator(self.pack, config=SimConfig(**settings))
         return self._simulators[key]
 
-    @property
-    def fitter(self):
-        from .line_fit import LineFitter
+    @functools.cached_property
+    def continuum(self):
+        """Components (n_continuum, rest_size) as training makes them; an earlier run's, once set."""
+        from ..train.basis import principal_components
 
-        if self._fitter is None:
-            r = self.recipe
-            self._fitter = LineFitter.from_pack(r.model, self.pack, seed=r.seed, mixtures=r.mixtures)
-        return self._fitter
-
-    def components(self):
-        return self.fitter.continuum
+        r = self.recipe
+        components, _, _ = principal_components(self.pack, r.model.n_continuum, n_mixtures=r.mixtures, seed=r.seed)
+        return components.astype(np.float32)
 
 
 class _FiberMaker(_Maker):
-    def part(self, recipe, step):
-        """Arrays (by names of `ROWS`) of the fibres of one step of training."""
+    kind = "fibres"
+
+    def __init__(self, recipe, pack, steps):
+        super().__init__(recipe, pack)
+        self.steps = steps
+
+    @functools.cached_property
+    def fitter(self):
+        from .line_fit import LineFitter
+
+        return LineFitter(self.recipe.model, self.continuum)
+
+    def part(self, number):
+        """Arrays (by names of `ROWS`) of the fibres of one step of training; None after the last."""
         from ..train.batches import _batch_seed
 
+        if number >= len(self.steps):
+            return None
+        recipe, step = self.steps[number]
         seed = _batch_seed(recipe.seed, step)
         if seed == HELD_OUT_SEED:
             raise ValueError(f"recipes: step {step} of seed {recipe.seed} is the held-out set; take another seed")
@@ -257,6 +264,8 @@ class _FiberMaker(_Maker):
 
 
 class _SpaxelMaker(_Maker):
+    kind = "spaxels"
+
     def __init__(self, recipe, pack, seed, per_galaxy):
         super().__init__(recipe, pack)
         self.seed, self.per_galaxy = seed, per_galaxy
@@ -296,32 +305,32 @@ class _SpaxelMaker(_Maker):
 
 
 # ---------------------------------------------------------------- files
-def _grow(path, key, n, make, components, kind, progress):
+def _grow(path, key, n, maker, progress):
     """Parts 0, 1, ... until there are ``n`` rows, kept in ``path``; then a `LineSample`."""
     path = None if path is None else Path(path)
     parts, step, continuum = _read(path, key)
+    if continuum is not None:
+        maker.continuum = continuum
     count, saved = sum(len(p["redshift"]) for p in parts), time.monotonic()
     changed = False
-    while count < n and (part := make(step)) is not None:
+    while count < n and (part := maker.part(step)) is not None:
         step, changed = step + 1, True
         if part:
             types = {name: np.int64 if name == "galaxy" else np.float32 for name in ROWS}
             parts.append({name: np.asarray(part[name], types[name]) for name in ROWS})
             count += len(part["redshift"])
         if path is not None and time.monotonic() - saved > SAVE_SECONDS:
-            continuum = components() if continuum is None else continuum
-            parts = _write(path, key, parts, step, continuum)
+            parts = _write(path, key, parts, step, maker.continuum)
             saved = time.monotonic()
             if progress is not None:
                 progress(count)
     if not parts:
-        raise ValueError(f"n is {n}: no {kind} were made; give a positive number and recipes with steps")
-    continuum = components() if continuum is None else continuum
+        raise ValueError(f"n is {n}: no {maker.kind} were made; give a positive number and recipes with steps")
     if changed and path is not None:
-        parts = _write(path, key, parts, step, continuum)
+        parts = _write(path, key, parts, step, maker.continuum)
     if progress is not None:
         progress(count)
-    return LineSample(**_join(parts), continuum=continuum, kind=kind)[slice(n)]
+    return LineSample(**_join(parts), continuum=maker.continuum, kind=maker.kind)[slice(n)]
 
 
 def _join(parts):

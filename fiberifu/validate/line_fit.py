@@ -42,7 +42,7 @@ class LineFitter:
     ----------
     config : `~fiberifu.model.ModelConfig`
     continuum : array_like (n_continuum, rest_size)
-        Continuum components in the rest frame: those of the network, see `from_pack`.
+        Components in the rest frame, see `fiberifu.train.principal_components`: those of the network.
     """
 
     def __init__(self, config, continuum):
@@ -70,14 +70,6 @@ class LineFitter:
         self.side = mean[:, 0] * (1 - part) + mean[:, 1] * part
         #: Rest wavelengths (L, 2) from and to which a spectrum must reach.
         self.reach = np.stack([bands.min((1, 2)), bands.max((1, 2))], 1)
-
-    @classmethod
-    def from_pack(cls, config, pack, *, seed=1, mixtures=2000):
-        """With the principal components of a template pack, as training makes them."""
-        from ..train.basis import principal_components
-
-        components, _, _ = principal_components(pack, config.n_continuum, n_mixtures=mixtures, seed=seed)
-        return cls(config, components)
 
     def fit(self, flux, ivar, redshift):
         """Measure lines.
