@@ -118,7 +118,7 @@ examples:
 
 Baselines: constant, trees, ridge, ifu-trees, central, position, floor; and, as slow as the model itself and made only
 when they are named: fiber, blank, shuffled. They learn from the fibres the model was trained on, which its recipes say,
-and need scikit-learn: pip install 'fiberifu[ml]'. The documentation (Validation) tells what every score means."""
+and need scikit-learn: pip install 'fiberifu[validate]'. The documentation (Validation) tells what every score means."""
 
 
 def main(args=None):

@@ -5,19 +5,33 @@
 simulated galaxies against real ones.
 """
 
+from .baselines import CentralTimesLight, FiberTrees, IFUTrees, LightTimesEW, PatchRidge, PositionOnly
 from .calibration import measure_calibration
+from .fiber_sample import LineSample, sample_fibers, sample_spaxels
 from .held_out import HeldOutSet
 from .judge import judge, read_predictions
 from .maps import PredictedMaps, Predictor, TruthMaps
+from .maps_job import validate_maps_to_folder
 from .metrics import measure_scores
+from .nulls import Blank, NoiseFloor, Shuffled
 from .predictors import NetworkPredictor
 from .survey_truth import correlated_sigma, match_psf
 
 __all__ = [
+    "Blank",
+    "CentralTimesLight",
+    "FiberTrees",
     "HeldOutSet",
+    "IFUTrees",
+    "LightTimesEW",
+    "LineSample",
     "NetworkPredictor",
+    "NoiseFloor",
+    "PatchRidge",
+    "PositionOnly",
     "PredictedMaps",
     "Predictor",
+    "Shuffled",
     "TruthMaps",
     "correlated_sigma",
     "judge",
@@ -25,4 +39,7 @@ __all__ = [
     "measure_calibration",
     "measure_scores",
     "read_predictions",
+    "sample_fibers",
+    "sample_spaxels",
+    "validate_maps_to_folder",
 ]

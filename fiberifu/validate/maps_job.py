@@ -105,7 +105,7 @@ def validate_maps_to_folder(
     names = parse_baselines(baselines)
     learn = any(BASELINES[name].needs in ("fibers", "spaxels") for name in names)
     if learn and importlib.util.find_spec("sklearn") is None:
-        raise ValueError("baselines need scikit-learn: pip install 'fiberifu[ml]', or give --baselines none")
+        raise ValueError("baselines need scikit-learn: pip install 'fiberifu[validate]', or give --baselines none")
     ifu = VirtualIFU.from_pretrained(model)
     stages = training_recipes(ifu.passport, recipes) if learn else []
     if pack is None and (learn or held_out is None):
@@ -260,7 +260,7 @@ def _samples(folder, stages, pack, n, progress):
         from . import fiber_sample
 
         folder.mkdir(exist_ok=True)
-        make = {"fibers": fiber_sample.fiber_sample, "spaxels": fiber_sample.spaxel_sample}[kind]
+        make = {"fibers": fiber_sample.sample_fibers, "spaxels": fiber_sample.sample_spaxels}[kind]
         with tqdm(total=n, unit=kind[:-1], disable=not progress, leave=False) as bar:
             return make(recipes, pack, n, folder / f"{kind}.npz", progress=lambda done: bar.update(done - bar.n))
 
