@@ -6,8 +6,9 @@
 
 import numpy as np
 
+from .pooling import pool_predictions, pool_truths
 from .profiles import BINS, radial_profiles
-from .spaxels import EW_LIMIT, RATIOS, pool_predictions, pool_truths
+from .spaxels import EW_LIMIT, RATIOS
 
 __all__ = ["EXAMPLE_STRATA", "FEWEST", "map_panels", "review", "unseen_scatter"]
 

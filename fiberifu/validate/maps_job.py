@@ -4,6 +4,7 @@
 ``held-out galaxies + model + baselines -> judge -> review -> scores.json, scores.ecsv, maps.html``
 """
 
+import contextlib
 import datetime
 import functools
 import importlib.util
@@ -121,7 +122,8 @@ def validate_maps_to_folder(
     samples = _samples(folder / "samples", stages, pack, fibers, progress)
     methods = [network, *make_baselines(names, network=network, galaxies=truth, **samples)]
     meta = _about(ifu, fibers if learn else None, command)
-    report = judge(truth, methods, folder, draws=draws, progress=progress, meta=meta)
+    with _quiet("fiberifu.decode"):
+        report = judge(truth, methods, folder, draws=draws, progress=progress, meta=meta)
     report |= _review(truth, folder, methods, progress)
     paths = write_scores(folder, report)
     return [*paths, write_page(folder, held_out=held_out)]
@@ -268,6 +270,18 @@ def _samples(folder, stages, pack, n, progress):
         "fibers": functools.cache(lambda: sample("fibers", stages)),
         "spaxels": functools.cache(lambda: sample("spaxels", stages[-1])),
     }
+
+
+@contextlib.contextmanager
+def _quiet(name):
+    """Without what the library announces of each of thousands of galaxies."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _about(ifu, fibers, command):

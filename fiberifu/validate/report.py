@@ -129,7 +129,7 @@ _EXAMPLES = (
 _STRATA = (
     "A galaxy may belong to several kinds, or to none. In brackets: how many galaxies. The intervals of small kinds "
     "are wide, and differences within them mean nothing. R2 compares with the scatter inside the kind: where that is "
-    "small, as among quenched galaxies, it is soon negative, and the absolute error tells more. Triangles: off the axis."
+    "small, as among quenched galaxies, it is soon negative, and the absolute error tells more. Triangles: off axis."
 )
 _PROFILES = (
     "Medians over galaxies of the logarithm of the mean in rings of deprojected radius, all spaxels counted (of EW: "
