@@ -1,4 +1,4 @@
-"""The page of scores: its tables and figures from synthetic scores and galaxies, and that it stands alone."""
+"""The page of scores (from synthetic scores and galaxies; that it stands alone), and the job that makes it."""
 
 import base64
 import json
@@ -11,8 +11,12 @@ import pytest
 from astropy.table import Table
 from PIL import Image
 
-from fiberifu.validate import PredictedMaps, TruthMaps
+from fiberifu import VirtualIFU, cli
+from fiberifu.simulate import Simulator, analytic_template_pack
+from fiberifu.validate import HeldOutSet, PredictedMaps, TruthMaps
 from fiberifu.validate.examples import map_panels, review
+from fiberifu.validate.maps_job import training_recipes, validate_maps_to_folder
+from fiberifu.validate.methods import COSTLY, parse_baselines
 from fiberifu.validate.report import make_page
 from fiberifu.validate.report_figures import (
     draw_maps,
@@ -330,3 +334,95 @@ def test_scores_that_are_none(tmp_path):
     (tmp_path / "scores.json").write_text("{}")
     with pytest.raises(ValueError, match="meta, reliability, scores"):
         read_scores(tmp_path)
+
+
+# ---------------------------------------------------------------- the job
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    """Two galaxies, large enough to be examples."""
+    folder = tmp_path_factory.mktemp("held") / "truth"
+    return HeldOutSet(folder, Simulator(analytic_template_pack()), 2, per_shard=2).build()
+
+
+@pytest.fixture(scope="module")
+def judged(held_out, tmp_path_factory):
+    """Folder of the bundled model, judged beside the floor of noise."""
+    folder = tmp_path_factory.mktemp("scores") / "out"
+    validate_maps_to_folder(folder, galaxies=2, baselines="floor", held_out=held_out.folder, draws=20, command="a <b>")
+    return folder
+
+
+def test_job(judged, held_out):
+    names = {path.name for path in judged.iterdir()}
+    assert names == {"manifest.json", "predictions", "scores.json", "scores.ecsv", "maps.html"}
+    report = read_scores(judged)
+    meta = report["meta"]
+    assert [(m["name"], m["kind"]) for m in meta["predictors"]] == [
+        ("network", "judged"),
+        ("repeat observation (MaNGA)", "reference"),
+    ]
+    assert meta["weights_sha256"] == VirtualIFU.from_pretrained().weights_sha256
+    assert meta["held_out"]["seed"] == held_out.seed and meta["galaxies"] == 2 and meta["datatype"] == "PREDICTED"
+    value = {(r["predictor"], r["score"]): r["value"] for r in report["scores"] if r["stratum"] == "all"
+             and (r["quantity"], r["region"]) == ("Ha", "whole")}  # fmt: skip
+    assert value["repeat observation (MaNGA)", "MAE log flux [dex]"] < value["network", "MAE log flux [dex]"]
+    page = Page((judged / "maps.html").read_text(encoding="utf-8"))
+    assert meta["weights_sha256"] in " ".join(page.words) and "a <b>" in " ".join(page.words)
+    assert sum("true and predicted, and pull" in alt for alt in page.alts) == len(report["examples"])
+
+
+def test_page_only(judged, held_out, capsys):
+    before, scores = (judged / "maps.html").read_text(), (judged / "scores.json").read_bytes()
+    arguments = ["validate", "maps", "-o", str(judged), "--page-only"]
+    assert cli.main([*arguments, "--held-out", str(held_out.folder)]) == 0
+    assert (judged / "maps.html").read_text() == before and (judged / "scores.json").read_bytes() == scores
+    assert "not observations" in capsys.readouterr().out
+    # without the galaxies there are no maps, and the rest of the page
+    (judged / "maps.html").unlink()
+    assert cli.main([*arguments, "--quiet"]) == 0
+    assert "predicted, and pull" not in (judged / "maps.html").read_text()
+    (judged / "maps.html").write_text(before)
+
+
+def test_job_resumes_under_the_same_settings_only(judged, held_out, monkeypatch):
+    settings = {"galaxies": 2, "baselines": "floor", "held_out": held_out.folder, "draws": 20}
+    with pytest.raises(FileExistsError, match="--resume"):
+        validate_maps_to_folder(judged, **settings)
+    with pytest.raises(ValueError, match="baselines"):
+        validate_maps_to_folder(judged, **settings | {"baselines": "none"}, resume=True)
+    # what a killed run left: predictions, no scores; nothing is predicted again
+    before = json.loads((judged / "scores.json").read_text())
+    (judged / "scores.json").unlink()
+    monkeypatch.setattr("fiberifu.validate.predictors.NetworkPredictor.predict", None)
+    validate_maps_to_folder(judged, **settings, resume=True, command="a <b>")
+    assert json.loads((judged / "scores.json").read_text()) == before
+    with pytest.raises(RuntimeError, match="network fails"):  # with overwrite it is
+        validate_maps_to_folder(judged, **settings, overwrite=True)
+    assert not (judged / "maps.html").exists()
+
+
+def test_job_says_what_is_wrong(tmp_path, held_out, capsys):
+    arguments = ["validate", "maps", "-o", str(tmp_path / "out"), "--held-out", str(held_out.folder), "--baselines"]
+    for wrong, words in (
+        (["none", "--galaxies", "3"], "--galaxies 2 at most"),
+        (["none", "--galaxies", "2", "--seed", "5"], "seed is 5"),
+        (["forest"], "unknown 'forest'"),
+        (["none", "--page-only"], "scores.json: no such file"),
+    ):
+        assert cli.main([*arguments, *wrong]) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_baselines_by_name():
+    assert parse_baselines("none") == [] and parse_baselines("ridge, trees") == ["trees", "ridge"]
+    assert not set(COSTLY) & set(parse_baselines("all")) and set(parse_baselines("all,blank")) > {"blank", "floor"}
+
+
+def test_recipes_of_the_training():
+    """Baselines learn from the fibres of the very recipes that made the weights."""
+    passport = VirtualIFU.from_pretrained().passport
+    stages = training_recipes(passport)
+    assert stages[-1].sha256() == passport["recipe_sha256"] and len({stage.seed for stage in stages}) == len(stages)
+    with pytest.raises(ValueError, match="--recipe"):
+        training_recipes({"recipe_sha256": "0" * 64})

@@ -11,7 +11,7 @@ from .fiber_sample import LineSample, sample_fibers, sample_spaxels
 from .held_out import HeldOutSet
 from .judge import judge, read_predictions
 from .maps import PredictedMaps, Predictor, TruthMaps
-from .maps_job import validate_maps_to_folder
+from .maps_job import judge_to_page, validate_maps_to_folder
 from .metrics import measure_scores
 from .nulls import Blank, NoiseFloor, Shuffled
 from .predictors import NetworkPredictor
@@ -35,6 +35,7 @@ __all__ = [
     "TruthMaps",
     "correlated_sigma",
     "judge",
+    "judge_to_page",
     "match_psf",
     "measure_calibration",
     "measure_scores",

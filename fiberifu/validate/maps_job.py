@@ -19,8 +19,9 @@ from ..output import MANIFEST, atomic_path, prepare_output_folder
 from ..provenance import software_version
 from .methods import BASELINES, JUDGED, make_baselines, parse_baselines
 from .score_files import read_scores, write_scores
+from .score_notes import judged_in, kinds_of, select, verdicts
 
-__all__ = ["PAGE", "summary_lines", "training_recipes", "validate_maps_to_folder", "write_page"]
+__all__ = ["PAGE", "judge_to_page", "summary_lines", "training_recipes", "validate_maps_to_folder", "write_page"]
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,6 @@ def validate_maps_to_folder(
     from ..observe import VirtualIFU
     from ..simulate_job import read_templates
     from .held_out import SEED
-    from .judge import judge
     from .predictors import NetworkPredictor
 
     for name, value in (("galaxies", galaxies), ("fibers", fibers), ("workers", workers)):
@@ -122,11 +122,29 @@ def validate_maps_to_folder(
     samples = _samples(folder / "samples", stages, pack, fibers, progress)
     methods = [network, *make_baselines(names, network=network, galaxies=truth, **samples)]
     meta = _about(ifu, fibers if learn else None, command)
+    return judge_to_page(truth, methods, folder, draws=draws, progress=progress, meta=meta)
+
+
+def judge_to_page(held_out, predictors, folder, *, draws=DRAWS, progress=False, meta=None):
+    """Judge methods, choose examples, and write scores and page.
+
+    Parameters
+    ----------
+    held_out, predictors, folder, draws, progress, meta
+        As for `~fiberifu.validate.judge`.
+
+    Returns
+    -------
+    list of `~pathlib.Path`
+        Scores, table, page.
+    """
+    from .judge import judge
+
+    folder = Path(folder)
     with _quiet("fiberifu.decode"):
-        report = judge(truth, methods, folder, draws=draws, progress=progress, meta=meta)
-    report |= _review(truth, folder, methods, progress)
-    paths = write_scores(folder, report)
-    return [*paths, write_page(folder, held_out=held_out)]
+        report = judge(held_out, predictors, folder, draws=draws, progress=progress, meta=meta)
+    report |= _review(held_out, folder, report, progress)
+    return [*write_scores(folder, report), write_page(folder, held_out=held_out.folder)]
 
 
 def training_recipes(passport, paths=()):
@@ -206,14 +224,11 @@ def summary_lines(folder):
     ------
     str
     """
-    from .score_notes import select, verdicts
-
     report = read_scores(Path(folder))
+    key = judged_in(report), "R2 log EW"
     for region in ("whole", "off-centre"):
-        row = next(
-            (r for r in select(report, "Ha", region) if (r["predictor"], r["score"]) == (JUDGED, "R2 log EW")), None
-        )
-        if row is not None and row["value"] is not None:
+        rows = [row for row in select(report, "Ha", region) if (row["predictor"], row["score"]) == key]
+        for row in (row for row in rows if row["value"] is not None):
             ends = "" if row["low"] is None else f" ({row['low']:.2f} to {row['high']:.2f})"
             yield f"R2 of log EW(H-alpha), {region}: {row['value']:.2f}{ends}, {row['galaxies']} galaxies"
     found = [row["verdict"] for row in verdicts(report)]
@@ -296,19 +311,19 @@ def _about(ifu, fibers, command):
     }
 
 
-def _review(truth, folder, methods, progress):
+def _review(truth, folder, report, progress):
     """Examples, profiles and unseen scatter, shard by shard."""
     from .examples import review
     from .judge import read_shard
 
     def pairs():
         for number in tqdm(range(truth.shards), unit="shard", disable=not progress, leave=False):
-            answers = {method.name: read_shard(folder, method.name, number) for method in methods}
+            answers = {name: read_shard(folder, name, number) for name in kinds_of(report)}
             for i, galaxy in enumerate(truth.shard(number)):
                 if number * truth.per_shard + i < len(truth):
                     yield galaxy, {name: maps[i] for name, maps in answers.items()}
 
-    return review(pairs(), JUDGED)
+    return review(pairs(), judged_in(report))
 
 
 def _read_examples(folder, report, held_out):
@@ -319,8 +334,8 @@ def _read_examples(folder, report, held_out):
     truth = HeldOutSet(folder / "truth" if held_out is None else held_out, galaxies=report["meta"]["galaxies"])
     if truth.key != report["meta"]["held_out"]["key"]:
         raise ValueError(f"{truth.folder} holds other galaxies than those that were judged")
-    out = {}
+    out, judged = {}, judged_in(report)
     for example in report.get("examples", ()):
         shard, i = divmod(example["position"], truth.per_shard)
-        out[example["position"]] = truth[example["position"]], read_shard(folder, JUDGED, shard)[i]
+        out[example["position"]] = truth[example["position"]], read_shard(folder, judged, shard)[i]
     return out

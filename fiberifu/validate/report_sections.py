@@ -11,7 +11,7 @@ from .report_figures import (
     quantity_label,
     stratum_label,
 )
-from .score_notes import kinds_of, note_of
+from .score_notes import judged_in, kinds_of, note_of
 
 __all__ = ["draw_sections"]
 
@@ -52,7 +52,6 @@ def draw_sections(report, examples):
     kinds = kinds_of(report)
     colors = method_colors(kinds)
     few = {name: color for name, color in colors.items() if kinds[name] != "reference"}
-    judged = next(name for name, kind in kinds.items() if kind == "judged")
     for region, (quantities, caption) in RELIABILITY.items():
         curves = [c for c in report["reliability"] if (c["region"], c["stratum"]) == (region, "all")]
         curves = [c for c in curves if c["quantity"] in quantities and c["predictor"] in few]
@@ -60,7 +59,7 @@ def draw_sections(report, examples):
             yield "errors", f"Reliability diagrams, {caption}", caption, draw_reliability(curves, few, quantities)
     for example in report.get("examples", ()):
         if example["position"] in examples:
-            yield _example(example, judged, *examples[example["position"]])
+            yield _example(example, judged_in(report), *examples[example["position"]])
     for score in STRATA_SCORES:
         rows = [r for r in report["scores"] if (r["quantity"], r["region"], r["score"]) == ("Ha", "whole", score)]
         if len({row["stratum"] for row in rows}) > 1:

@@ -204,7 +204,7 @@ def verdicts(report):
         their own intervals are disjoint), else "undecided". What was not measured is left out.
     """
     kinds = kinds_of(report)
-    judged = next((name for name, kind in kinds.items() if kind == "judged"), None)
+    judged = judged_in(report)
     out = []
     for quantity, region, score in itertools.product(*GATES):
         rows = {(row["predictor"], row["score"]): row for row in select(report, quantity, region)}
@@ -229,6 +229,11 @@ def verdicts(report):
 def kinds_of(report):
     """Kind of each method ("judged", "rival", "reference"), by its name."""
     return {method["name"]: method["kind"] for method in report["meta"]["predictors"]}
+
+
+def judged_in(report):
+    """Name of the method that is judged; None if there is none."""
+    return next((name for name, kind in kinds_of(report).items() if kind == "judged"), None)
 
 
 def select(report, quantity, region, stratum="all"):
