@@ -4,7 +4,6 @@
 N positions of G galaxies, Q quantities (lines and sums of doublets).
 """
 
-
 import numpy as np
 
 from .spaxels import NAMES, QUANTITIES, Answers, Spaxels
