@@ -19,6 +19,7 @@ BPT_CLASSES = 3  # star-forming, composite, AGN
 
 # ---------------------------------------------------------------- sums and profiles
 def score_sums(table, spaxels, answers, quantity):
+    """Sums in 1 Re (region "sum") of galaxies whose true sum is strong enough: R2, bias and MAE in dex."""
     i = spaxels.column(quantity)
     there, names = common(answers, "flux", i)
     ok = there & np.isfinite(spaxels.flux[:, i]) & np.isfinite(spaxels.ew[:, i])
@@ -71,7 +72,11 @@ def score_profiles(table, spaxels, answers, quantity):
 
 # ---------------------------------------------------------------- classes
 def score_diagram(table, spaxels, answers):
-    """Classes in the [N II] BPT diagram, and gradients of the metallicity of what is star-forming there in truth."""
+    """Classes in the [N II] BPT diagram, and gradients of the metallicity of what is star-forming there in truth.
+
+    Three classes: star-forming (below Kauffmann et al. 2003), composite, AGN (above Kewley et al. 2001). Kappa counts
+    all disagreements alike; with linear weights, star-forming taken for AGN counts twice.
+    """
     strong, names = strong_lines(spaxels, answers, BPT_LINES)
 
     def place(flux, where):
@@ -118,6 +123,7 @@ def _score_gradient(table, spaxels, name, where, log_o3n2, predicted):
 
 # ---------------------------------------------------------------- motion
 def score_velocity(table, spaxels, answers):
+    """Sense and amplitude of rotation where H-alpha is strong, for methods that predict velocities."""
     finite = {name: np.isfinite(answer.velocity) for name, answer in answers.items()}
     names = [name for name, there in finite.items() if there.any()]
     if not names:
