@@ -19,8 +19,8 @@ from .regress import LineRegression, make_ridge, make_trees
 __all__ = ["CentralTimesLight", "FiberTrees", "IFUTrees", "LightTimesEW", "PatchRidge", "PositionOnly", "view_galaxy"]
 
 VERSION = 1  # of what this module and `regress` predict; part of all keys
-#: EW errors, Angstrom, up to which fibres enter the median of `LightTimesEW`: noise does not move a median much.
-SURE_EW = 3.0
+#: Errors by which a line must stand out to enter the median of `LightTimesEW`.
+DETECTED = 3.0
 
 
 def view_galaxy(galaxy):
@@ -77,7 +77,7 @@ def _continuum_scatter(sample):
 
 
 class LightTimesEW(Predictor):
-    """Continuum light times one equivalent width per line, the median of the training fibres.
+    """Continuum light times one equivalent width per line, the median of the training fibres that show the line.
 
     The light is the image's own, interpolated between the bands and corrected for nothing: not for the lines in them,
     not for the 4000 A break.
@@ -93,7 +93,7 @@ class LightTimesEW(Predictor):
         self.key = settings_hash({"method": "constant", "version": VERSION, "sample": sample.sha256()})
         self.fibers = len(sample)
         self.scatter = _continuum_scatter(sample)
-        sure = sample.measured & (np.nan_to_num(sample.ew_sigma, nan=np.inf) < SURE_EW)
+        sure = sample.measured & (np.nan_to_num(sample.ew) > DETECTED * np.nan_to_num(sample.ew_sigma, nan=np.inf))
         self.ew, self.spread = np.full(sure.shape[1], np.nan), np.full(sure.shape[1], np.nan)
         for i in np.flatnonzero(sure.any(0)):
             ew, sigma = sample.ew[sure[:, i], i], sample.ew_sigma[sure[:, i], i]

@@ -1,18 +1,21 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Learning from noisy lines: ``features, measured value and error -> regression of asinh(value), with its spread``.
 
-Fibres differ in noise by a factor of a hundred. Weights and the bias of asinh are taken at the *predicted* value: taken
-at the measured one, whatever noise has scattered up would count more.
+Fibres differ in noise by a factor of a hundred. Weights and the slope of asinh are taken at the *predicted* value: at
+the measured one, whatever noise has scattered up would count more. And asinh of a noisy value is on average too small:
+where noise matters, its tangent at the prediction takes its place, in which noise averages out.
 """
 
 import numpy as np
 
 __all__ = ["LineRegression", "make_ridge", "make_trees"]
 
-#: Scatter of asinh(EW) around a prediction before anything is known, for the first weights.
-SCATTER = 0.35
-#: Noisier values (in asinh) are left out: they say nothing.
-NOISY = 2.0
+#: Scatter of asinh(EW) around a prediction, for the weights: about what trees on colours leave of H-alpha.
+SCATTER = 0.7
+#: Noise in asinh from which on its tangent is used alone; mixed in proportion below.
+NOISY = 0.5
+#: Largest deviation of a value from the prediction that counts, in asinh.
+OUTLIER = 4.0
 FOLDS = 3
 BIN = 400  # values in a bin of predicted value, for the spread
 LEAST = 60  # values that a line must have
@@ -22,10 +25,10 @@ QUANTILES = np.arange(1, 250) / 250  # edges of the bins of features
 class LineRegression:
     """asinh(value / 1 unit) of one line as a function of features.
 
-    Three models of two thirds of the galaxies predict the rest; at what they predict, weights
-    ``1 / (scatter^2 + noise^2)`` and the bias of asinh under noise (its second derivative, ``tanh(p) noise^2 / 2``) are
-    evaluated for the final model. The spread around a prediction is that of the out-of-fold residuals beyond their
-    noise, in bins of predicted value.
+    Three models of two thirds of the galaxies predict the rest; at their predictions p, weights
+    ``1 / (scatter^2 + noise^2)`` and targets are evaluated for the final model: asinh(value) where the noise is small,
+    its tangent ``p + (value - sinh p) / cosh p`` where it is not. The spread around a prediction is that of the
+    out-of-fold residuals beyond their noise, in bins of predicted value.
 
     Parameters
     ----------
@@ -46,20 +49,19 @@ class LineRegression:
     def __init__(self, make, x, value, sigma, group):
         GroupKFold = _sklearn("model_selection").GroupKFold
         use = np.isfinite(value) & np.isfinite(sigma)
-        if use.sum() >= LEAST:
-            middle = np.arcsinh(np.median(value[use]))
-            use &= np.nan_to_num(sigma, nan=np.inf) < NOISY * np.cosh(middle)
         if use.sum() < LEAST or len(np.unique(group[use])) < FOLDS:
             raise ValueError(f"value has {use.sum()} usable entries; at least {LEAST} are needed: make a larger sample")
-        x, y, sigma, group = x[use], np.arcsinh(value[use]), sigma[use], group[use]
-        first, noise = np.empty_like(y), sigma / np.cosh(middle)
+        x, value, sigma, group = x[use], value[use], sigma[use], group[use]
+        y = np.arcsinh(value)
+        first, noise = np.empty_like(y), sigma / np.cosh(np.median(y))
         for train, test in GroupKFold(FOLDS).split(x, y, group):
             model = make()
             model.fit(x[train], y[train], sample_weight=1 / (SCATTER**2 + noise[train] ** 2))
             first[test] = model.predict(x[test])
-        # asinh flattens: noise makes its mean smaller
         noise = sigma / np.cosh(first)
-        y = y + np.tanh(first) * np.minimum(noise, 1.0) ** 2 / 2
+        tangent = first + (value - np.sinh(first)) / np.cosh(first)
+        share = np.minimum(noise / NOISY, 1.0)
+        y = first + np.clip(share * tangent + (1 - share) * y - first, -OUTLIER, OUTLIER)
         self.model = make()
         self.model.fit(x, y, sample_weight=1 / (SCATTER**2 + noise**2))
         self.centre, self.spread = _spread(first, y - first, noise)
