@@ -12,7 +12,7 @@ from fiberifu.model import ModelConfig
 from fiberifu.simulate import SimConfig, Simulator, analytic_template_pack
 from fiberifu.simulate.observe import moffat_transfer
 from fiberifu.train import FiniteSurvey, Recipe, Survey, simulated_batches, train
-from fiberifu.train.finite_survey import aperture_noise, cube_factor
+from fiberifu.train.cube_noise import aperture_noise, cube_factor
 
 SEED = 70_000_000
 CUBES = Survey(galaxies=5, fibers=12, positions=6, field="hexagon", instrument="manga", max_redshift=0.15, min_re=2.0)
