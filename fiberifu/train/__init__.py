@@ -10,11 +10,14 @@ import torch
 from .basis import fill_basis, principal_components
 from .batches import augment, drop_bands, simulated_batches
 from .config import Recipe
+from .finite_survey import FiniteSurvey, Survey
 from .loop import train
 from .passport import make_passport, training_range
 
 __all__ = [
+    "FiniteSurvey",
     "Recipe",
+    "Survey",
     "augment",
     "drop_bands",
     "fill_basis",
@@ -62,7 +65,9 @@ def main(recipe, output, *, data=None, weights=None, stop_after=None, device="cp
         build_template_pack(data or find_data_dir(), pack)
     start = None if weights is None else load_checkpoint(weights)[0]
     model, step = train(settings, pack, output, start=start, stop_after=stop_after, device=device)
-    batches = simulated_batches(pack, settings.simulator, settings.batch, settings.seed, 0, workers=0)
+    batches = simulated_batches(
+        pack, settings.simulator, settings.batch, settings.seed, 0, workers=0, survey=settings.survey
+    )
     ranges = training_range(model.cpu(), (batch for _, batch in itertools.islice(batches, 30)))
     passport = make_passport(settings, step, ranges)
     if weights is not None:

@@ -9,23 +9,32 @@ import torch
 
 __all__ = ["augment", "drop_bands", "simulated_batches"]
 
-_simulator = None
+_source = None  # of a worker process
 
 
-def _start(pack_path, settings):
-    global _simulator
+def _make_source(pack_path, settings, seed, survey):
+    """A function ``(step, n) -> batch`` of the simulator."""
     from ..simulate import SimConfig, Simulator, load_template_pack
+    from .finite_survey import FiniteSurvey
 
-    _simulator = Simulator(load_template_pack(pack_path), config=SimConfig(**settings))
+    simulator = Simulator(load_template_pack(pack_path), config=SimConfig(**settings))
+    if survey is not None:
+        return FiniteSurvey(simulator, survey, _batch_seed(seed, 0)).batch
+    return lambda step, n: simulator.batch(n, _batch_seed(seed, step))
 
 
-def _start_worker(pack_path, settings):
+def _start_worker(*source):
+    global _source
     torch.set_num_threads(1)
-    _start(pack_path, settings)
+    _source = _make_source(*source)
 
 
-def _make(n, seed):
-    batch = _simulator.batch(n, seed)
+def _make_in_worker(step, n):
+    return _make(_source, step, n)
+
+
+def _make(source, step, n):
+    batch = source(step, n)
     keep = (
         "image",
         "sigma",
@@ -46,8 +55,21 @@ def _batch_seed(seed, step):
     return seed * 10_000_000 + step
 
 
-def simulated_batches(pack_path, settings, n, seed, first_step, workers=1):
-    """Iterate over ``(step, batch)`` from ``first_step``; galaxy seeds depend on (seed, step) alone.
+def simulated_batches(pack_path, settings, n, seed, first_step, workers=1, survey=None):
+    """Iterate over ``(step, batch)`` from ``first_step``; what a step holds depends on (seed, step) alone.
+
+    Parameters
+    ----------
+    pack_path : path-like
+        Template pack.
+    settings : dict
+        Of `fiberifu.simulate.SimConfig`.
+    n, seed, first_step : int
+        Galaxies of a batch; seed; step of the first.
+    workers : int
+        Simulating processes; 0 simulates in this one.
+    survey : Survey, optional
+        A finite set of galaxies; by default every step has new ones.
 
     Yields
     ------
@@ -55,19 +77,20 @@ def simulated_batches(pack_path, settings, n, seed, first_step, workers=1):
     batch : dict of Tensor
     """
     if workers == 0:
-        _start(pack_path, settings)
+        source = _make_source(pack_path, settings, seed, survey)
         for step in itertools.count(first_step):
-            batch = _make(n, _batch_seed(seed, step))
+            batch = _make(source, step, n)
             yield step, {k: torch.from_numpy(v) for k, v in batch.items()}
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (str(pack_path), settings)) as pool:
+    source = (str(pack_path), settings, seed, survey)
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, source) as pool:
         ahead = collections.deque()
         step = first_step
         try:
             while True:
                 while len(ahead) < 2 * workers + 1:
                     next_step = step + len(ahead)
-                    ahead.append(pool.submit(_make, n, _batch_seed(seed, next_step)))
+                    ahead.append(pool.submit(_make_in_worker, next_step, n))
                 batch = ahead.popleft().result()
                 yield step, {k: torch.from_numpy(v) for k, v in batch.items()}
                 step += 1

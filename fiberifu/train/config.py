@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 from ..model import ModelConfig
+from .finite_survey import Survey
 
 __all__ = ["Recipe"]
 
@@ -17,6 +18,7 @@ class Recipe:
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     simulator: dict = dataclasses.field(default_factory=dict)  # keywords of fiberifu.simulate.SimConfig
+    survey: Survey | None = None  # a finite set of galaxies; None: new ones in every step
     seed: int = 1
     steps: int = 4000
     batch: int = 32  # galaxies
@@ -54,13 +56,25 @@ class Recipe:
             raise ValueError(f"recipe {path}: unknown names {extra}; known: {sorted(known)}")
         for name, value in values.items():
             default = getattr(cls(), name)
-            if name != "model" and not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
+            if name not in ("model", "survey") and not isinstance(
+                value, (int, float) if isinstance(default, float) else type(default)
+            ):
                 raise ValueError(f"recipe {path}: {name}={value!r} should be a {type(default).__name__}")
         if "model" in values:
             defaults = json.loads(ModelConfig().to_json())
             values["model"] = ModelConfig.from_dict({**defaults, **values["model"]})
+        if "survey" in values:
+            try:
+                values["survey"] = Survey.from_dict(values["survey"])
+            except ValueError as error:
+                raise ValueError(f"recipe {path}: {error}") from error
+            if placed := sorted({"placement", "pair_fraction"} & set(values.get("simulator", {}))):
+                raise ValueError(f"recipe {path}: simulator {placed} have no effect where [survey] places the fibres")
         return cls(**values)
 
     def sha256(self):
         """Hash of all settings: a run resumes under its own recipe only."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        settings = dataclasses.asdict(self)
+        if self.survey is None:
+            del settings["survey"]  # recipes without one keep the hash that they had before there were surveys
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

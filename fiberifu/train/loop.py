@@ -94,7 +94,9 @@ def train(recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu
 
     began = saved = time.monotonic()
     bad = 0
-    batches = simulated_batches(pack_path, recipe.simulator, recipe.batch, recipe.seed, step, recipe.workers)
+    batches = simulated_batches(
+        pack_path, recipe.simulator, recipe.batch, recipe.seed, step, recipe.workers, recipe.survey
+    )
     with _stop_signal() as stopping, contextlib.closing(batches), _log(folder / "log.csv", step) as log:
         for step_now, batch in batches:
             if step_now >= recipe.steps:

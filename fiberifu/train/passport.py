@@ -1,5 +1,7 @@
 """What a user of the weights must know, written beside them."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -54,7 +56,9 @@ def make_passport(recipe, step, ranges, training_data="fiberifu.simulate"):
     -------
     dict
     """
-    model = recipe.model
+    model, survey = recipe.model, recipe.survey
+    seen = step * recipe.batch
+    placement = recipe.simulator.get("placement", "desi") if survey is None else dataclasses.asdict(survey)
     return {
         "bands": list(model.bands),
         "pixel_scale_arcsec": model.pixel_scale,
@@ -65,8 +69,8 @@ def make_passport(recipe, step, ranges, training_data="fiberifu.simulate"):
         "redshift_range": [model.redshift_min, model.redshift_max],
         "training_range": ranges,
         "training_data": training_data,
-        "training_galaxies": step * recipe.batch,
-        "placement": recipe.simulator.get("placement", "desi"),
+        "training_galaxies": seen if survey is None else min(seen, survey.galaxies),
+        "placement": placement,
         "seed": recipe.seed,
         "steps": step,
         "recipe_sha256": recipe.sha256(),
