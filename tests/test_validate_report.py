@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import shutil
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -286,11 +287,13 @@ def test_page_stands_alone(report):
 
 
 def test_page_says_what_it_is(report):
+    report["scores"].append(row("trees", "R2 log EW, minus nano", -0.2))
     text = make_page(report, [])
     words = " ".join(Page(text).words)
     assert '<meta name="DATATYPE" content="PREDICTED">' in text and '<meta name="ORIGIN" content="fiberifu">' in text
     assert "Predicted from image: nothing on this page was observed." in words
     assert "f" * 64 in words and "40 galaxies are too few" in words
+    assert "minus nano" not in words
     assert "about <trees>" in words and "<trees>" not in text  # escaped
 
 
@@ -385,7 +388,8 @@ def test_page_only(judged, held_out, capsys):
     (judged / "maps.html").write_text(before)
 
 
-def test_job_resumes_under_the_same_settings_only(judged, held_out, monkeypatch):
+def test_job_resumes_under_the_same_settings_only(judged, held_out, tmp_path, monkeypatch):
+    judged = shutil.copytree(judged, tmp_path / "copy")
     settings = {"galaxies": 2, "baselines": "floor", "held_out": held_out.folder, "draws": 20}
     with pytest.raises(FileExistsError, match="--resume"):
         validate_maps_to_folder(judged, **settings)
