@@ -1,7 +1,9 @@
 """The page of scores (from synthetic scores and galaxies; that it stands alone), and the job that makes it."""
 
 import base64
+import dataclasses
 import json
+import shutil
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -13,10 +15,10 @@ from PIL import Image
 
 from fiberifu import VirtualIFU, cli
 from fiberifu.simulate import Simulator, analytic_template_pack
-from fiberifu.validate import HeldOutSet, PredictedMaps, TruthMaps
+from fiberifu.validate import HeldOutSet, LineSample, NetworkPredictor, PredictedMaps, TruthMaps
 from fiberifu.validate.examples import map_panels, review
 from fiberifu.validate.maps_job import training_recipes, validate_maps_to_folder
-from fiberifu.validate.methods import COSTLY, parse_baselines
+from fiberifu.validate.methods import BASELINES, COSTLY, make_baselines, parse_baselines
 from fiberifu.validate.report import make_page
 from fiberifu.validate.report_figures import (
     draw_maps,
@@ -285,11 +287,13 @@ def test_page_stands_alone(report):
 
 
 def test_page_says_what_it_is(report):
+    report["scores"].append(row("trees", "R2 log EW, minus nano", -0.2))
     text = make_page(report, [])
     words = " ".join(Page(text).words)
     assert '<meta name="DATATYPE" content="PREDICTED">' in text and '<meta name="ORIGIN" content="fiberifu">' in text
     assert "Predicted from image: nothing on this page was observed." in words
     assert "f" * 64 in words and "40 galaxies are too few" in words
+    assert "minus nano" not in words
     assert "about <trees>" in words and "<trees>" not in text  # escaped
 
 
@@ -384,7 +388,8 @@ def test_page_only(judged, held_out, capsys):
     (judged / "maps.html").write_text(before)
 
 
-def test_job_resumes_under_the_same_settings_only(judged, held_out, monkeypatch):
+def test_job_resumes_under_the_same_settings_only(judged, held_out, tmp_path, monkeypatch):
+    judged = shutil.copytree(judged, tmp_path / "copy")
     settings = {"galaxies": 2, "baselines": "floor", "held_out": held_out.folder, "draws": 20}
     with pytest.raises(FileExistsError, match="--resume"):
         validate_maps_to_folder(judged, **settings)
@@ -417,6 +422,33 @@ def test_job_says_what_is_wrong(tmp_path, held_out, capsys):
 def test_baselines_by_name():
     assert parse_baselines("none") == [] and parse_baselines("ridge, trees") == ["trees", "ridge"]
     assert not set(COSTLY) & set(parse_baselines("all")) and set(parse_baselines("all,blank")) > {"blank", "floor"}
+
+
+def test_methods_are_made_from_their_samples(held_out):
+    n, rng = 40, np.random.default_rng(1)
+    shapes = {
+        "flux": (4,),
+        "error": (4,),
+        "patch": (4, 7, 7),
+        "redshift": (),
+        "psf_fwhm": (),
+        "distance": (),
+        "radius": (),
+    }
+    shapes |= dict.fromkeys(("line_flux", "line_flux_sigma", "ew", "ew_sigma", "true_flux", "true_ew"), (15,))
+    rows = {name: rng.uniform(0.5, 2, (n, *shape)) for name, shape in shapes.items()}
+    fibers = LineSample(**rows, galaxy=np.arange(n), continuum=np.ones((2, 9)))
+    spaxels = dataclasses.replace(fibers, kind="spaxels")
+    network = NetworkPredictor(VirtualIFU.from_pretrained())
+    names = parse_baselines(",".join(BASELINES))
+    made = make_baselines(names, network=network, galaxies=held_out, fibers=lambda: fibers, spaxels=lambda: spaxels)
+    assert [type(one).__name__ for one in made] == [
+        *("LightTimesEW", "FiberTrees", "PatchRidge", "IFUTrees", "CentralTimesLight", "PositionOnly", "NoiseFloor"),
+        *("NetworkPredictor", "Blank", "Shuffled"),
+    ]
+    assert len({one.name for one in made}) == len({one.key for one in made}) == len(made)
+    assert [one.name for one in made if one.kind == "rival"] == [made[i].name for i in range(3)]
+    assert made[3].sample.kind == "spaxels" and all(one.about for one in made)
 
 
 def test_recipes_of_the_training():

@@ -279,7 +279,7 @@ def _cell(row, digits, bold=False):
 
 
 def _explanations(report):
-    names = dict.fromkeys(row["score"] for row in report["scores"])
+    names = dict.fromkeys(row["score"] for row in report["scores"] if ", minus " not in row["score"])
     notes = {}
     for name in sorted(names, key=place_of):
         if note_of(name).text:

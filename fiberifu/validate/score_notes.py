@@ -53,13 +53,13 @@ SCORES = {
     "R2 log flux": ScoreNote(
         "high", "As R2 log EW, of the line flux. Light alone explains much of it: compare with light x constant EW."
     ),
-    "R2 log flux within galaxies": ScoreNote("high", "The same after the mean of each galaxy is taken out."),
+    "R2 log flux within galaxies": ScoreNote("high", "R2 log flux after the mean of each galaxy is taken out."),
     "MAE log EW [dex]": ScoreNote("low", "Mean absolute error of log EW. 0.1 dex is 26 %."),
     "bias log EW [dex]": ScoreNote(0.0, "Mean of log (predicted / true EW): + is too strong."),
     "MAE log flux [dex]": ScoreNote("low", "Mean absolute error of the log of the absolute flux."),
     "bias log flux [dex]": ScoreNote(0.0, "Mean of log (predicted / true flux): + is too bright."),
     "R2 log ratio": ScoreNote("high", "As R2 log EW, of the ratio of two lines, where both are strong in truth."),
-    "R2 log ratio within galaxies": ScoreNote("high", "The same after the mean of each galaxy is taken out."),
+    "R2 log ratio within galaxies": ScoreNote("high", "R2 log ratio after the mean of each galaxy is taken out."),
     "MAE log ratio [dex]": ScoreNote("low", "Mean absolute error of the log of the ratio of two lines."),
     "bias log ratio [dex]": ScoreNote(0.0, "Mean of log (predicted / true ratio)."),
     "RMS asinh EW": ScoreNote(
@@ -94,9 +94,9 @@ SCORES = {
         "is perfect, 0 what chance gives. With linear weights a neighbouring class is half an error.",
     ),
     "bias of profile log SB [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true) mean flux in a ring."),
-    "spread of profile log SB [dex]": ScoreNote("low", "Its scatter from galaxy to galaxy."),
+    "spread of profile log SB [dex]": ScoreNote("low", "Scatter of this from galaxy to galaxy, flux."),
     "bias of profile log EW [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true) EW in a ring."),
-    "spread of profile log EW [dex]": ScoreNote("low", "Its scatter from galaxy to galaxy."),
+    "spread of profile log EW [dex]": ScoreNote("low", "Scatter of this from galaxy to galaxy, EW."),
     "bias of gradient [dex/Re]": ScoreNote(
         0.0, "Metallicity gradient (O3N2, Marino et al. 2013) of star-forming spaxels: mean of prediction less truth."
     ),
