@@ -30,6 +30,7 @@ from fiberifu.simulate import (  # noqa: E402
     observe_images,
     observe_manga,
     place_targets,
+    selection,  # noqa: E402
 )
 from fiberifu.simulate import ifu as ifu_module  # noqa: E402
 from fiberifu.simulate.calibration import fiber_fraction, psf_to_fiber_specflux  # noqa: E402
@@ -37,8 +38,9 @@ from fiberifu.simulate.fiber import ARMS, COSMIC, arm_share, fiber_sigma  # noqa
 from fiberifu.simulate.gas import LINES  # noqa: E402
 from fiberifu.simulate.imager import lanczos_transfer  # noqa: E402
 from fiberifu.simulate.observe import encircled_energy, moffat_transfer, spectrum_sigma  # noqa: E402
+from fiberifu.simulate.recipe import Draws, draw_galaxies  # noqa: E402
 from fiberifu.simulate.resolution import apply_resolution, resolution_matrix  # noqa: E402
-from fiberifu.simulate.targets import choose_manga  # noqa: E402
+from fiberifu.simulate.selection import choose_manga  # noqa: E402
 
 STEADY = dataclasses.replace(DESI, positioner=0.0, scatter=0.0, failed=0.0)
 
@@ -699,12 +701,48 @@ def test_manga_survey(simulator):
     chosen = [choose_manga(simulator, 2, slot) for slot in range(3)]
     first = next(iter(observe_manga(simulator, 2, 0, 1)))
     assert first.table["galaxy"] == chosen[0][0] and first.table["ifudesign"] // 100 == chosen[0][2]
-    for _, one, fibers in chosen:
+    for slot, (_, one, fibers) in enumerate(chosen):
         assert 0.01 < float(one["g"]["redshift"]) < 0.15
-        radius = 1.5 * float(Photometry(simulator, one).half_light)
+        radius = selection.COVERAGE[selection.manga_wish(2, slot)[2]] * float(Photometry(simulator, one).half_light)
+        smaller = ifu_module.BUNDLES[max(ifu_module.BUNDLES.index(fibers) - 1, 0)]
         assert ifu_module.bundle_radius(fibers) >= min(radius, 16.25)
+        assert fibers == 19 or ifu_module.bundle_radius(smaller) < radius, "the smallest bundle"
     with pytest.raises(ValueError, match="start, n: got"):
         observe_manga(simulator, 2, -1)
+
+
+def test_wishes():
+    """Surveys wish for what is published of them."""
+    z, r = np.array([selection.desi_wish(7, slot) for slot in range(2000)]).T
+    assert np.quantile(z, [0.05, 0.5, 0.95]) == pytest.approx([0.06, 0.20, 0.43], rel=0.2) and r.max() < 19.5
+    assert np.median(z[r < 17.77]) == pytest.approx(0.10, abs=0.02)
+    assert np.mean(r < 17.77) == pytest.approx(92 / 864, abs=0.025) and np.mean(r < 18.9) == pytest.approx(
+        0.46, abs=0.04
+    )
+    mass, radius, sample = zip(*(selection.manga_wish(7, slot) for slot in range(2000)), strict=True)
+    np.testing.assert_allclose(np.quantile(mass, [0.25, 0.5, 0.75]), [9.7, 10.4, 11.1], atol=0.1)  # flat
+    primary = np.array(sample) == "primary"
+    reach = np.array(radius) * np.where(primary, 1.5, 2.5)
+    assert primary.mean() == pytest.approx(2 / 3, abs=0.035)
+    limits = [ifu_module.bundle_radius(n) for n in ifu_module.BUNDLES]
+    share = np.bincount(np.searchsorted(limits[:-1], reach), minlength=5) / len(reach)
+    np.testing.assert_allclose(share, np.array([2, 4, 4, 2, 5]) / 17, atol=0.035)
+
+
+def test_nearest_candidate(simulator, monkeypatch):
+    """What is chosen is near the wish, by what is measured, and is found without its company."""
+    index, chosen = selection.choose_desi(simulator, 3, 4)
+    z, r = selection.desi_wish(3, 4)
+    photometry = Photometry(simulator, chosen)
+    assert float(photometry.r_mag) < 19.5 and 4 * selection.CANDIDATES <= index < 5 * selection.CANDIDATES
+    whole = draw_galaxies(Draws(3, [index]), jitter=simulator.config.jitter)
+    assert float(chosen["g"]["redshift"]) == float(whole["redshift"])
+    indices, g = selection._candidates(simulator, 3, 4)
+    assert g["log_mass"][index - indices[0]] == float(whole["log_mass"][0]), "light draws are the same numbers"
+    far = np.abs(np.log(g["redshift"] / z))
+    assert far[index - indices[0]] < np.quantile(far, 0.5)
+    with pytest.raises(ValueError, match="slot: got 131072; a survey has galaxies 0 to 131071"):
+        selection.choose_desi(simulator, 3, 131072)
 
 
 @pytest.mark.parametrize("spheroid", [True, False])
