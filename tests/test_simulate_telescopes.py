@@ -41,6 +41,7 @@ from fiberifu.simulate.observe import encircled_energy, moffat_transfer, spectru
 from fiberifu.simulate.recipe import Draws, draw_galaxies  # noqa: E402
 from fiberifu.simulate.resolution import apply_resolution, resolution_matrix  # noqa: E402
 from fiberifu.simulate.selection import choose_manga  # noqa: E402
+from fiberifu.simulate.stars import TEMPLATE_SIGMA  # noqa: E402
 
 STEADY = dataclasses.replace(DESI, positioner=0.0, scatter=0.0, failed=0.0)
 
@@ -546,6 +547,9 @@ def test_ifu_truth_is_that_of_the_cube(cubes):
     for c, band in enumerate("gri"):
         np.testing.assert_allclose(clean.images[band][seen], clean.truth["band"][c][seen], rtol=0.01)
     assert np.isnan(clean.truth["velocity"][~seen]).all() and (clean.truth["line_flux"][:, ~seen] == 0).all()
+    limited, sigma_star = clean.truth["stellar_limited"], clean.truth["sigma_star"]
+    np.testing.assert_array_equal(limited[seen], sigma_star[seen] < TEMPLATE_SIGMA)
+    assert not limited[~seen].any() and 10 <= sigma_star[seen].min() < sigma_star[seen].max() < 500
     ha = 6564.6 * (1 + clean.table["redshift"])
     at = np.abs(clean.wave - ha) < 12
     width = np.gradient(clean.wave)[at, None]
@@ -673,7 +677,8 @@ def test_desi_survey(simulator):
     target = spectra.table["objtype"] == "TGT"
     magnitude = 22.5 - 2.5 * np.log10(spectra.table["flux_r"][target]) - 2.165 * spectra.table["ebv"][target]
     assert (magnitude < 19.5).all()
-    assert (spectra.table["z_true"][target] < 0.51).all()
+    truth = spectra.meta["truth"]
+    np.testing.assert_array_equal(truth["stellar_limited"], truth["sigma_star"] < TEMPLATE_SIGMA)
     part, _ = observe_desi(simulator, 5, 4, 2, images=False)
     last = np.isin(spectra.table["galaxy"], part.table["galaxy"])
     np.testing.assert_array_equal(spectra.table["targetid"][last], part.table["targetid"])

@@ -19,6 +19,7 @@ from .milky_way import galactic_ebv, sky_position, transmission
 from .observe import moffat_transfer
 from .photometry import Photometry
 from .products import IFUCube
+from .stars import TEMPLATE_SIGMA
 from .streams import stream
 
 __all__ = ["BUNDLES", "MANGA", "IFUInstrument", "bundle_positions", "observe_ifu", "shepard_weights"]
@@ -407,8 +408,9 @@ def _truth(simulator, scene, number, amount, weights, dead, side, instrument):
     made = simulator.truth(scene, owner, light)
     seen = (total[:, 0] > 1e-6).cpu().numpy()
     out = {}
-    for key in ("line_flux", "line_ew", "velocity", "sigma", "band"):
+    for key in ("line_flux", "line_ew", "velocity", "sigma", "sigma_star", "band"):
         value = made[key].cpu().numpy().T.astype(np.float32)
-        value = np.where(seen, value, np.nan if key in ("velocity", "sigma") else 0)
+        value = np.where(seen, value, np.nan if key in ("velocity", "sigma", "sigma_star") else 0)
         out[key] = value.reshape(*value.shape[:-1], side, side).astype(np.float32)
+    out["stellar_limited"] = out["sigma_star"] < TEMPLATE_SIGMA  # False where nothing is seen
     return out
