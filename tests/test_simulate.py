@@ -23,6 +23,7 @@ from fiberifu.simulate.observe import (  # noqa: E402
 )
 from fiberifu.simulate.recipe import Draws, draw_galaxies  # noqa: E402
 from fiberifu.simulate.templates import build_template_pack, load_template_pack  # noqa: E402
+from fiberifu.simulate.templates_download import template_files  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +297,15 @@ def test_missing_pack(tmp_path, monkeypatch):
     monkeypatch.setenv("FIBERIFU_DATA", str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match="FIBERIFU_DATA"):
         build_template_pack()
+
+
+def test_altered_templates(tmp_path):
+    """Files that are not those of everybody else are told by their hashes."""
+    path = tmp_path / str(template_files()["path"][0])
+    path.parent.mkdir(parents=True)
+    path.write_text("altered")
+    with pytest.warns(UserWarning, match=f"1 files .* such as .*{path.name}"), pytest.raises(FileNotFoundError):
+        build_template_pack(tmp_path)
 
 
 def test_real_pack(data_dir, tmp_path):

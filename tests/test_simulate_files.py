@@ -178,6 +178,14 @@ def test_cutout_like_the_viewers(images, tmp_path, data_dir):
         assert set(hdus[1].header) - extra <= set(ours[0].header)
 
 
+def test_northern_cutout(images, tmp_path):
+    north = dataclasses.replace(images, meta=images.meta | {"layer": "north"})
+    write_cutout(north, tmp_path / "cutout-sim.fits", seed=SEED)
+    image = read_legacysurvey(tmp_path / "cutout-sim.fits")
+    assert {band: ccd.meta["FILTER"] for band, ccd in image.items()}["g"] == "BASS g"
+    assert all(ccd.meta["SURVEY"] == "BASS+MzLS" for ccd in image.values())
+
+
 def test_brick(images, tmp_path):
     """Compressed as the survey's: images to steps of 1e-4 nanomaggies, masks exactly."""
     paths = write_brick(images, tmp_path, seed=SEED, galaxy=40)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 from fiberifu.extinction import BAND_EXTINCTION, mw_transmission  # noqa: E402
 from fiberifu.model import desi_lsf  # noqa: E402
 from fiberifu.simulate import (  # noqa: E402
+    BASS_MZLS,
     DECALS,
     DES,
     DESI,
@@ -33,8 +35,10 @@ from fiberifu.simulate import (  # noqa: E402
     selection,  # noqa: E402
 )
 from fiberifu.simulate import ifu as ifu_module  # noqa: E402
+from fiberifu.simulate import imager as imager_module  # noqa: E402
 from fiberifu.simulate.calibration import fiber_fraction, psf_to_fiber_specflux  # noqa: E402
 from fiberifu.simulate.fiber import ARMS, COSMIC, arm_share, fiber_sigma  # noqa: E402
+from fiberifu.simulate.filters import filter_curve  # noqa: E402
 from fiberifu.simulate.gas import LINES  # noqa: E402
 from fiberifu.simulate.imager import lanczos_transfer  # noqa: E402
 from fiberifu.simulate.observe import encircled_energy, moffat_transfer, spectrum_sigma  # noqa: E402
@@ -664,6 +668,44 @@ def test_targets(simulator):
             assert math.hypot(dx, dy) == pytest.approx(0.33 * r26[owner], rel=1e-4)
             across = dy * math.cos(float(g["pa"][owner])) - dx * math.sin(float(g["pa"][owner]))
             assert across == pytest.approx(0, abs=1e-4)
+
+
+def test_other_filters(simulator, scene, monkeypatch):
+    """Through curves of one's own: DECam's give the same light; images say through what they were taken."""
+    pack = analytic_template_pack()
+    curves = {name: (pack["band_wave"], pack[f"band_{name[-1]}"]) for name in ("a-g", "a-r", "a-z")}
+    same = simulator.band_through(scene, [(pack["band_wave"], pack[f"band_{band}"]) for band in "griz"])
+    torch.testing.assert_close(same, scene["band"], rtol=1e-5, atol=1e-12)
+    monkeypatch.setattr(imager_module, "filter_curve", curves.get)
+    camera = dataclasses.replace(DECALS, curves=tuple(curves), layer="north")
+    see = {"noise": False, "stars": 0, "ebv": 0.0, "scene": scene}
+    south, north = (observe_images(simulator, 3, range(4), camera=c, **see)[0] for c in (DECALS, camera))
+    for band in "grz":
+        np.testing.assert_allclose(north.flux[band], south.flux[band], rtol=1e-4, atol=1e-7)
+    assert north.meta["filters"] == {"g": "a g", "r": "a r", "z": "a z"} and north.meta["layer"] == "north"
+    assert south.meta["filters"]["g"] == "DECam g"
+    for change, words in (({"curves": ("a-g",)}, "curves: got"), ({"layer": "east"}, "layer: got 'east'")):
+        with pytest.raises(ValueError, match=words):
+            dataclasses.replace(DECALS, **change)
+
+
+def test_northern_surveys(simulator, scene):
+    """BASS and MzLS, where speclite has their curves: close to DECam's, not the same; cutouts are read as northern."""
+    pytest.importorskip("speclite")
+    see = {"noise": False, "stars": 0, "ebv": 0.0, "scene": scene}
+    south, north = (observe_images(simulator, 3, range(4), camera=c, **see)[0] for c in (DECALS, BASS_MZLS))
+    for band in "grz":
+        step = -2.5 * np.log10(north.flux[band].sum() / south.flux[band].sum())
+        assert 1e-4 < abs(step) < 0.2
+    assert north.meta["filters"] == {"g": "BASS g", "r": "BASS r", "z": "MzLS z"}
+
+
+def test_northern_curves_are_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "speclite", None)
+    monkeypatch.setitem(sys.modules, "speclite.filters", None)
+    filter_curve.cache_clear()
+    with pytest.raises(ImportError, match=r"fiberifu\[north\]"):
+        filter_curve("BASS-g")
 
 
 def test_desi_survey(simulator):
