@@ -513,7 +513,7 @@ def test_fetch(nowhere, monkeypatch, tmp_path, data_dir, request):
     assert not list((tmp_path / "temporary").iterdir())
     assert first.read_text() == "spoilt" and not list(first.parent.glob(".*"))
     monkeypatch.setattr(templates_download, "ADDRESS", base + "/{repository}/{commit}/{source}")
-    read_templates(fetch=True)  # only what is wrong is fetched again
+    templates_download.download_templates()  # only what is wrong is fetched again
     assert not templates_download.wrong_files(tmp_path / "cache")
 
 
