@@ -146,12 +146,15 @@ def simulate_to_folder(
     """
     from .simulate.files import tree  # late: it loads torch
     from .simulate.identifiers import pack_sha256
+    from .simulate.selection import SLOTS
 
     if survey not in SURVEYS:
         raise ValueError(f"survey is {survey!r}; give one of {', '.join(SURVEYS)}")
     for name, value, least in (("n", n, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} is {value!r}; give a whole number from {least}")
+    if n > SLOTS:
+        raise ValueError(f"n is {n}; a survey has at most {SLOTS} galaxies: take another seed for more")
     instruments = find_instruments() if instruments is None else instruments
     needed = {"desi": ("desi",), "manga": ("manga", "images")}[survey]
     if missing := [key for key in needed if key not in instruments]:

@@ -25,6 +25,16 @@ def data_dir():
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_pack_file(data_dir, tmp_path_factory):
+    """A template pack of the public files; made once, because that takes seconds."""
+    from fiberifu.simulate import build_template_pack
+
+    path = tmp_path_factory.mktemp("real") / "pack.npz"
+    build_template_pack(data_dir, path)
+    return path
+
+
 @pytest.fixture(autouse=True)
 def close_figures():
     """Close what a test has drawn: matplotlib warns about open figures, and warnings are errors."""

@@ -34,7 +34,15 @@ INSTRUMENTS = {
     "manga": simulated_surveys.observe_manga,
     "images": simulated_surveys.observe_images,
 }
-N, SEED = 20, 3  # two units
+N, SEED = 6, 3
+UNIT = 4  # galaxies that are simulated together: two units
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_units():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(simulate_job.UNIT, "desi", UNIT)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +108,20 @@ def assert_same(made, expected):
 def test_desi(simulate, templates, whole, capsys):
     assert simulate("--bricks") == 0
     out = capsys.readouterr().out
-    for words in ("zall-pix-sim.fits", "truth_sim.fits", "(settings)", "20 galaxies", "spheroid", "not an observation"):
+    for words in (
+        "zall-pix-sim.fits",
+        "truth_sim.fits",
+        "(settings)",
+        f"{N} galaxies",
+        "spheroid",
+        "not an observation",
+    ):
         assert words in out, words
     made = contents(simulate.folder)
     assert all("sim" in Path(name).name for name in made)
     assert set(contents(whole)) < set(made), "the same files, and the bricks"
     assert_same({name: made[name] for name in contents(whole)}, contents(whole))
-    assert sum("legacysurvey-sim0000" in name for name in made) >= 7 * 10
+    assert sum("legacysurvey-sim0000" in name for name in made) >= 7 * N // 2
     assert_traceable(simulate.folder, templates)
 
     with fits.open(simulate.folder / tree.TRUTH) as hdus:
@@ -135,9 +150,9 @@ def test_desi(simulate, templates, whole, capsys):
     np.testing.assert_allclose(catalogue["Z"], [by_id[t] for t in catalogue["TARGETID"]], atol=1e-3)
     tractor = fits.getdata(simulate.folder / f"legacysurvey/tractor/sim/tractor-sim-{SEED}.fits")
     assert len(tractor) == len(by_id)
-    image = read_legacysurvey(simulate.folder / "images" / f"cutout_sim-{SEED}-000007.fits",
-                              psf=simulate.folder / "images" / f"copsf_sim-{SEED}-000007.fits")  # fmt: skip
-    assert next(iter(image.values())).meta["REDSHIFT"] == pytest.approx(galaxies["redshift"][7], rel=1e-6)
+    image = read_legacysurvey(simulate.folder / "images" / f"cutout_sim-{SEED}-000005.fits",
+                              psf=simulate.folder / "images" / f"copsf_sim-{SEED}-000005.fits")  # fmt: skip
+    assert next(iter(image.values())).meta["REDSHIFT"] == pytest.approx(galaxies["redshift"][5], rel=1e-6)
 
 
 def test_manga(simulate, templates, capsys):
@@ -234,9 +249,9 @@ def test_overwrite_after_an_error(templates, tmp_path):
 def test_resume_mends_a_finished_survey(whole, templates, tmp_path, gathered):
     """A file that was deleted and one that was cut short are made again: a unit's own, or what all units give."""
     folder, starts = shutil.copytree(whole, tmp_path / "out"), []
-    image = folder / "images" / f"cutout_sim-{SEED}-000017.fits"
+    image = folder / "images" / f"cutout_sim-{SEED}-000004.fits"
     image.write_bytes(image.read_bytes()[:5000])
-    (folder / "images" / f"copsf_sim-{SEED}-000018.fits").unlink()
+    (folder / "images" / f"copsf_sim-{SEED}-000005.fits").unlink()
     if gathered:
         next(folder.rglob("coadd-sim-bright-*.fits")).unlink()
         (folder / tree.TRUTH).unlink()
@@ -247,7 +262,7 @@ def test_resume_mends_a_finished_survey(whole, templates, tmp_path, gathered):
 
     keywords = {"n": N, "seed": SEED, "templates": templates, "resume": True}
     simulate_to_folder("desi", folder, instruments={"desi": watched}, **keywords)
-    assert starts == ([0, 16] if gathered else [16])
+    assert starts == ([0, UNIT] if gathered else [UNIT])
     assert_same(contents(folder), contents(whole))
     assert set(tree.listed(folder)) == set(tree.listed(whole)) == set(contents(whole)) and not tree.damaged(folder)
     assert not (folder / tree.PARTS).exists()
@@ -271,7 +286,7 @@ def test_error_in_a_unit_leaves_what_is_done(templates, tmp_path, whole):
         return simulated_surveys.observe_desi(simulator, seed, start, n)
 
     simulate_to_folder("desi", tmp_path / "out", instruments={"desi": watched}, resume=True, **keywords)
-    assert starts == [16]
+    assert starts == [UNIT]
     assert_same(contents(tmp_path / "out"), contents(whole))
 
 
@@ -280,9 +295,9 @@ import os, signal, sys, time
 from pathlib import Path
 import simulated_surveys as surveys
 from fiberifu.simulate.identifiers import pack_sha256
-from fiberifu.simulate_job import simulate_to_folder
+from fiberifu.simulate_job import UNIT, simulate_to_folder
 
-folder, templates, n, seed, workers, limits = sys.argv[1:]
+folder, templates, n, seed, workers, limits, UNIT["desi"] = *sys.argv[1:-1], int(sys.argv[-1])
 
 def survey():
     simulate_to_folder("desi", folder, n=int(n), seed=int(seed), templates=templates, workers=int(workers),
@@ -317,7 +332,7 @@ def run_to_be_killed(folder, templates, workers=1, limits=()):
     script.write_text(SURVEY)
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[1])])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    arguments = [folder, templates, N, SEED, workers, " ".join(map(str, limits))]
+    arguments = [folder, templates, N, SEED, workers, " ".join(map(str, limits)), UNIT]
     return subprocess.Popen([sys.executable, script, *map(str, arguments)], stdout=subprocess.PIPE, text=True,
                             env=environment)  # fmt: skip
 
@@ -333,7 +348,7 @@ def test_killed_at_any_moment(templates, tmp_path, whole):
     """Killed when it has written a given number of files, again and again; then the files are those of one run."""
     folder, rng = tmp_path / "killed", random.Random(7)
     # among the images of the two units, between units, while gathering, while tidying up
-    limits = [rng.randint(2, 20), rng.randint(21, 40), rng.randint(41, 52), rng.randint(56, 63)]
+    limits = [rng.randint(2, 9), rng.randint(10, 14), rng.randint(15, 21), rng.randint(24, 31)]
     process = run_to_be_killed(folder, templates, limits=limits)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and int(out.split()[-1]) >= 3, "most were killed before they had ended"
@@ -498,7 +513,7 @@ def test_fetch(nowhere, monkeypatch, tmp_path, data_dir, request):
     assert not list((tmp_path / "temporary").iterdir())
     assert first.read_text() == "spoilt" and not list(first.parent.glob(".*"))
     monkeypatch.setattr(templates_download, "ADDRESS", base + "/{repository}/{commit}/{source}")
-    read_templates(fetch=True)  # only what is wrong is fetched again
+    templates_download.download_templates()  # only what is wrong is fetched again
     assert not templates_download.wrong_files(tmp_path / "cache")
 
 

@@ -17,7 +17,7 @@ import fiberifu
 ROOT = Path(fiberifu.__file__).parent
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 TENSOR_SIDE = ("model", "train", "simulate")  # torch at module level; no units, no WCS
-TENSOR_SIDE_FACES = ("simulate/api.py", "simulate/files/")  # where simulate meets astropy
+TENSOR_SIDE_FACES = ("simulate/api/", "simulate/files/")  # where simulate meets astropy
 
 
 def tree(module):
@@ -25,7 +25,7 @@ def tree(module):
 
 
 def part(module):
-    """Top-level part of the package that a file belongs to: ``simulate/api.py`` -> ``simulate``."""
+    """Top-level part of the package that a file belongs to: ``simulate/imager.py`` -> ``simulate``."""
     return module.removesuffix(".py").split("/")[0]
 
 

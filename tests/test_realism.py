@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch")
 from fiberifu.simulate import (  # noqa: E402
     Simulator,
     analytic_template_pack,
-    build_template_pack,
     load_template_pack,
 )
 from fiberifu.validate.realism import (  # noqa: E402
@@ -29,6 +28,7 @@ from fiberifu.validate.realism import (  # noqa: E402
     measure_realism,
     residual_scatter,
     ridge_distance,
+    starlight,  # noqa: E402
     write_realism,
 )
 from fiberifu.validate.realism.comparison import rank  # noqa: E402
@@ -381,9 +381,9 @@ def test_real_files(data_dir):
     assert 2.5 < np.median(lines["Ha"] / lines["Hb"]) < 8
 
 
-def test_end_to_end(data_dir, tmp_path):
-    build_template_pack(data_dir, tmp_path / "pack.npz")
-    real_pack = load_template_pack(tmp_path / "pack.npz")
+def test_end_to_end(data_dir, real_pack_file, tmp_path, monkeypatch):
+    real_pack = load_template_pack(real_pack_file)
+    monkeypatch.setattr(starlight, "read_atlas", lambda *args: read_atlas(*args)[::3])  # fits take longest
     with pytest.raises(ValueError, match="at least 24"):
         measure_realism(None, real_pack, data_dir, galaxies=5)
     small = {"galaxies": 24, "survey_galaxies": 8, "cubes": 1}

@@ -23,6 +23,7 @@ from fiberifu.simulate.observe import (  # noqa: E402
 )
 from fiberifu.simulate.recipe import Draws, draw_galaxies  # noqa: E402
 from fiberifu.simulate.templates import build_template_pack, load_template_pack  # noqa: E402
+from fiberifu.simulate.templates_download import template_files  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -298,11 +299,20 @@ def test_missing_pack(tmp_path, monkeypatch):
         build_template_pack()
 
 
-def test_real_pack(data_dir, tmp_path):
+def test_altered_templates(tmp_path):
+    """Files that are not those of everybody else are told by their hashes."""
+    path = tmp_path / str(template_files()["path"][0])
+    path.parent.mkdir(parents=True)
+    path.write_text("altered")
+    with pytest.warns(UserWarning, match=f"1 files .* such as .*{path.name}"), pytest.raises(FileNotFoundError):
+        build_template_pack(tmp_path)
+
+
+def test_real_pack(real_pack_file):
     """The pack from the public files, and one batch with it."""
-    pack = build_template_pack(data_dir, tmp_path / "pack.npz")
+    pack = load_template_pack(real_pack_file)
     assert pack["ssp"].shape == (9, 6, 15309)
-    assert set(load_template_pack(tmp_path / "pack.npz")) == set(pack) == set(analytic_template_pack())
+    assert set(pack) == set(analytic_template_pack())
     # one solar mass formed 1 Gyr ago: V light of the CKC14z SSPs
     v = pack["ssp"][5, 4][(pack["wave"] > 5400) & (pack["wave"] < 5600)].mean()
     assert 1e-4 < v < 3e-4

@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Simulated files: what is written is what the readers of real files give back."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -174,6 +176,14 @@ def test_cutout_like_the_viewers(images, tmp_path, data_dir):
     with fits.open(real / "cutout_59.1067_-30.4848.fits") as hdus, fits.open(tmp_path / "cutout_sim.fits") as ours:
         extra = {"BRICK", "BRICK_X0", "BRICK_Y0", "BAND", "XTENSION", "PCOUNT", "GCOUNT"}  # one band and brick per HDU
         assert set(hdus[1].header) - extra <= set(ours[0].header)
+
+
+def test_northern_cutout(images, tmp_path):
+    north = dataclasses.replace(images, meta=images.meta | {"layer": "north"})
+    write_cutout(north, tmp_path / "cutout-sim.fits", seed=SEED)
+    image = read_legacysurvey(tmp_path / "cutout-sim.fits")
+    assert {band: ccd.meta["FILTER"] for band, ccd in image.items()}["g"] == "BASS g"
+    assert all(ccd.meta["SURVEY"] == "BASS+MzLS" for ccd in image.values())
 
 
 def test_brick(images, tmp_path):
@@ -523,6 +533,9 @@ def test_wavelengths_must_be_regular(cube):
 
 def test_truth_maps(cube, tmp_path):
     path = tmp_path / "manga-sim-1-MAPS-TRUTH.fits.gz"
+    sigma_star = np.linspace(40, 200, cube.truth["sigma"].size).reshape(cube.truth["sigma"].shape)
+    truth = cube.truth | {"sigma_star": sigma_star, "stellar_limited": sigma_star < 70}
+    cube = dataclasses.replace(cube, truth=truth)
     write_truth_maps(cube, path, seed=SEED)
     check_marks(path)
     back = LineMaps.read(path)
@@ -535,6 +548,9 @@ def test_truth_maps(cube, tmp_path):
     np.testing.assert_allclose(
         back.flux["Ha"].data, back.ew["Ha"].data * back.continuum["Ha"].data * (1 + back.redshift), rtol=1e-5
     )
+    seen = (np.asarray(cube.mask) & 1 == 0).any(0)
+    np.testing.assert_allclose(fits.getdata(path, "STELLAR_SIGMA")[seen], sigma_star[seen], rtol=1e-6)
+    np.testing.assert_array_equal(fits.getdata(path, "STELLAR_LIMITED"), seen & (sigma_star < 70))
     write_truth_maps(cube, tmp_path / "again-sim.fits.gz", seed=SEED)
     assert (tmp_path / "again-sim.fits.gz").read_bytes() == path.read_bytes()
     assert len(list(tmp_path.iterdir())) == 2, "nothing is left beside them"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 from fiberifu.extinction import BAND_EXTINCTION, mw_transmission  # noqa: E402
 from fiberifu.model import desi_lsf  # noqa: E402
 from fiberifu.simulate import (  # noqa: E402
+    BASS_MZLS,
     DECALS,
     DES,
     DESI,
@@ -30,15 +32,20 @@ from fiberifu.simulate import (  # noqa: E402
     observe_images,
     observe_manga,
     place_targets,
+    selection,  # noqa: E402
 )
 from fiberifu.simulate import ifu as ifu_module  # noqa: E402
+from fiberifu.simulate import imager as imager_module  # noqa: E402
 from fiberifu.simulate.calibration import fiber_fraction, psf_to_fiber_specflux  # noqa: E402
 from fiberifu.simulate.fiber import ARMS, COSMIC, arm_share, fiber_sigma  # noqa: E402
+from fiberifu.simulate.filters import filter_curve  # noqa: E402
 from fiberifu.simulate.gas import LINES  # noqa: E402
 from fiberifu.simulate.imager import lanczos_transfer  # noqa: E402
 from fiberifu.simulate.observe import encircled_energy, moffat_transfer, spectrum_sigma  # noqa: E402
+from fiberifu.simulate.recipe import Draws, draw_galaxies  # noqa: E402
 from fiberifu.simulate.resolution import apply_resolution, resolution_matrix  # noqa: E402
-from fiberifu.simulate.targets import choose_manga  # noqa: E402
+from fiberifu.simulate.selection import choose_manga  # noqa: E402
+from fiberifu.simulate.stars import TEMPLATE_SIGMA  # noqa: E402
 
 STEADY = dataclasses.replace(DESI, positioner=0.0, scatter=0.0, failed=0.0)
 
@@ -544,6 +551,9 @@ def test_ifu_truth_is_that_of_the_cube(cubes):
     for c, band in enumerate("gri"):
         np.testing.assert_allclose(clean.images[band][seen], clean.truth["band"][c][seen], rtol=0.01)
     assert np.isnan(clean.truth["velocity"][~seen]).all() and (clean.truth["line_flux"][:, ~seen] == 0).all()
+    limited, sigma_star = clean.truth["stellar_limited"], clean.truth["sigma_star"]
+    np.testing.assert_array_equal(limited[seen], sigma_star[seen] < TEMPLATE_SIGMA)
+    assert not limited[~seen].any() and 10 <= sigma_star[seen].min() < sigma_star[seen].max() < 500
     ha = 6564.6 * (1 + clean.table["redshift"])
     at = np.abs(clean.wave - ha) < 12
     width = np.gradient(clean.wave)[at, None]
@@ -660,9 +670,47 @@ def test_targets(simulator):
             assert across == pytest.approx(0, abs=1e-4)
 
 
+def test_other_filters(simulator, scene, monkeypatch):
+    """Through curves of one's own: DECam's give the same light; images say through what they were taken."""
+    pack = analytic_template_pack()
+    curves = {name: (pack["band_wave"], pack[f"band_{name[-1]}"]) for name in ("a-g", "a-r", "a-z")}
+    same = simulator.band_through(scene, [(pack["band_wave"], pack[f"band_{band}"]) for band in "griz"])
+    torch.testing.assert_close(same, scene["band"], rtol=1e-5, atol=1e-12)
+    monkeypatch.setattr(imager_module, "filter_curve", curves.get)
+    camera = dataclasses.replace(DECALS, curves=tuple(curves), layer="north")
+    see = {"noise": False, "stars": 0, "ebv": 0.0, "scene": scene}
+    south, north = (observe_images(simulator, 3, range(4), camera=c, **see)[0] for c in (DECALS, camera))
+    for band in "grz":
+        np.testing.assert_allclose(north.flux[band], south.flux[band], rtol=1e-4, atol=1e-7)
+    assert north.meta["filters"] == {"g": "a g", "r": "a r", "z": "a z"} and north.meta["layer"] == "north"
+    assert south.meta["filters"]["g"] == "DECam g"
+    for change, words in (({"curves": ("a-g",)}, "curves: got"), ({"layer": "east"}, "layer: got 'east'")):
+        with pytest.raises(ValueError, match=words):
+            dataclasses.replace(DECALS, **change)
+
+
+def test_northern_surveys(simulator, scene):
+    """BASS and MzLS, where speclite has their curves: close to DECam's, not the same; cutouts are read as northern."""
+    pytest.importorskip("speclite")
+    see = {"noise": False, "stars": 0, "ebv": 0.0, "scene": scene}
+    south, north = (observe_images(simulator, 3, range(4), camera=c, **see)[0] for c in (DECALS, BASS_MZLS))
+    for band in "grz":
+        step = -2.5 * np.log10(north.flux[band].sum() / south.flux[band].sum())
+        assert 1e-4 < abs(step) < 0.2
+    assert north.meta["filters"] == {"g": "BASS g", "r": "BASS r", "z": "MzLS z"}
+
+
+def test_northern_curves_are_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "speclite", None)
+    monkeypatch.setitem(sys.modules, "speclite.filters", None)
+    filter_curve.cache_clear()
+    with pytest.raises(ImportError, match=r"fiberifu\[north\]"):
+        filter_curve("BASS-g")
+
+
 def test_desi_survey(simulator):
-    spectra, images = observe_desi(simulator, 5, 0, 6)
-    assert len(images) == 6
+    spectra, images = observe_desi(simulator, 5, 0, 4)
+    assert len(images) == 4
     assert [image.meta["index"] for image in images] == list(dict.fromkeys(spectra.table["galaxy"].tolist()))
     for image, index in zip(images, dict.fromkeys(spectra.table["galaxy"].tolist()), strict=True):
         mine = spectra.table["galaxy"] == index
@@ -671,8 +719,9 @@ def test_desi_survey(simulator):
     target = spectra.table["objtype"] == "TGT"
     magnitude = 22.5 - 2.5 * np.log10(spectra.table["flux_r"][target]) - 2.165 * spectra.table["ebv"][target]
     assert (magnitude < 19.5).all()
-    assert (spectra.table["z_true"][target] < 0.51).all()
-    part, _ = observe_desi(simulator, 5, 4, 2, images=False)
+    truth = spectra.meta["truth"]
+    np.testing.assert_array_equal(truth["stellar_limited"], truth["sigma_star"] < TEMPLATE_SIGMA)
+    part, _ = observe_desi(simulator, 5, 3, 1, images=False)
     last = np.isin(spectra.table["galaxy"], part.table["galaxy"])
     np.testing.assert_array_equal(spectra.table["targetid"][last], part.table["targetid"])
     np.testing.assert_allclose(spectra.flux["r"][last], part.flux["r"], rtol=1e-5, atol=1e-4)
@@ -699,12 +748,48 @@ def test_manga_survey(simulator):
     chosen = [choose_manga(simulator, 2, slot) for slot in range(3)]
     first = next(iter(observe_manga(simulator, 2, 0, 1)))
     assert first.table["galaxy"] == chosen[0][0] and first.table["ifudesign"] // 100 == chosen[0][2]
-    for _, one, fibers in chosen:
+    for slot, (_, one, fibers) in enumerate(chosen):
         assert 0.01 < float(one["g"]["redshift"]) < 0.15
-        radius = 1.5 * float(Photometry(simulator, one).half_light)
+        radius = selection.COVERAGE[selection.manga_wish(2, slot)[2]] * float(Photometry(simulator, one).half_light)
+        smaller = ifu_module.BUNDLES[max(ifu_module.BUNDLES.index(fibers) - 1, 0)]
         assert ifu_module.bundle_radius(fibers) >= min(radius, 16.25)
+        assert fibers == 19 or ifu_module.bundle_radius(smaller) < radius, "the smallest bundle"
     with pytest.raises(ValueError, match="start, n: got"):
         observe_manga(simulator, 2, -1)
+
+
+def test_wishes():
+    """Surveys wish for what is published of them."""
+    z, r = np.array([selection.desi_wish(7, slot) for slot in range(2000)]).T
+    assert np.quantile(z, [0.05, 0.5, 0.95]) == pytest.approx([0.06, 0.20, 0.43], rel=0.2) and r.max() < 19.5
+    assert np.median(z[r < 17.77]) == pytest.approx(0.10, abs=0.02)
+    assert np.mean(r < 17.77) == pytest.approx(92 / 864, abs=0.025) and np.mean(r < 18.9) == pytest.approx(
+        0.46, abs=0.04
+    )
+    mass, radius, sample = zip(*(selection.manga_wish(7, slot) for slot in range(2000)), strict=True)
+    np.testing.assert_allclose(np.quantile(mass, [0.25, 0.5, 0.75]), [9.7, 10.4, 11.1], atol=0.1)  # flat
+    primary = np.array(sample) == "primary"
+    reach = np.array(radius) * np.where(primary, 1.5, 2.5)
+    assert primary.mean() == pytest.approx(2 / 3, abs=0.035)
+    limits = [ifu_module.bundle_radius(n) for n in ifu_module.BUNDLES]
+    share = np.bincount(np.searchsorted(limits[:-1], reach), minlength=5) / len(reach)
+    np.testing.assert_allclose(share, np.array([2, 4, 4, 2, 5]) / 17, atol=0.035)
+
+
+def test_nearest_candidate(simulator, monkeypatch):
+    """What is chosen is near the wish, by what is measured, and is found without its company."""
+    index, chosen = selection.choose_desi(simulator, 3, 4)
+    z, r = selection.desi_wish(3, 4)
+    photometry = Photometry(simulator, chosen)
+    assert float(photometry.r_mag) < 19.5 and 4 * selection.CANDIDATES <= index < 5 * selection.CANDIDATES
+    whole = draw_galaxies(Draws(3, [index]), jitter=simulator.config.jitter)
+    assert float(chosen["g"]["redshift"]) == float(whole["redshift"])
+    indices, g = selection._candidates(simulator, 3, 4)
+    assert g["log_mass"][index - indices[0]] == float(whole["log_mass"][0]), "light draws are the same numbers"
+    far = np.abs(np.log(g["redshift"] / z))
+    assert far[index - indices[0]] < np.quantile(far, 0.5)
+    with pytest.raises(ValueError, match="slot: got 131072; a survey has galaxies 0 to 131071"):
+        selection.choose_desi(simulator, 3, 131072)
 
 
 @pytest.mark.parametrize("spheroid", [True, False])

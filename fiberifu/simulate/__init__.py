@@ -9,7 +9,7 @@ from .campaigns import observe_desi, observe_manga
 from .fiber import DESI, FiberInstrument, observe_fibers
 from .grid import SpectralGrid
 from .ifu import MANGA, IFUInstrument, observe_ifu
-from .imager import DECALS, DES, Camera, observe_field, observe_images
+from .imager import BASS_MZLS, DECALS, DES, Camera, observe_field, observe_images
 from .observe import reanchor
 from .photometry import Photometry
 from .products import BandImages, FiberSpectra, IFUCube
@@ -20,6 +20,7 @@ from .templates import analytic_template_pack, build_template_pack, find_data_di
 _WITH_UNITS = ("FibreSpectrograph", "Galaxy", "IFU", "Imager")
 
 __all__ = [
+    "BASS_MZLS",
     "DECALS",
     "DES",
     "DESI",

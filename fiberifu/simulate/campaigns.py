@@ -7,7 +7,8 @@ from .ifu import MANGA, observe_ifu
 from .imager import DECALS, observe_images
 from .photometry import Photometry
 from .products import FiberSpectra
-from .targets import centred, choose_desi, choose_manga, place_targets
+from .selection import choose_desi, choose_manga
+from .targets import centred, place_targets
 
 __all__ = ["join_spectra", "observe_desi", "observe_manga"]
 

@@ -23,6 +23,7 @@ from .photometry import Photometry
 from .products import FiberSpectra
 from .resolution import N_DIAGONAL, apply_resolution, resolution_matrix
 from .sensitivity import ARMS, DESI, FiberInstrument, arm_share, sensitivity
+from .stars import TEMPLATE_SIGMA
 from .streams import stream
 
 __all__ = ["ARMS", "DESI", "FiberInstrument", "arm_share", "fiber_sigma", "observe_fibers"]
@@ -172,8 +173,10 @@ def observe_fibers(
     FiberSpectra
         ``meta["truth"]``: dict of ndarray (F, …): line_flux, line_ew of the light in the fibre, each line under the
         seeing at its wavelength, as in the spectrum; velocity, sigma of H-alpha under that at its own; band (F, 4)
-        nanomaggies in it, under that at 6200 A; flux (F, 7781), noiseless in the fibre, at the instrument's
-        resolution and not calibrated as a point source. All of it is before the dust of the Milky Way.
+        nanomaggies in it and sigma_star, the dispersion of stars, under that at 6200 A; stellar_limited (F,) bool,
+        whether that is below `TEMPLATE_SIGMA`, so that the spectrum shows broader stars; flux (F, 7781), noiseless in
+        the fibre, at the instrument's resolution and not calibrated as a point source. All of it is before the dust of
+        the Milky Way.
     """
     indices = scene["d"].indices
     owner = np.asarray(targets["owner"], dtype=np.int64)
@@ -267,9 +270,12 @@ def _line_truth(simulator, seen):
         "line_ew": line / np.where(continuum > 0, continuum, np.inf),
         "velocity": velocity,
         "sigma": np.sqrt(square),
+        "sigma_star": of("sigma_star")[1],
         "band": of("band")[1],
     }
-    return systemic * (1 + velocity / C_KMS) - 1, {key: value.astype(np.float32) for key, value in truth.items()}
+    truth = {key: value.astype(np.float32) for key, value in truth.items()}
+    truth["stellar_limited"] = truth["sigma_star"] < TEMPLATE_SIGMA
+    return systemic * (1 + velocity / C_KMS) - 1, truth
 
 
 def _number(owner):

@@ -19,6 +19,7 @@ from .milky_way import galactic_ebv, sky_position, transmission
 from .observe import moffat_transfer
 from .photometry import Photometry
 from .products import IFUCube
+from .stars import TEMPLATE_SIGMA
 from .streams import stream
 
 __all__ = ["BUNDLES", "MANGA", "IFUInstrument", "bundle_positions", "observe_ifu", "shepard_weights"]
@@ -26,14 +27,17 @@ __all__ = ["BUNDLES", "MANGA", "IFUInstrument", "bundle_positions", "observe_ifu
 #: Fibres of MaNGA's bundles (Drory+2015, AJ 149, 77).
 BUNDLES = (19, 37, 61, 91, 127)
 NOCOV, LOWCOV, DEADFIBER, FORESTAR, DONOTUSE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 10
-# Effective throughput, beside it wavelength, A: what gives faint public spaxels (of the DAP's tests, nine exposures
-# assumed) their median noise under the pack's dark sky. It includes what is not known of sky and number of exposures;
-# the telescope and the BOSS spectrographs themselves have 0.2-0.3 at best (Smee+2013, AJ 146, 32).
+# Effective throughput, beside it wavelength, A: what gives public spaxels (of the DAP's tests, nine exposures assumed),
+# faint and bright, their noise under the pack's dark sky and `BRIGHTER_SKY`. It includes what is not known of sky and
+# number of exposures; the telescope and the BOSS spectrographs themselves have 0.2-0.3 at best (Smee+2013, AJ 146, 32).
 THROUGHPUT = (
     (3640, 3700, 3850, 4000, 4200, 4600, 5000, 5400, 5800, 6100, 6400, 7000, 7500, 8000, 8500, 9000, 9500, 9900, 10200),
-    (0.057, 0.097, 0.195, 0.275, 0.345, 0.416, 0.308, 0.298, 0.232, 0.207, 0.337, 0.278, 0.252, 0.222, 0.174, 0.15,
-     0.056, 0.043, 0.01),
+    (0.057, 0.097, 0.195, 0.275, 0.345, 0.416, 0.308, 0.298, 0.232, 0.207, 0.337, 0.278, 0.252, 0.222, 0.23, 0.22,
+     0.125, 0.1, 0.02),
 )  # fmt: skip
+# The sky's noise over that of the pack's dark sky, at wavelengths in A: beyond 8000 A faint spaxels are noisier than
+# bright ones allow for with one throughput, by air glow above all.
+BRIGHTER_SKY = ((8000, 8500, 9000, 9500, 9900, 10200), (1.0, 1.35, 1.5, 2.4, 2.5, 2.2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +140,8 @@ def fiber_noise(simulator, grid, inside, seconds, instrument=MANGA):
     seconds : float
     """
     wave = grid.wave
-    sky = torch.as_tensor(_sky(simulator, grid), dtype=torch.float32, device=inside.device)
+    sky = _sky(simulator, grid) * np.interp(wave.cpu().numpy(), *BRIGHTER_SKY)
+    sky = torch.as_tensor(sky, dtype=torch.float32, device=inside.device)
     energy = 1.98645e-8 / wave
     through = torch.as_tensor(np.interp(wave.cpu().numpy(), *THROUGHPUT), device=inside.device)
     gain = (1e-17 * instrument.area * through * grid.edges.diff() / energy * seconds).float()
@@ -403,8 +408,9 @@ def _truth(simulator, scene, number, amount, weights, dead, side, instrument):
     made = simulator.truth(scene, owner, light)
     seen = (total[:, 0] > 1e-6).cpu().numpy()
     out = {}
-    for key in ("line_flux", "line_ew", "velocity", "sigma", "band"):
+    for key in ("line_flux", "line_ew", "velocity", "sigma", "sigma_star", "band"):
         value = made[key].cpu().numpy().T.astype(np.float32)
-        value = np.where(seen, value, np.nan if key in ("velocity", "sigma") else 0)
+        value = np.where(seen, value, np.nan if key in ("velocity", "sigma", "sigma_star") else 0)
         out[key] = value.reshape(*value.shape[:-1], side, side).astype(np.float32)
+    out["stellar_limited"] = out["sigma_star"] < TEMPLATE_SIGMA  # False where nothing is seen
     return out

@@ -10,12 +10,13 @@ import math
 import numpy as np
 import torch
 
+from .filters import filter_curve
 from .milky_way import BAND_EXTINCTION, galactic_ebv, sky_position
 from .observe import BETA, convolve, frequencies, moffat_transfer
 from .products import BandImages
 from .streams import stream
 
-__all__ = ["DECALS", "DES", "Camera", "observe_field", "observe_images"]
+__all__ = ["BASS_MZLS", "DECALS", "DES", "Camera", "observe_field", "observe_images"]
 
 # Maskbits of Legacy Surveys DR9, https://www.legacysurvey.org/dr9/bitmasks: no i band has bits of its own there; the
 # bits of DR10 are taken.
@@ -32,7 +33,7 @@ class Camera:
     ----------
     name : str
     bands : tuple of str
-        Of g, r, i, z, through the curves of the template pack (DECam).
+        Of g, r, i, z.
     zero_point : tuple of float
         AB magnitude that gives one electron per second.
     sky : tuple of float
@@ -49,6 +50,11 @@ class Camera:
         Electrons per pixel and exposure.
     depth_scatter : float
         1-sigma scatter of the exposure time between fields, dex.
+    curves : tuple of str
+        Names of the bands' curves in the speclite package, an optional dependency; by default the curves of the
+        template pack, DECam's. Foreground stars and the dust of the Milky Way are those of DECam's bands.
+    layer : {'south', 'north'}
+        Of the Legacy Surveys, for files.
     """
 
     name: str
@@ -61,6 +67,8 @@ class Camera:
     full_well: float = 150_000.0
     read_noise: float = 7.0
     depth_scatter: float = 0.08
+    curves: tuple = ()
+    layer: str = "south"
 
     def __post_init__(self):
         unknown = [band for band in self.bands if band not in _BANDS]
@@ -69,6 +77,16 @@ class Camera:
         for key in ("zero_point", "sky", "seconds", "exposures", "seeing"):
             if len(getattr(self, key)) != len(self.bands):
                 raise ValueError(f"{key}: got {getattr(self, key)}, one value for each of the bands {self.bands}")
+        if len(self.curves) not in (0, len(self.bands)):
+            raise ValueError(f"curves: got {self.curves}, none or one for each of the bands {self.bands}")
+        if self.layer not in ("south", "north"):
+            raise ValueError(f"layer: got {self.layer!r}, use 'south' or 'north'")
+
+    @property
+    def filters(self):
+        """Names of the filters by band, as in files: "DECam g", "BASS g" ..."""
+        names = [name.replace("-", " ") for name in self.curves] or [f"DECam {band}" for band in self.bands]
+        return dict(zip(self.bands, names, strict=True))
 
     def electrons(self, exposures=None):
         """Photo-electrons (C,) per nanomaggy in the coadd."""
@@ -88,6 +106,19 @@ class Camera:
 DECALS = Camera("DECaLS")
 #: Dark Energy Survey in Legacy Surveys DR9: ten exposures of 90 s (Abbott+2018, ApJS 239, 18).
 DES = Camera("DES", seconds=(90.0, 90.0, 90.0), exposures=(9, 10, 10), seeing=(1.12, 0.96, 0.84))
+#: The northern Legacy Surveys, BASS in g and r and MzLS in z, through their own curves (speclite): broader PSFs than in
+#: the south but for z (Dey+2019). Zero points and sky are the nominal ones of legacyzpts; exposure times are a choice.
+#: Depths come out as 24.2, 23.7, 23.2.
+BASS_MZLS = Camera(
+    "BASS+MzLS",
+    zero_point=(25.97, 25.80, 26.552),
+    sky=(22.10, 21.07, 18.46),
+    seconds=(120.0, 120.0, 80.0),
+    exposures=(3, 3, 3),
+    seeing=(1.61, 1.47, 1.01),
+    curves=("BASS-g", "BASS-r", "MzLS-z"),
+    layer="north",
+)
 
 
 def lanczos_transfer(shape, device="cpu"):
@@ -163,11 +194,14 @@ def _conditions(camera, rng, noise):
     return exposures, fwhm
 
 
-def _sharp(simulator, scene, i, bands):
+def _sharp(simulator, scene, i, camera):
     """Noiseless nanomaggies per pixel (C, H, W) of galaxy ``i`` of a scene, before any PSF."""
     n_map = scene["band"].shape[2]
-    rows = [_BANDS.index(band) for band in bands]
-    light = torch.einsum("cj,jyx->cyx", scene["band"][i][rows], scene["stack"][i, :n_map])
+    if camera.curves:
+        band = simulator.band_through(scene, [filter_curve(name) for name in camera.curves])[i]
+    else:
+        band = scene["band"][i][[_BANDS.index(band) for band in camera.bands]]
+    light = torch.einsum("cj,jyx->cyx", band, scene["stack"][i, :n_map])
     return light * simulator.config.pixel_scale**2
 
 
@@ -260,7 +294,9 @@ def _product(light, camera, pixel, exposures, fwhm, rng, noise, center, ebv, met
         pixel_scale=pixel,
         center=center,
         ebv=ebv,
-        meta=meta | {"camera": camera.name, "exposures": dict(zip(camera.bands, map(int, exposures), strict=True))},
+        meta=meta
+        | {"camera": camera.name, "layer": camera.layer, "filters": camera.filters}
+        | {"exposures": dict(zip(camera.bands, map(int, exposures), strict=True))},
     )
 
 
@@ -349,7 +385,7 @@ def observe_field(
     record = []
     for number, (index, (east, north)) in enumerate(zip(indices, positions, strict=True)):
         scene, i = (simulator.scene(seed, [index]), 0) if scenes is None else scenes[number]
-        stamp = convolve(_sharp(simulator, scene, i, camera.bands), transfer)
+        stamp = convolve(_sharp(simulator, scene, i, camera), transfer)
         shift = (size - simulator.grid) / 2
         row, column = round(shift + north / pixel), round(shift + east / pixel)
         _add(canvas, stamp * dust[:, None, None], row, column)

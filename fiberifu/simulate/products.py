@@ -104,7 +104,8 @@ class IFUCube:
         For the drpall row: name, redshift, ifudesign, exposures, exptime (s, of all), ebv, re (arcsec), pa (degrees),
         axis_ratio, log_mass.
     truth : dict of str to ndarray (…, ny, nx)
-        line_flux, line_ew (L, ny, nx), velocity, sigma (ny, nx): noiseless, at the cube's PSF, in the spaxel.
+        line_flux, line_ew (L, ny, nx), velocity, sigma (ny, nx): noiseless, at the cube's PSF, in the spaxel;
+        sigma_star, stellar_limited (ny, nx): dispersion of stars, km/s, and whether the templates are broader.
     """
 
     wave: np.ndarray

@@ -132,16 +132,10 @@ class Scenes:
         maps = galaxy_maps(g, d, self.grid, c.pixel_scale)
         g |= galaxy_totals(maps["mass"], c.pixel_scale)
         z = g["redshift"]
-        stellar = self.stars.band_flux(z, made["weights"], made["ebv"])  # B, P, D, C
         line = made["line"][:, :, None] * self.gas.transmission(made["gas_ebv"])[:, None]  # B, G, D, L
         made["line_out"] = line * distance_factor(z)[:, None, None, None]  # 1e-17 erg/s/cm2 per unit
-        through = self.stars.line_transmission(z, self.gas.wave)
-        nebular = torch.einsum("bgdl,bcl->bgdc", made["line_out"], through)
-        # hydrogen that makes lines makes a continuum too, in proportion to H-beta before dust
-        free = self.stars.nebular_flux(z, made["gas_ebv"])
-        nebular = nebular + made["line"][..., _HB, None, None] * free[:, None]
         other, other_weights, other_band = self._neighbour(g)
-        band = torch.cat([stellar.flatten(1, 2), nebular.flatten(1, 2), other_band[:, None]], 1).transpose(1, 2)
+        band = self._bands(self.stars, g, made, other_band)
         flat = torch.cat([maps["mass"].flatten(1, 2), maps["gas"].flatten(1, 2), other[:, None]], 1)
         # moments of velocity, weighted with H-alpha and with r light
         light = torch.einsum("bj,bjyx->byx", band[:, 1, :_GAS], flat[:, :_GAS])
@@ -157,6 +151,36 @@ class Scenes:
             "band": band,
             "stack": torch.cat([flat, moments], 1),
         }
+
+    def _bands(self, stars, g, made, other_band):
+        """Photometry (B, C, J') of the components through the curves of ``stars``."""
+        z = g["redshift"]
+        stellar = stars.band_flux(z, made["weights"], made["ebv"])  # B, P, D, C
+        through = stars.line_transmission(z, self.gas.wave)
+        nebular = torch.einsum("bgdl,bcl->bgdc", made["line_out"], through)
+        # hydrogen that makes lines makes a continuum too, in proportion to H-beta before dust
+        free = stars.nebular_flux(z, made["gas_ebv"])
+        nebular = nebular + made["line"][..., _HB, None, None] * free[:, None]
+        return torch.cat([stellar.flatten(1, 2), nebular.flatten(1, 2), other_band[:, None]], 1).transpose(1, 2)
+
+    def band_through(self, scene, curves):
+        """Photometry of a scene's components through other filters.
+
+        Parameters
+        ----------
+        scene : dict
+        curves : sequence of (ndarray, ndarray)
+            Wavelengths in Angstrom and transmission of each.
+
+        Returns
+        -------
+        Tensor (B, C, J')
+            As ``scene["band"]``, which is for the bands of the template pack.
+        """
+        stars, g, made = self.stars.through(curves), scene["g"], scene["made"]
+        z = g["neighbour_z"].clamp(min=_STAR_Z)
+        other = stars.band_flux(z, made["other_weights"][:, None], torch.zeros_like(z)[:, None])[:, 0, 0]
+        return self._bands(stars, g, made, other)
 
     def _draw(self, d):
         """Parameters of the galaxies; `fiberifu.simulate.Galaxy` changes some of them."""

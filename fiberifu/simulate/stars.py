@@ -6,6 +6,7 @@ Shapes: B galaxies, P populations, D dust levels, S SSPs (n_age x n_met), N rest
 fibres.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -99,15 +100,10 @@ class Starlight:
         self.nebular = tensor(pack["nebular"])  # per unit of H-beta
         wave = np.asarray(pack["wave"], dtype=np.float64)
         self.step = float(np.log(wave[1] / wave[0]))
-        # the curves on the rest grid continued to observed 17,500 A: a redshift is then a shift of the index
-        long = wave[0] * np.exp(self.step * np.arange(wave.size + int(0.75 / self.step)))
-        curves, self.bands = [], ("g", "r", "i", "z")
-        for band in self.bands:
-            t = np.interp(long, pack["band_wave"], pack[f"band_{band}"], left=0, right=0)
-            # photon-counting AB photometry: int f lambda T dlambda / int f_AB lambda T dlambda
-            curves.append(t * long**2 / (np.sum(t) * AB_NANOMAGGY))
+        self.bands = ("g", "r", "i", "z")
+        curves = [(pack["band_wave"], pack[f"band_{band}"]) for band in self.bands]
         # nanomaggies per 1e-17 erg/s/cm2/A, to be summed over the grid
-        self.band_curves = tensor(np.stack(curves))
+        self.band_curves = tensor(self._photon_weights(wave[0], wave.size, curves))
         # pixel edges of the rest grid, for running integrals
         edges = wave[0] * np.exp(self.step * (np.arange(wave.size + 1) - 0.5))
         self.width = tensor(np.diff(edges), torch.float64)
@@ -125,6 +121,23 @@ class Starlight:
         mean *= np.stack([1 - part, part], 1)[:, :, None]
         self.side_mean, self.side_k = tensor(mean), calzetti(tensor(centre))
         self.side_nebular = tensor(side_nebular * np.stack([1 - part, part], 1))
+
+    def _photon_weights(self, first, size, curves):
+        """Curves on the rest grid continued to observed 17,500 A: a redshift is then a shift of the index."""
+        long = first * np.exp(self.step * np.arange(size + int(0.75 / self.step)))
+        rows = []
+        for band_wave, curve in curves:
+            t = np.interp(long, band_wave, curve, left=0, right=0)
+            # photon-counting AB photometry: int f lambda T dlambda / int f_AB lambda T dlambda
+            rows.append(t * long**2 / (np.sum(t) * AB_NANOMAGGY))
+        return np.stack(rows)
+
+    def through(self, curves):
+        """The same starlight with other filters, pairs of wavelengths (Angstrom) and transmission."""
+        out = copy.copy(self)
+        weights = self._photon_weights(float(self.wave[0]), len(self.wave), curves)
+        out.band_curves = torch.as_tensor(weights, dtype=torch.float32, device=self.wave.device)
+        return out
 
     def weights(self, log_age_mean, width, log_z, low=9.0):
         """Mass weights (…, S) of a lognormal age distribution at one metallicity, ages above 10**low yr."""

@@ -1,8 +1,4 @@
-"""Who is observed, and where: which galaxies surveys choose, and where on them the fibres go.
-
-A survey's galaxies are numbered by slots; each slot has candidates of its own in the simulated universe and takes
-the first that passes, so that a slot's galaxy depends on nothing but the seed.
-"""
+"""Where on galaxies a survey puts its fibres: light peaks, clumps of broken-up hosts, major axes, blank sky."""
 
 import copy
 import dataclasses
@@ -11,16 +7,11 @@ import math
 import numpy as np
 import torch
 
-from .ifu import BUNDLES, bundle_radius
 from .observe import convolve, moffat_transfer
 from .photometry import Photometry
-from .recipe import Draws, draw_galaxies
 from .streams import stream
 
-__all__ = ["centred", "choose_desi", "choose_manga", "place_targets"]
-
-DESI_CANDIDATES, MANGA_CANDIDATES = 12, 32
-DESI_LIMIT = 19.5  # r magnitude of the Bright Galaxy Survey's bright sample (Hahn+2023, AJ 165, 253)
+__all__ = ["centred", "place_targets"]
 
 
 def centred(simulator):
@@ -28,62 +19,6 @@ def centred(simulator):
     out = copy.copy(simulator)
     out.config = dataclasses.replace(simulator.config, jitter=0.0)
     return out
-
-
-def _candidates(simulator, seed, slot, count):
-    """Numbers and redshifts of a slot's candidates, and a random number for each."""
-    indices = [int(slot) * count + k for k in range(count)]
-    g = draw_galaxies(Draws(seed, indices), jitter=simulator.config.jitter)
-    lots = np.array([stream(seed, i, "chosen").uniform() for i in indices])
-    return indices, g["redshift"].numpy(), g["log_mass"].numpy(), lots
-
-
-def choose_desi(simulator, seed, slot):
-    """A galaxy as DESI's Bright Galaxy Survey has them: r < 19.5, most at z = 0.05-0.5, a peak near 0.2.
-
-    The simulated universe has a third of its galaxies nearby; most of those are passed over.
-
-    Returns
-    -------
-    int
-        Number of the galaxy within the seed.
-    dict
-        Its scene.
-    """
-    indices, z, _, lots = _candidates(simulator, seed, slot, DESI_CANDIDATES)
-    wanted = lots < np.where(z < 0.05, 0.06, np.where(z < 0.085, 0.25, 1.0)) * (z < 0.5)
-    ordered = [i for i, good in zip(indices, wanted, strict=True) if good] or indices
-    for index in ordered:
-        scene = simulator.scene(seed, [index])
-        if float(Photometry(simulator, scene).r_mag) < DESI_LIMIT:
-            return index, scene
-    return index, scene
-
-
-def choose_manga(simulator, seed, slot):
-    """A galaxy as MaNGA's primary sample has them, and the bundle that covers 1.5 effective radii of it.
-
-    z = 0.01-0.15, most below 0.05, stellar mass above 10^8.8 Msun (Wake+2017, AJ 154, 86).
-
-    Returns
-    -------
-    int
-        Number of the galaxy within the seed.
-    dict
-        Its scene.
-    int
-        Fibres of the bundle.
-    """
-    indices, z, mass, lots = _candidates(simulator, seed, slot, MANGA_CANDIDATES)
-    wanted = (z > 0.01) & (z < 0.15) & (mass > 8.8) & (lots < np.where(z < 0.06, 1.0, 0.25))
-    ordered = [i for i, good in zip(indices, wanted, strict=True) if good] or indices
-    for index in ordered:
-        scene = simulator.scene(seed, [index])
-        radius = 1.5 * float(Photometry(simulator, scene).half_light)
-        if 2.5 < radius <= bundle_radius(BUNDLES[-1]):
-            break
-    fits = [n for n in BUNDLES if bundle_radius(n) >= radius]
-    return index, scene, fits[0] if fits else BUNDLES[-1]
 
 
 def light_peak(simulator, scene, i, photometry):

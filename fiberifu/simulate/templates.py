@@ -21,6 +21,7 @@ shock_line : (n_z, n_v, 8) log10 of line / H-alpha of shock and precursor, in th
 nebular : (15309,) continuum of ionised hydrogen per unit of H-beta, 1 / Angstrom
 """
 
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -113,8 +114,21 @@ def build_template_pack(data_dir=None, out=None):
     Returns
     -------
     dict of str to `numpy.ndarray`
+
+    Warns
+    -----
+    UserWarning
+        Where a file has another sha256 than the one in ``data/templates.ecsv``.
     """
+    from .templates_download import wrong_files
+
     data = find_data_dir() if data_dir is None else Path(data_dir)
+    if altered := [path for path in wrong_files(data) if (data / path).is_file()]:
+        warnings.warn(
+            f"data_dir: {len(altered)} files in {str(data)!r}, such as {altered[0]}, are not those that the simulator "
+            "was made with (by sha256); templates will differ from everybody else's",
+            stacklevel=2,
+        )
     pack = {"wave": REST_WAVE}
     pack["log_age"], pack["log_z"], pack["ssp"] = _read_ssps(data / "templates")
     pack.update(_read_instrument(data / "instrument"))

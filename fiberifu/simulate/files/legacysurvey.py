@@ -19,7 +19,8 @@ from .common import provenance, sersic_index, table_hdu, write_hdus
 __all__ = ["TRACTOR", "brick_paths", "image_wcs", "moffat_image", "tractor_rows",
            "write_brick", "write_cutout", "write_psf", "write_tractor"]  # fmt: skip
 
-SURVEY, VERSION = "simulated DECaLS", "sim-south"  # readers look for "decals" and "south"
+# SURVEY and VERSION: readers look for "decals", "bass", "south", "north"
+LAYERS = {"south": ("simulated DECaLS", "sim-south"), "north": ("simulated BASS MzLS", "sim-north")}
 FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in sigma
 APERTURES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.5, 5.0, 7.0)  # arcsec, radii of APFLUX
 
@@ -80,7 +81,8 @@ def _header(images, bands, kind):
     ny, nx = images.maskbits.shape
     scale = images.pixel_scale / 3600
     header = fits.Header()
-    header["SURVEY"], header["VERSION"], header["IMAGETYP"] = SURVEY, VERSION, kind
+    header["SURVEY"], header["VERSION"] = LAYERS[images.meta.get("layer", "south")]
+    header["IMAGETYP"] = kind
     header["BANDS"] = "".join(bands)
     for i, band in enumerate(bands):
         header[f"BAND{i}"] = band
@@ -293,7 +295,7 @@ def write_tractor(rows, path, *, seed, pack_sha256=None):
     """
     count = len(rows["ra"])
     hdu = table_hdu(TRACTOR, rows, count, None)
-    hdu.header["SURVEY"], hdu.header["LSDR"] = SURVEY, "sim"
+    hdu.header["SURVEY"], hdu.header["LSDR"] = LAYERS["south"][0], "sim"
     hdu.header["BANDS"], hdu.header["PRODTYPE"] = "grz", "catalog"
     for i, radius in enumerate(APERTURES):
         hdu.header[f"APRAD{i}"] = (radius, "(optical) Aperture radius, in arcsec")

@@ -197,15 +197,23 @@ def _correlation(cube, name):
 
 
 # ---------------------------------------------------------------- maps
-def _write_maps(maps, path):
-    """Write maps, compressed for ``.gz`` as all our files are: equal data give equal files."""
+def _write_maps(maps, path, more=()):
+    """Write maps, and ``more`` extensions, compressed for ``.gz`` as all our files are: equal data give equal files."""
+
+    def write(where):
+        maps.write(where, overwrite=True)
+        if more:
+            with fits.open(where, mode="append") as hdus:
+                for hdu in more:
+                    hdus.append(hdu)
+
     with atomic_path(path) as temporary:
         if temporary.suffix != ".gz":
-            maps.write(temporary, overwrite=True)
+            write(temporary)
             return
         plain = temporary.with_suffix("")
         try:
-            maps.write(plain, overwrite=True)
+            write(plain)
             with compressed(temporary) as file:
                 file.write(plain.read_bytes())
         finally:
@@ -216,7 +224,9 @@ def write_truth_maps(cube, path, *, seed):
     """Write the true line maps in the layout of the DAP's MAPS.
 
     Fluxes are those of the gas alone per spaxel, at the cube's PSF, before the dust of the Milky Way; dispersions have
-    the instrument's added in quadrature, as GSIGMA has.  The truth has no errors: inverse variances are 0.
+    the instrument's added in quadrature, as GSIGMA has.  The truth has no errors: inverse variances are 0.  Extensions
+    of their own are STELLAR_SIGMA, the dispersion of stars (km/s, without the instrument's), and STELLAR_LIMITED, 1
+    where that is below the width of the templates, 70 km/s, so that the cube shows broader stars.
     """
     t = cube.truth
     wave = dict(zip(line_table("all")["key"], line_table("all")["wavelength"].value, strict=True))
@@ -244,7 +254,16 @@ def write_truth_maps(cube, path, *, seed):
         extinction_corrected=True,
         provenance=_marks(cube, seed),
     )
-    _write_maps(maps, path)
+    more = []
+    for key, kind, unit in (("sigma_star", np.float32, "km/s"), ("stellar_limited", np.uint8, None)):
+        if key in t:
+            values = np.where(outside, 0, np.asarray(t[key]))
+            name = key.upper().replace("SIGMA_STAR", "STELLAR_SIGMA")
+            more.append(fits.ImageHDU(values.astype(kind), header=maps.wcs.to_header(), name=name))
+            _marks(cube, seed).to_header(more[-1].header)
+            if unit:
+                more[-1].header["BUNIT"] = unit
+    _write_maps(maps, path, more)
 
 
 def write_fitted_maps(logcube, path, *, table="strong", continuum=2, threads=None):

@@ -185,6 +185,7 @@ def _manga_unit(folder, unit, simulator, instruments, seed, start, n, options):
             else:
                 manga.write_fitted_maps(cube_file, path, continuum=options["continuum"], threads=1)
         rows.append({"galaxy": galaxy} | manga.drpall_rows(cube, seed=seed, galaxy=galaxy))
+        rows[-1]["stellar_limited"] = _limited(cube)
     _save(folder / PARTS / f"{unit:06d}-drpall.npz", {key: [row[key] for row in rows] for key in rows[0]})
     pointed = instruments.get("centred", lambda same: same)(simulator)  # IFUs point at the galaxy: so do the images
     for galaxy, field in zip(galaxies, instruments["images"](pointed, seed, galaxies), strict=True):
@@ -192,6 +193,12 @@ def _manga_unit(folder, unit, simulator, instruments, seed, start, n, options):
         paths += _write_images(folder, field, seed, galaxy, options)
     _save(folder / PARTS / f"{unit:06d}-galaxies.npz", _galaxies(pointed, seed, galaxies))
     return paths
+
+
+def _limited(cube):
+    """Share of spaxels whose stars are narrower than the templates; NaN where that is not known."""
+    limited = np.asarray(cube.truth.get("stellar_limited", []))[np.isfinite(cube.truth.get("sigma_star", []))]
+    return float(limited.mean()) if limited.size else float("nan")
 
 
 def _stamp(record, simulator):
@@ -297,7 +304,7 @@ def gather(folder, survey, *, seed, pack_sha256=None):
         truth["FIBERS"] = _gather_desi(folder, seed, pack_sha256, paths, coadds)
     else:
         truth["CUBES"] = _joined([_load(path) for path in sorted((folder / PARTS).glob("*-drpall.npz"))])
-        rows = {key: value for key, value in truth["CUBES"].items() if key != "galaxy"}
+        rows = {key: value for key, value in truth["CUBES"].items() if key not in ("galaxy", "stellar_limited")}
         paths.append(_note(folder, folder / "spectro" / "redux" / "sim" / "drpall-sim.fits"))
         manga.write_drpall([dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)], paths[-1],
                            seed=seed, pack_sha256=pack_sha256)  # fmt: skip

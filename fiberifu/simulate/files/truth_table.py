@@ -195,6 +195,8 @@ true_line_flux | 10**-17 erg/(s cm2) | emergent line fluxes in the fibre, before
 true_line_ew | Angstrom | their equivalent widths, rest frame, emission positive; LINE01 ...
 true_velocity | km / s | of gas in the fibre, relative to the galaxy
 true_sigma | km / s | dispersion of gas in the fibre, without the instrument's
+true_sigma_star | km / s | dispersion of stars in the fibre
+true_stellar_limited | - | whether that is below 70 km/s, the templates' own: the spectrum shows broader stars
 true_band | nanomaggy | flux in the fibre before the Milky Way; BAND1 ...
 """
 _CUBES = """
@@ -226,6 +228,7 @@ gfwhm | arcsec | FWHM of the cube's PSF in g
 rfwhm | arcsec | the same in r
 ifwhm | arcsec | the same in i
 zfwhm | arcsec | the same in z
+stellar_limited | - | share of spaxels with stars below 70 km/s, the templates' own: the cube shows broader stars
 """
 
 

@@ -62,22 +62,26 @@ def read_atlas(folder, half="all"):
         wavelengths: those of the files are in air, as the spectra behind them (Moustakas & Kennicutt 2006) are.
     """
     out = []
-    for path in sorted((Path(folder) / "templates" / "brown2014").glob("*_spec.dat")):
+    paths = sorted((Path(folder) / "templates" / "brown2014").glob("*_spec.dat"))
+    if not paths:
+        raise FileNotFoundError(f"folder: no templates/brown2014/*_spec.dat under {str(folder)!r}")
+    names = [path.name.removesuffix("_spec.dat").replace("_", " ") for path in paths]
+    for path, name, kept in zip(paths, names, in_half(names, half), strict=True):
+        if not kept:
+            continue
         wave, flux, _, source = np.loadtxt(path, unpack=True)
         optical = source == 1
         order = np.argsort(wave)
         out.append(
             {
-                "name": path.name.removesuffix("_spec.dat").replace("_", " "),
+                "name": name,
                 "wave": _vacuum(wave[optical]),
                 "flux": flux[optical],
                 "sed_wave": _vacuum(wave[order]),
                 "sed_flux": flux[order],
             }
         )
-    if not out:
-        raise FileNotFoundError(f"folder: no templates/brown2014/*_spec.dat under {str(folder)!r}")
-    return [galaxy for galaxy, kept in zip(out, in_half([a["name"] for a in out], half), strict=True) if kept]
+    return out
 
 
 def _vacuum(wave):

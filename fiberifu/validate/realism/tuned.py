@@ -39,8 +39,8 @@ RULES = (
     ("Scaling relations", "SFR(H-alpha)", "tuned", "share of ionising photons lost, dust of the gas"),
     ("Scaling relations", "log H-alpha size", "tuned", "scale length of star formation"),
     ("Scaling relations", "size", "tuned", "sizes are drawn from the same relation"),
-    ("Survey", "median redshift", "tuned", "distribution of redshifts, selection of targets"),
-    ("Survey", "", "held out", "follows from the distribution of redshifts and the selection of targets"),
+    ("Survey", "sSFR", "held out", "what the universe has at the redshifts, magnitudes and masses that are drawn"),
+    ("Survey", "", "tuned", "surveys draw what they wish for from the published distributions"),
 )
 
 
