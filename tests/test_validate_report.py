@@ -375,11 +375,21 @@ def test_job(judged, held_out):
     assert sum("true and predicted, and pull" in alt for alt in page.alts) == len(report["examples"])
 
 
-def test_page_only(judged, held_out, capsys):
+@pytest.fixture
+def quick(monkeypatch):
+    """Empty figures: `judged` has drawn the real ones once."""
+    for name in ("maps", "reliability", "strata", "profiles"):
+        monkeypatch.setattr(
+            f"fiberifu.validate.report_sections.draw_{name}", lambda *a, **k: plt.figure(figsize=(1, 1))
+        )
+
+
+def test_page_only(judged, held_out, capsys, quick):
     before, scores = (judged / "maps.html").read_text(), (judged / "scores.json").read_bytes()
     arguments = ["validate", "maps", "-o", str(judged), "--page-only"]
     assert cli.main([*arguments, "--held-out", str(held_out.folder)]) == 0
-    assert (judged / "maps.html").read_text() == before and (judged / "scores.json").read_bytes() == scores
+    assert Page((judged / "maps.html").read_text()).alts == Page(before).alts
+    assert (judged / "scores.json").read_bytes() == scores
     assert "not observations" in capsys.readouterr().out
     # without the galaxies there are no maps, and the rest of the page
     (judged / "maps.html").unlink()
@@ -388,7 +398,7 @@ def test_page_only(judged, held_out, capsys):
     (judged / "maps.html").write_text(before)
 
 
-def test_job_resumes_under_the_same_settings_only(judged, held_out, tmp_path, monkeypatch):
+def test_job_resumes_under_the_same_settings_only(judged, held_out, tmp_path, monkeypatch, quick):
     judged = shutil.copytree(judged, tmp_path / "copy")
     settings = {"galaxies": 2, "baselines": "floor", "held_out": held_out.folder, "draws": 20}
     with pytest.raises(FileExistsError, match="--resume"):
