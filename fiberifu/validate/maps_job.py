@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 PAGE = "maps.html"
 FOLDERS = ("truth", "predictions", "samples")
-#: Stages of the bundled model, in their order.
-STAGES = ("nano.toml", "nano_second.toml", "nano_third.toml")
 DRAWS = 500  # of the bootstrap
 
 
@@ -67,8 +65,8 @@ def validate_maps_to_folder(
     baselines : str
         "all", "none", or names of `~fiberifu.validate.methods.BASELINES` with commas.
     recipes : sequence of path-like
-        By which the model was trained, stage by stage: baselines learn from the same fibres. By default those of the
-        package that trained it.
+        By which the model was trained: baselines learn from the same fibres. By default that of the package which
+        made the weights, see `training_recipes`.
     held_out : path-like, optional
         Folder of held-out galaxies to read instead of making them.
     templates, fetch
@@ -148,14 +146,15 @@ def judge_to_page(held_out, predictors, folder, *, draws=DRAWS, progress=False, 
 
 
 def training_recipes(passport, paths=()):
-    """Recipes of the stages in which a model was trained.
+    """Recipes whose fibres the baselines learn from.
 
     Parameters
     ----------
     passport : dict
         Of the model.
     paths : sequence of path-like
-        By default those in the package, up to the one that the passport names.
+        By default the recipe in the package that the passport names: of a model trained in stages the last, since
+        earlier stages may have seen galaxies that an earlier simulator made.
 
     Returns
     -------
@@ -176,13 +175,12 @@ def training_recipes(passport, paths=()):
                 "the model was trained by another recipe than %s: baselines see other fibres than it", paths[-1]
             )
         return stages
-    stages = []
-    for name in STAGES:
-        with resources.as_file(resources.files("fiberifu.train") / "recipes" / name) as path:
-            if path.is_file():
-                stages.append(Recipe.read(path))
-                if stages[-1].sha256() == last:
-                    return stages
+    folder = resources.files("fiberifu.train") / "recipes"
+    for name in sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml")):
+        with resources.as_file(folder / name) as path:
+            recipe = Recipe.read(path)
+        if recipe.sha256() == last:
+            return [recipe]
     raise ValueError(
         "recipes: the model was trained by a recipe that the package does not have; give it with --recipe, so that "
         "baselines learn from the same fibres, or --baselines none"
