@@ -16,7 +16,7 @@ CONTAMINATED           5     another source (star, neighbour) lies on the positi
 REDSHIFT_INFERRED      6     no redshift was given; it was inferred from the photometry
 PSF_ATTAINABLE         7     the attainable PSF is broader than the one asked for
 LINE_OFF_ARM           8     the line falls outside the wavelength coverage
-FILTER_ASSUMED         9     unknown filter, taken as Legacy Surveys South (DECam)
+FILTER_ASSUMED         9     filter unlike those of the training, taken as DECam
 PSF_ASSUMED            10    no PSF was given; the survey median was taken
 NO_UNCERTAINTY         11    no uncertainty was given; noise estimated from the background
 BAND_MISSING           12    g, r or z is missing, or a band held no valid pixel
@@ -78,7 +78,7 @@ _MEANING = {
     Flag.REDSHIFT_INFERRED: "no redshift was given; it was inferred from the photometry",
     Flag.PSF_ATTAINABLE: "the attainable PSF is broader than the one asked for",
     Flag.LINE_OFF_ARM: "the line falls outside the wavelength coverage",
-    Flag.FILTER_ASSUMED: "unknown filter, taken as Legacy Surveys South (DECam)",
+    Flag.FILTER_ASSUMED: "filter unlike those of the training, taken as DECam",
     Flag.PSF_ASSUMED: "no PSF was given; the survey median was taken",
     Flag.NO_UNCERTAINTY: "no uncertainty was given; noise estimated from the background",
     Flag.BAND_MISSING: "g, r or z is missing, or a band held no valid pixel",

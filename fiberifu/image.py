@@ -212,7 +212,7 @@ def _resolve_ebv(ebv, meta, notes):
 
 def _say_flags(found, notes):
     for flag, text in (
-        (Flag.FILTER_ASSUMED, "filter unknown, taken as DECam (Legacy Surveys South)"),
+        (Flag.FILTER_ASSUMED, "filter is none that the model was trained with: taken as DECam (Legacy Surveys South)"),
         (Flag.NO_UNCERTAINTY, "no uncertainty, noise estimated from the background"),
     ):
         names = [name for name, band in found.items() if band.flags & flag]

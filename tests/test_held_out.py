@@ -47,6 +47,12 @@ def random_places(n):
     return rng.uniform(0, 360, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))
 
 
+def test_positions_may_have_units():
+    ra, dec = random_places(200)
+    same = is_held_out((ra * u.deg).to(u.rad), dec * 60 * u.arcmin)
+    np.testing.assert_array_equal(is_held_out(ra, dec), same)
+
+
 def test_cells_are_equal_and_a_tenth_is_held_out():
     ra, dec = random_places(400_000)
     counts = np.bincount(sky_block(ra, dec), minlength=41252)
@@ -197,13 +203,15 @@ def test_set_resumes_and_grows(made, simulator, tmp_path):
 
 def test_set_refuses_another_universe(made, simulator, tmp_path):
     with pytest.raises(ValueError, match="seed"):
-        HeldOutSet(made.folder, simulator, 4, seed=1, per_shard=2)
+        HeldOutSet(made.folder, simulator, 4, seed=78_000_001, per_shard=2)
     with pytest.raises(ValueError, match="noise"):
         HeldOutSet(made.folder, Simulator(analytic_template_pack(), SimConfig(noise=False)), 4, per_shard=2)
     with pytest.raises(FileNotFoundError, match="no held-out galaxies"):
         HeldOutSet(tmp_path)
     with pytest.raises(ValueError, match="galaxies"):
         HeldOutSet(tmp_path, simulator, 0)
+    with pytest.raises(ValueError, match="may have been trained on"):  # step 5 of a recipe of seed 1
+        HeldOutSet(tmp_path, simulator, 4, seed=10_000_005)
     with pytest.raises(FileNotFoundError, match="build"):
         HeldOutSet(tmp_path, simulator, 5)[0]
     with pytest.raises(ValueError, match="simulator"):

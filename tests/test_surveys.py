@@ -74,6 +74,17 @@ def test_north_is_bass_and_mzls(tmp_path, cube):
     assert [image.meta["FILTER"] for image in images.values()] == ["BASS g", "BASS r", "MzLS z"]
 
 
+def test_extinction_in_the_header_dereddens(tmp_path, cube):
+    """Cutouts of the simulator tell E(B-V); the network has to see them without it."""
+    from fiberifu.image import prepare_image
+
+    hdus = viewer_hdus(cube)
+    hdus[0].header["EBVGAL"] = 0.1
+    images = read_legacysurvey(write(tmp_path / "cutout.fits", *hdus))
+    assert images["r"].meta["EBV"] == 0.1
+    assert not any("no E(B-V)" in note for note in prepare_image(images).notes)
+
+
 def test_psf_from_file_or_mapping(tmp_path, cube):
     path = write(tmp_path / "cutout.fits", viewer_hdus(cube)[0])
     planes = [np.full((5, 5), i + 1, np.float32) for i in range(3)]

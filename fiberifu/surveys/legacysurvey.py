@@ -98,6 +98,8 @@ def _ccd(name, plane, header, wcs, primary, ivar, maskbits, psf):
         value = header.get(key, primary.get(key))
         if value is not None:
             meta[key] = value
+    if "EBVGAL" in meta:  # under the name by which images are dereddened
+        meta["EBV"] = meta["EBVGAL"]
     data = _native(plane)
     mask, flags, uncertainty = ~np.isfinite(data), None, None
     if ivar is not None:

@@ -29,8 +29,8 @@ def sky_block(ra, dec):
 
     Parameters
     ----------
-    ra, dec : array_like
-        Degrees, ICRS.
+    ra, dec : array_like or Quantity
+        ICRS; degrees where there is no unit.
 
     Returns
     -------
@@ -42,12 +42,17 @@ def sky_block(ra, dec):
     ValueError
         For a declination beyond the poles or a number that is not finite.
     """
-    ra, dec = np.broadcast_arrays(np.asarray(ra, float), np.asarray(dec, float))
+    ra, dec = np.broadcast_arrays(_degrees(ra), _degrees(dec))
     if not (np.isfinite(ra).all() and (np.abs(dec) <= 90).all()):
         raise ValueError(f"ra, dec: got {ra}, {dec}; finite degrees are needed, with declinations from -90 to 90")
     ring = np.clip(np.floor(dec + 90).astype(np.int64), 0, RINGS - 1)
     cell = np.floor(np.mod(ra, 360.0) / 360.0 * _CELLS[ring]).astype(np.int64)
     return _FIRST[ring] + np.minimum(cell, _CELLS[ring] - 1)
+
+
+def _degrees(angle):
+    """Plain numbers of an angle; this module does without astropy, its callers need not."""
+    return np.asarray(angle.to_value("deg") if hasattr(angle, "to_value") else angle, float)
 
 
 def _hash(block):
@@ -68,8 +73,8 @@ def is_held_out(ra, dec, margin=MARGIN):
 
     Parameters
     ----------
-    ra, dec : array_like
-        Degrees, ICRS.
+    ra, dec : array_like or Quantity
+        ICRS; degrees where there is no unit.
     margin : float
         arcsec, below 1800.
 
@@ -84,7 +89,7 @@ def is_held_out(ra, dec, margin=MARGIN):
     """
     if not 0 <= margin < 1800:
         raise ValueError(f"margin: got {margin}; 0 to 1800 arcsec will do (cells are a degree high)")
-    ra, dec = np.broadcast_arrays(np.asarray(ra, float), np.asarray(dec, float))
+    ra, dec = np.broadcast_arrays(_degrees(ra), _degrees(dec))
     out = _hash(sky_block(ra, dec)) < SHARE
     if margin == 0:
         return out

@@ -26,8 +26,10 @@ __all__ = ["SEED", "HeldOutSet", "remove_halves"]
 
 log = logging.getLogger(__name__)
 
-#: Of the held-out galaxies. Training uses 10^7 times the seed of its recipe, and the number of the step.
+#: Of the held-out galaxies. Step k of training by a recipe of seed s simulates with the seed 10^7 s + k, and k stays below
+#: half of 10^7: held-out seeds are those whose last seven digits lie above.
 SEED = 77_000_001
+MOST_STEPS = 10_000_000
 PER_SHARD = 25
 
 _HALF = ("image", "sigma", "spectrum")
@@ -65,7 +67,8 @@ class HeldOutSet:
     FileNotFoundError
         When there is no simulator and the folder is not one of held-out galaxies.
     ValueError
-        When the folder holds galaxies of another simulator, template pack, seed or rule.
+        When the folder holds galaxies of another simulator, template pack, seed or rule, or for a seed that a training
+        may use.
     """
 
     def __init__(self, folder, simulator=None, galaxies=None, seed=SEED, *, per_shard=PER_SHARD):
@@ -73,6 +76,9 @@ class HeldOutSet:
         if galaxies is not None and (not isinstance(galaxies, int | np.integer) or galaxies < 1):
             raise ValueError(f"galaxies: got {galaxies!r}; give a whole number from 1")
         if simulator is not None:
+            if seed < 0 or seed % MOST_STEPS < MOST_STEPS // 2:
+                raise ValueError(f"seed: got {seed}, whose galaxies a network may have been trained on; give one whose "
+                                 "last seven digits are 5000000 or more, such as 78000001")  # fmt: skip
             if simulator.device.type != "cpu":
                 raise ValueError(f"simulator: got one on {simulator.device}; held-out galaxies are made on the CPU")
             self.settings = _settings(simulator, seed, per_shard)
