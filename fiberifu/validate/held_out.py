@@ -26,8 +26,8 @@ __all__ = ["SEED", "HeldOutSet", "remove_halves"]
 
 log = logging.getLogger(__name__)
 
-#: Of the held-out galaxies. Step k of training by a recipe of seed s simulates with the seed 10^7 s + k, and k stays below
-#: half of 10^7: held-out seeds are those whose last seven digits lie above.
+#: Of the held-out galaxies. Step k of training by a recipe of seed s simulates with the seed 10^7 s + k, and k stays
+#: below half of 10^7: held-out seeds are those whose last seven digits lie above.
 SEED = 77_000_001
 MOST_STEPS = 10_000_000
 PER_SHARD = 25
