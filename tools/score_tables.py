@@ -42,7 +42,8 @@ def tables(report):
     for line, line_name in LINES.items():
         for region, region_name in REGIONS.items():
             first = found[methods[0], line, region, "all", "R2 log EW"]
-            title = f"{line_name}, {region_name[0].lower() + region_name[1:]}: {first['galaxies']} galaxies, {first['spaxels']} spaxels"
+            where = region_name[0].lower() + region_name[1:]
+            title = f"{line_name}, {where}: {first['galaxies']} galaxies, {first['spaxels']} spaxels"
             rows = [[s, *(cell(found.get((m, line, region, "all", s))) for m in methods)] for s in SCORES]
             for name, quantity in ((f"EW {line}", "EW"), (line, "flux")):
                 for s in CALIBRATION:
