@@ -15,6 +15,7 @@ from fiberifu.simulate import (  # noqa: E402
     analytic_template_pack,
     load_template_pack,
 )
+from fiberifu.simulate.identifiers import pack_sha256  # noqa: E402
 from fiberifu.validate.realism import (  # noqa: E402
     Comparison,
     Mixture,
@@ -35,7 +36,7 @@ from fiberifu.validate.realism.comparison import rank  # noqa: E402
 from fiberifu.validate.realism.measures import running_median  # noqa: E402
 from fiberifu.validate.realism.mixture import LINE_GROUPS, stellar_templates, velocity_shift  # noqa: E402
 from fiberifu.validate.realism.noise import photon_law  # noqa: E402
-from fiberifu.validate.realism.origin import COMMAND, in_half, pack_hash, simulator_hash  # noqa: E402
+from fiberifu.validate.realism.origin import COMMAND, in_half, simulator_hash  # noqa: E402
 from fiberifu.validate.realism.physics import line_ratios  # noqa: E402
 from fiberifu.validate.realism.real import read_atlas, read_colours, read_desi, read_ifu_lines, read_manga_list  # noqa: E402
 from fiberifu.validate.realism.relations import abundance_ridge, kewley_ellison_n2, n2_metallicity, tremonti_2004  # noqa: E402
@@ -289,9 +290,9 @@ def test_the_page_is_of_this_simulator():
 def test_hashes(pack):
     assert len(simulator_hash()) == 64
     other = {key: np.array(value) for key, value in pack.items()}
-    assert pack_hash(other) == pack_hash(dict(reversed(pack.items())))
+    assert pack_sha256(other) == pack_sha256(dict(reversed(pack.items())))
     other["ssp"][0, 0, 5] *= 1.001
-    assert pack_hash(other) != pack_hash(pack)
+    assert pack_sha256(other) != pack_sha256(pack)
 
 
 def test_halves():
@@ -397,7 +398,7 @@ def test_end_to_end(data_dir, real_pack_file, tmp_path, monkeypatch):
     }
     excess = [row["excess"] for row in read["comparisons"] if row["excess"] is not None]
     assert excess == sorted(excess, reverse=True) and len(excess) > 30
-    assert read["simulator"] == simulator_hash() and read["pack"] == pack_hash(real_pack)
+    assert read["simulator"] == simulator_hash() and read["pack"] == pack_sha256(real_pack)
     assert sum(read["summary"].values()) == len(read["comparisons"])
     assert sum(row["name"].startswith("log inverse variance of DESI") for row in read["comparisons"]) == 36
     quantiles = read["population"]["quantiles"]["DESI"]["redshift"]
