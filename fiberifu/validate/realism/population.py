@@ -90,7 +90,7 @@ def compare_population(strata, surveys):
         ("MaNGA", "mean redshift, Primary", "primary", np.mean, (0.03, 0.003), "", 0.01, "same", wake, follows),
         ("MaNGA", "mean redshift, Secondary", "secondary", np.mean, (0.045, 0.005), "", 0.015, "same", second, follows),
         ("MaNGA", "median log mass", "log_mass", np.median, (10.4, 0.1), "dex (Msun)", 0.3, "same", flat,
-         f"{wished}; M/L in i changes along the sequence: flat in M_i is not quite flat in mass"),
+         f"{wished}, from 9.0 to 11.2, whose middle is 10.1; flat in M_i is not quite flat in mass, either"),
         ("MaNGA", "95 % quantile of log mass", "log_mass", _quantile(0.95), (11.66, 0.1), "dex (Msun)", 0.3, "same",
          tail, "wishes end at 11.2, beyond which the universe has almost nothing at these redshifts"),
         ("MaNGA", "share with sSFR below 1e-11 / yr", "log_ssfr", lambda s: np.mean(s < -11), (_NAN, _NAN), "", 0.1,
