@@ -757,6 +757,8 @@ def test_manga_survey(simulator):
     chosen = [choose_manga(simulator, 2, slot) for slot in range(3)]
     first = next(iter(observe_manga(simulator, 2, 0, 1)))
     assert first.table["galaxy"] == chosen[0][0] and first.table["ifudesign"] // 100 == chosen[0][2]
+    told = tuple(first.table[key] for key in ("slot", "wish_logm", "wish_re", "sample"))
+    assert told == (0, *selection.manga_wish(2, 0))
     for slot, (_, one, fibers) in enumerate(chosen):
         assert 0.01 < float(one["g"]["redshift"]) < 0.15
         radius = selection.COVERAGE[selection.manga_wish(2, slot)[2]] * float(Photometry(simulator, one).half_light)
