@@ -22,7 +22,7 @@ __all__ = ["SURVEYS", "find_instruments", "read_templates", "simulate_to_folder"
 log = logging.getLogger(__name__)
 
 SURVEYS = ("desi", "manga")
-UNIT = {"desi": 16, "manga": 1}  # galaxies that are simulated together
+UNIT = {"desi": 16, "manga": 1}  # slots of a survey, one galaxy each, that are simulated together
 
 
 def find_instruments():
@@ -110,7 +110,8 @@ def simulate_to_folder(
     folder : path-like
         Made if it does not exist.
     n : int
-        Galaxies: numbers 0 to ``n - 1`` of the seed.
+        Galaxies: those of slots 0 to ``n - 1`` of the survey (`fiberifu.simulate.selection`); their numbers within the
+        seed, by which files are named, are others.
     seed : int
     templates : path-like, optional
         A template pack; by default one is built from the public files, see `read_templates`.

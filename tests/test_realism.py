@@ -15,6 +15,8 @@ from fiberifu.simulate import (  # noqa: E402
     analytic_template_pack,
     load_template_pack,
 )
+from fiberifu.simulate.identifiers import pack_sha256  # noqa: E402
+from fiberifu.simulate.observe import spectrum_sigma  # noqa: E402
 from fiberifu.validate.realism import (  # noqa: E402
     Comparison,
     Mixture,
@@ -34,9 +36,10 @@ from fiberifu.validate.realism import (  # noqa: E402
 from fiberifu.validate.realism.comparison import rank  # noqa: E402
 from fiberifu.validate.realism.measures import running_median  # noqa: E402
 from fiberifu.validate.realism.mixture import LINE_GROUPS, stellar_templates, velocity_shift  # noqa: E402
-from fiberifu.validate.realism.noise import photon_law  # noqa: E402
-from fiberifu.validate.realism.origin import COMMAND, in_half, pack_hash, simulator_hash  # noqa: E402
+from fiberifu.validate.realism.noise import _training_sigma, photon_law  # noqa: E402
+from fiberifu.validate.realism.origin import COMMAND, in_half, simulator_hash  # noqa: E402
 from fiberifu.validate.realism.physics import line_ratios  # noqa: E402
+from fiberifu.validate.realism.population import compare_population  # noqa: E402
 from fiberifu.validate.realism.real import read_atlas, read_colours, read_desi, read_ifu_lines, read_manga_list  # noqa: E402
 from fiberifu.validate.realism.relations import abundance_ridge, kewley_ellison_n2, n2_metallicity, tremonti_2004  # noqa: E402
 from fiberifu.validate.realism.sample import REST_WAVE, ab_magnitudes, read_sdss_curves, simulated_sample  # noqa: E402
@@ -282,16 +285,17 @@ def test_the_page_is_of_this_simulator():
     path = Path(__file__).parents[1] / "docs" / "_static" / "realism" / "realism.json"
     if not path.parent.is_dir():
         pytest.skip("no documentation beside the tests")
-    made_with = json.loads(path.read_text()).get("simulator")
-    assert made_with == simulator_hash(), f"docs/_static/realism is of another simulator; make it anew: {COMMAND}"
+    report = json.loads(path.read_text())
+    assert report["simulator"] == simulator_hash(), f"docs/_static/realism is of another simulator: {COMMAND}"
+    assert f"--galaxies {report['galaxies']} " in COMMAND and COMMAND in (path.parents[2] / "realism.rst").read_text()
 
 
 def test_hashes(pack):
     assert len(simulator_hash()) == 64
     other = {key: np.array(value) for key, value in pack.items()}
-    assert pack_hash(other) == pack_hash(dict(reversed(pack.items())))
+    assert pack_sha256(other) == pack_sha256(dict(reversed(pack.items())))
     other["ssp"][0, 0, 5] *= 1.001
-    assert pack_hash(other) != pack_hash(pack)
+    assert pack_sha256(other) != pack_sha256(pack)
 
 
 def test_halves():
@@ -312,8 +316,32 @@ def test_rows_are_tuned_or_held_out():
     assert mark(row("Spectra", "residual of the best mixture")).basis == "held out"
     assert mark(row("Scaling relations", "main-sequence slope")).basis == "tuned"
     assert mark(row("Scaling relations", "resolved main-sequence slope")).basis == "held out"
+    assert mark(row("Survey", "MaNGA: mean redshift, Primary")).basis == "held out"
+    assert mark(row("Survey", "MaNGA: median log mass")).basis == mark(row("Survey", "DESI: median r")).basis == "tuned"
     with pytest.raises(ValueError, match="tuned or held out"):
         mark(row("Weather", "rain"))
+
+
+def test_means_are_held_against_means():
+    """The published redshifts of MaNGA's samples are averages; those of a skewed sample are not its median."""
+    one = {"redshift": np.array([0.02] * 6 + [0.06] * 4), "r": np.full(10, 17.0)}
+    one |= {"log_mass": np.linspace(9, 11, 10), "log_ssfr": np.full(10, -10.0)}
+    rows, _ = compare_population({}, {"DESI": one, "MaNGA": one | {"primary": np.arange(10) % 2 == 0}})
+    rows = {row.name: row for row in rows}
+    for sample, part in (("Primary", slice(0, None, 2)), ("Secondary", slice(1, None, 2))):
+        assert rows[f"MaNGA: mean redshift, {sample}"].simulated == pytest.approx(one["redshift"][part].mean())
+    assert rows["MaNGA: 95 % quantile of log mass"].simulated == pytest.approx(10.9)
+
+
+def test_training_noise_takes_the_whole_time(pack):
+    """`spectrum_sigma` divides the effective time into exposures itself; short ones of the coadd add no read noise."""
+    simulator, spectrum = Simulator(pack), {"effective": 3000.0, "exposures": 30}
+    inside = np.full(len(simulator.wave), 1.0)
+    made = _training_sigma(simulator, inside, spectrum, 1.1)["b"]
+    wave = simulator.wave
+    args = torch.as_tensor(inside).float()[None], wave, simulator.throughput, simulator.sky
+    expected = spectrum_sigma(*args, 1.1 * (wave[None] / 6500) ** -0.2, torch.tensor([3000.0]))[0]
+    np.testing.assert_allclose(made, expected, rtol=1e-6)
 
 
 def test_photon_law():
@@ -397,7 +425,7 @@ def test_end_to_end(data_dir, real_pack_file, tmp_path, monkeypatch):
     }
     excess = [row["excess"] for row in read["comparisons"] if row["excess"] is not None]
     assert excess == sorted(excess, reverse=True) and len(excess) > 30
-    assert read["simulator"] == simulator_hash() and read["pack"] == pack_hash(real_pack)
+    assert read["simulator"] == simulator_hash() and read["pack"] == pack_sha256(real_pack)
     assert sum(read["summary"].values()) == len(read["comparisons"])
     assert sum(row["name"].startswith("log inverse variance of DESI") for row in read["comparisons"]) == 36
     quantiles = read["population"]["quantiles"]["DESI"]["redshift"]

@@ -24,6 +24,7 @@ from fiberifu.simulate.files import (
     legacysurvey,
     manga,
     simulated_targetid,
+    tree,
     write_brick,
     write_cutout,
     write_fitted_maps,
@@ -33,9 +34,11 @@ from fiberifu.simulate.files import (
     write_truth_maps,
 )
 from fiberifu.simulate.files.common import provenance, table_hdu, write_hdus
+from fiberifu.simulate.files.truth_table import DESCRIPTIONS, WISHES, truth_hdu
 from fiberifu.simulate.gas import LINES
 from fiberifu.simulate.identifiers import RELEASE, brick_name, brick_number
 from fiberifu.simulate.products import IFUCube
+from fiberifu.simulate.selection import CANDIDATES
 from fiberifu.surveys import read_legacysurvey, read_manga_cube
 
 SEED = 5
@@ -176,6 +179,28 @@ def test_cutout_like_the_viewers(images, tmp_path, data_dir):
     with fits.open(real / "cutout_59.1067_-30.4848.fits") as hdus, fits.open(tmp_path / "cutout_sim.fits") as ours:
         extra = {"BRICK", "BRICK_X0", "BRICK_Y0", "BAND", "XTENSION", "PCOUNT", "GCOUNT"}  # one band and brick per HDU
         assert set(hdus[1].header) - extra <= set(ours[0].header)
+
+
+def test_northern_catalogue(spectra, images, tmp_path):
+    """It says so, and that the true fluxes are in DECam's bands."""
+    rows = spectra.table["galaxy"] == 2
+    table = {key: np.asarray(value)[rows] for key, value in spectra.table.items()}
+    for side, survey in (("S", "simulated DECaLS"), ("N", "simulated BASS MzLS")):
+        made = legacysurvey.tractor_rows(table | {"photsys": np.full(rows.sum(), side)}, images, seed=SEED)
+        write_tractor(made, tmp_path / "tractor-sim.fits", seed=SEED)
+        header = fits.getheader(tmp_path / "tractor-sim.fits", 1)
+        assert header["SURVEY"] == survey and ("DECam" in str(header.get("COMMENT"))) == (side == "N")
+
+
+def test_truth_tells_wishes(simulator):
+    """Slot and wish of a survey's galaxies, with units and words; none where the instrument has no slots."""
+    wish = {"slot": 3, "wish_logm": 10.5, "wish_re": 4.25, "sample": "primary"}
+    galaxy = 3 * CANDIDATES + 7
+    hdu = truth_hdu("GALAXIES", tree._galaxies(simulator, SEED, [galaxy], {galaxy: wish | {"seed": SEED}}))
+    assert {key: hdu.data[key][0] for key in wish} == wish and hdu.columns["wish_re"].unit == "arcsec"
+    assert f"{CANDIDATES} slot to" in DESCRIPTIONS["GALAXIES"]["slot"][1]
+    assert all(hdu.header[f"TCOMM{1 + hdu.columns.names.index(key)}"] for key in wish)
+    assert not set(WISHES) & set(tree._galaxies(simulator, SEED, [galaxy], {galaxy: {}}))
 
 
 def test_northern_cutout(images, tmp_path):
@@ -352,12 +377,13 @@ def test_targeting_columns(spectra, tmp_path):
     table["flux_r"] = 10 ** (0.4 * (22.5 - np.array([19.4 + 0.2, 19.6 + 0.2, 19.4, 19.4])))
     table["ebv"] = np.array([0.2 / 2.165, 0.2 / 2.165, 0, 0])
     table["objtype"] = np.array(["TGT", "TGT", "TGT", "SKY"])
-    table |= {f"flux_ivar_{band}": np.full(4, 30.0) for band in "grz"}
+    table |= {f"flux_ivar_{band}": np.full(4, 30.0) for band in "grz"} | {"photsys": np.array(["S", "N", "N", "S"])}
     spectra.table = table
     desi.write_coadd(spectra, tmp_path / "coadd-sim-bright-1.fits", seed=SEED, pixel=1)
     back = Table.read(tmp_path / "coadd-sim-bright-1.fits", hdu="FIBERMAP")
     assert back["BGS_TARGET"].tolist() == [desi.BGS_BRIGHT, desi.BGS_FAINT, desi.BGS_BRIGHT, 0]
     assert back["PRIORITY_INIT"].tolist() == [102100, 102000, 102100, -1]
+    assert back["PHOTSYS"].tolist() == ["S", "N", "N", "S"]
     assert len(set(back["SUBPRIORITY"])) == 4 and 0 < back["SUBPRIORITY"].min() and back["SUBPRIORITY"].max() < 1
     for name in ("FLUX", "FLUX_IVAR", "FIBERFLUX", "FIBERTOTFLUX"):
         for band in "grz":

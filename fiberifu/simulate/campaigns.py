@@ -7,7 +7,7 @@ from .ifu import MANGA, observe_ifu
 from .imager import DECALS, observe_images
 from .photometry import Photometry
 from .products import FiberSpectra
-from .selection import choose_desi, choose_manga
+from .selection import choose_desi, choose_manga, desi_wish, manga_wish
 from .targets import centred, place_targets
 
 __all__ = ["join_spectra", "observe_desi", "observe_manga"]
@@ -45,6 +45,7 @@ def observe_desi(
     images : bool
         Whether the hosts are imaged.
     camera : Camera
+        Of the images. Targets are chosen, and their fluxes in ``table`` are, in DECam's bands whatever it is.
     instrument : FiberInstrument
     seconds : float, optional
         Effective exposure time of every fibre; by default drawn.
@@ -53,9 +54,10 @@ def observe_desi(
     Returns
     -------
     FiberSpectra
-        ``table["galaxy"]`` has the galaxies' numbers within the seed.
+        ``table["galaxy"]`` has the galaxies' numbers within the seed, ``table["photsys"]`` N for a northern ``camera``,
+        else S.
     list of BandImages
-        One for each galaxy, in order; empty without ``images``.
+        One for each galaxy, in order; empty without ``images``. ``meta`` has the slot and what it wished for.
     """
     if n < 1 or start < 0:
         raise ValueError(f"start, n: got {start} and {n}; a first galaxy >= 0 and at least one are needed")
@@ -72,7 +74,10 @@ def observe_desi(
         )  # fmt: skip
         if images:
             pictures += observe_images(simulator, seed, [index], camera=camera, noise=noise, scene=scene)
-    return join_spectra(parts), pictures
+            pictures[-1].meta.update(zip(("slot", "wish_z", "wish_r"), (slot, *desi_wish(seed, slot)), strict=True))
+    spectra = join_spectra(parts)
+    spectra.table["photsys"] = np.full(len(spectra.table["galaxy"]), "N" if camera.layer == "north" else "S")
+    return spectra, pictures
 
 
 def observe_manga(simulator, seed, start=0, n=1, *, instrument=MANGA, noise=True):
@@ -90,7 +95,7 @@ def observe_manga(simulator, seed, start=0, n=1, *, instrument=MANGA, noise=True
     Yields
     ------
     IFUCube
-        ``table["galaxy"]`` has the galaxy's number within the seed.
+        ``table["galaxy"]`` has the galaxy's number within the seed, and the slot with what it wished for.
     """
     if n < 1 or start < 0:
         raise ValueError(f"start, n: got {start} and {n}; a first galaxy >= 0 and at least one are needed")
@@ -99,6 +104,9 @@ def observe_manga(simulator, seed, start=0, n=1, *, instrument=MANGA, noise=True
     def cubes():
         for slot in range(start, start + n):
             _, scene, fibers = choose_manga(simulator, seed, slot)
-            yield observe_ifu(simulator, scene, seed, fibers=fibers, noise=noise, instrument=instrument)
+            cube = observe_ifu(simulator, scene, seed, fibers=fibers, noise=noise, instrument=instrument)
+            names = ("slot", "wish_logm", "wish_re", "sample")
+            cube.table.update(zip(names, (slot, *manga_wish(seed, slot)), strict=True))
+            yield cube
 
     return cubes()

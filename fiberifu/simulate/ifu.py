@@ -31,13 +31,14 @@ NOCOV, LOWCOV, DEADFIBER, FORESTAR, DONOTUSE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1
 # faint and bright, their noise under the pack's dark sky and `BRIGHTER_SKY`. It includes what is not known of sky and
 # number of exposures; the telescope and the BOSS spectrographs themselves have 0.2-0.3 at best (Smee+2013, AJ 146, 32).
 THROUGHPUT = (
-    (3640, 3700, 3850, 4000, 4200, 4600, 5000, 5400, 5800, 6100, 6400, 7000, 7500, 8000, 8500, 9000, 9500, 9900, 10200),
+    (3640, 3700, 3850, 4000, 4200, 4600, 5000, 5400, 5800, 6100, 6400, 7000, 7500, 8000, 8500, 9000, 9500, 9900, 10200,
+     10350),
     (0.057, 0.097, 0.195, 0.275, 0.345, 0.416, 0.308, 0.298, 0.232, 0.207, 0.337, 0.278, 0.252, 0.222, 0.23, 0.22,
-     0.125, 0.1, 0.02),
+     0.125, 0.1, 0.02, 0.0125),
 )  # fmt: skip
-# The sky's noise over that of the pack's dark sky, at wavelengths in A: beyond 8000 A faint spaxels are noisier than
-# bright ones allow for with one throughput, by air glow above all.
-BRIGHTER_SKY = ((8000, 8500, 9000, 9500, 9900, 10200), (1.0, 1.35, 1.5, 2.4, 2.5, 2.2))
+# The sky's photons over those of the pack's dark sky, at wavelengths in A: beyond 8000 A faint spaxels are noisier than
+# bright ones allow for with one throughput, by air glow above all, and beyond 9824 A the pack has no sky.
+BRIGHTER_SKY = ((8000, 8500, 9000, 9500, 9900, 10000, 10200, 10350), (1.0, 1.35, 1.5, 2.4, 2.9, 5.2, 6.0, 5.0))
 
 
 @dataclasses.dataclass(frozen=True)

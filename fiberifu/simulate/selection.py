@@ -36,8 +36,9 @@ ON_A_PLATE = (2, 4, 4, 2, 5)
 #: (Wake+2017, about).
 COVERAGE, PRIMARY = {"primary": 1.5, "secondary": 2.5}, 2 / 3
 OVERHANG = 1.2  # how far a galaxy may reach beyond the largest bundle
-#: log10 of the masses (Msun, h = 0.7) between which MaNGA is flat: 5e8 to 3e11 Msun/h2 (Wake+2017, AJ 154, 86).
-MANGA_MASSES = (9.0, 11.8)
+#: log10 of the masses (Msun, h = 0.7) between which wishes are flat. MaNGA is so from 5e8 to 3e11 Msun/h2, 9.0 to 11.8
+#: (Wake+2017, AJ 154, 86); but of the universe's galaxies at z = 0.01-0.15 one in 200 is above 11.2.
+MANGA_MASSES = (9.0, 11.2)
 
 
 def desi_wish(seed, slot):
@@ -61,8 +62,8 @@ def desi_wish(seed, slot):
 def manga_wish(seed, slot):
     """Mass, half-light radius and sample as MaNGA has them.
 
-    Flat in log mass, as the survey's design is in i magnitude; bundles as on its plates, so that the same angular sizes
-    come at all masses and redshift grows with mass.
+    Flat in log mass, as the survey's design is in i magnitude, but only to where the universe has galaxies; bundles as
+    on its plates, so that the same angular sizes come at all masses and redshift grows with mass.
 
     Returns
     -------

@@ -226,7 +226,8 @@ def tractor_rows(table, images, *, seed):
     Returns
     -------
     dict of str to ndarray (F,)
-        Fluxes and shapes are those of ``table``; aperture fluxes, depths and PSF sizes are measured on the images.
+        Fluxes and shapes are those of ``table``, in DECam's bands; aperture fluxes, depths and PSF sizes are measured
+        on the images, whatever their camera.
     """
     n, scale = len(table["target_ra"]), images.pixel_scale
     x, y = image_wcs(images).wcs_world2pix(table["target_ra"], table["target_dec"], 0)
@@ -236,7 +237,7 @@ def tractor_rows(table, images, *, seed):
         "brickname": [brick_name(g) for g in galaxy], "brick_primary": np.ones(n, bool), "type": table["morphtype"],
         "ra": table["target_ra"], "dec": table["target_dec"], "bx": x, "by": y, "ebv": table["ebv"],
         **{key: table[key] for key in ("shape_r", "shape_e1", "shape_e2") if key in table},
-        "sersic": sersic_index(table["morphtype"]),
+        "sersic": sersic_index(table["morphtype"]), "photsys": np.asarray(table.get("photsys", np.full(n, "S"))),
     }  # fmt: skip
     ny, nx = images.maskbits.shape
     column, row = (np.clip(np.rint(v).astype(int), 0, m - 1) for v, m in ((x, nx), (y, ny)))
@@ -293,9 +294,12 @@ def write_tractor(rows, path, *, seed, pack_sha256=None):
     pack_sha256 : str, optional
         Of the template pack.
     """
-    count = len(rows["ra"])
+    count, rows = len(rows["ra"]), dict(rows)
+    north = count > 0 and bool(np.all(rows.pop("photsys", "S") == "N"))
     hdu = table_hdu(TRACTOR, rows, count, None)
-    hdu.header["SURVEY"], hdu.header["LSDR"] = LAYERS["south"][0], "sim"
+    hdu.header["SURVEY"], hdu.header["LSDR"] = LAYERS["north" if north else "south"][0], "sim"
+    if north:
+        hdu.header["COMMENT"] = "FLUX and FIBERFLUX are of DECam's bands; APFLUX is measured on BASS and MzLS images"
     hdu.header["BANDS"], hdu.header["PRODTYPE"] = "grz", "catalog"
     for i, radius in enumerate(APERTURES):
         hdu.header[f"APRAD{i}"] = (radius, "(optical) Aperture radius, in arcsec")

@@ -21,7 +21,7 @@ from ..products import FiberSpectra
 from ..survey import STRATA
 from . import desi, legacysurvey, manga
 from .common import provenance, write_hdus
-from .truth_table import in_degrees, truth_hdu
+from .truth_table import WISHES, in_degrees, truth_hdu
 
 __all__ = ["FILES", "PARTS", "TRUTH", "damaged", "finish", "gather", "is_done", "listed", "remove_files", "reopen",
            "run_unit"]  # fmt: skip
@@ -124,7 +124,10 @@ def reopen(folder, bad):
 
 # ---------------------------------------------------------------- units
 def run_unit(folder, unit, survey, simulator, instruments, *, seed, start, n, options):
-    """Simulate galaxies ``start`` to ``start + n`` and write all that is theirs alone; see `fiberifu.simulate_job`."""
+    """Simulate the galaxies of slots ``start`` to ``start + n`` and write all that is theirs alone.
+
+    A slot's galaxy has another number within the seed, which names files: see `fiberifu.simulate.selection`.
+    """
     folder = Path(folder)
     for name in (PARTS, "images"):
         (folder / name).mkdir(exist_ok=True)
@@ -155,15 +158,17 @@ def _desi_unit(folder, unit, simulator, instruments, seed, start, n, options):
         _save(folder / PARTS / f"{unit:06d}-pixel-{pixel}.npz", _flat(desi.select(spectra, rows)))
     if catalogue:
         _save(folder / PARTS / f"{unit:06d}-tractor.npz", _joined(catalogue))
-    _save(folder / PARTS / f"{unit:06d}-galaxies.npz", _galaxies(simulator, seed, sorted({*numbers, *fields})))
+    wishes = {galaxy: field.meta for galaxy, field in fields.items()}
+    _save(folder / PARTS / f"{unit:06d}-galaxies.npz", _galaxies(simulator, seed, sorted({*numbers, *fields}), wishes))
     return paths
 
 
 def _manga_unit(folder, unit, simulator, instruments, seed, start, n, options):
-    rows, galaxies, paths = [], [], []
+    rows, galaxies, wishes, paths = [], [], {}, []
     for i, cube in enumerate(instruments["manga"](simulator, seed, start, n)):
         galaxy = int(cube.table.get("galaxy", start + i))
         galaxies.append(galaxy)
+        wishes[galaxy] = cube.table
         _stamp(cube.table, simulator)
         name = manga.manga_name(seed, galaxy)
         plate, number = name.split("-")
@@ -191,7 +196,7 @@ def _manga_unit(folder, unit, simulator, instruments, seed, start, n, options):
     for galaxy, field in zip(galaxies, instruments["images"](pointed, seed, galaxies), strict=True):
         _stamp(field.meta, pointed)
         paths += _write_images(folder, field, seed, galaxy, options)
-    _save(folder / PARTS / f"{unit:06d}-galaxies.npz", _galaxies(pointed, seed, galaxies))
+    _save(folder / PARTS / f"{unit:06d}-galaxies.npz", _galaxies(pointed, seed, galaxies, wishes))
     return paths
 
 
@@ -222,14 +227,17 @@ def _write_images(folder, field, seed, galaxy, options):
     return paths
 
 
-def _galaxies(simulator, seed, numbers):
-    """What was drawn for every galaxy: one number or vector each, strata among them."""
+def _galaxies(simulator, seed, numbers, wishes):
+    """What was drawn for every galaxy: one number or vector each, strata among them; and what its slot wished for."""
     drawn = simulator.scene(seed, [int(i) for i in numbers])["g"]
     out = {"galaxy": np.asarray(numbers, np.int64)}
     for key, value in drawn.items():
         value = np.asarray(value.detach().cpu()) if hasattr(value, "detach") else np.asarray(value)
         if value.shape[:1] == (len(numbers),) and value.ndim < 3:
             out[key] = value > 0 if key in STRATA else value
+    for key in WISHES:
+        if all(key in wishes.get(number, ()) for number in numbers):
+            out[key] = np.asarray([wishes[number][key] for number in numbers])
     return in_degrees(out)
 
 

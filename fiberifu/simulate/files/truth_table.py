@@ -10,7 +10,7 @@ from astropy.table import Table
 
 from ..gas import LINE_WAVELENGTH, LINES
 
-__all__ = ["ANGLES", "BANDS", "DESCRIPTIONS", "in_degrees", "truth_hdu"]
+__all__ = ["ANGLES", "BANDS", "DESCRIPTIONS", "WISHES", "in_degrees", "truth_hdu"]
 
 BANDS = "griz"
 
@@ -151,7 +151,15 @@ neighbour_size | arcsec | its size
 neighbour_age | - | log10 of its age, yr
 neighbour_metal | - | log10 of its metallicity over solar
 old_lum | solLum / solMass | H-alpha per mass of old stars
+slot | - | number of the galaxy within the survey, from 0; its candidates are galaxies 128 slot to 128 slot + 127
+wish_z | - | redshift that the slot wished for
+wish_r | mag | r magnitude that the slot wished for, AB, without the dust of the Milky Way
+wish_logm | - | log10 of the mass in stars now that the slot wished for, Msun
+wish_re | arcsec | half-light radius in r that the slot wished for
+sample | - | MaNGA's sample that the slot stands for: primary (for Primary+) or secondary
 """
+#: Columns of GALAXIES that surveys by slots have: of DESI z and r, of MaNGA the others.
+WISHES = ("slot", "wish_z", "wish_r", "wish_logm", "wish_re", "sample")
 _FIBERS = """
 targetid | - | as in the coadds
 target_ra | deg | of the target
@@ -178,6 +186,7 @@ fiberflux_g | nanomaggy | in 1.5 arcsec at 1 arcsec seeing, with the dust of the
 fiberflux_r | nanomaggy | the same in r
 fiberflux_z | nanomaggy | the same in z
 psf_to_fiber_specflux | - | factor from calibrated flux to flux in the fibre at 1 arcsec seeing
+photsys | - | N where the images are of BASS and MzLS, else S; fluxes are those of DECam's bands in both
 ebv | mag | E(B-V) of the Milky Way, SFD scale
 seeing | arcsec | FWHM at 6500 A, mean of the exposures
 kind | - | why the fibre is there: central, shredded, peculiar velocity, repeat, sky

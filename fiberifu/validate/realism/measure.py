@@ -11,7 +11,7 @@ import numpy as np
 
 from .comparison import check_report, count_verdicts, rank
 from .noise import compare_cube_noise, compare_noise, manga_cubes
-from .origin import HALVES, pack_hash, simulator_hash
+from .origin import HALVES, simulator_hash
 from .physics import compare_lines, compare_scaling
 from .population import compare_population, make_population, make_population_table, read_population
 from .starlight import compare_atlas, compare_colours, compare_surveys
@@ -67,6 +67,7 @@ def measure_realism(
     """
     from fiberifu import __version__
 
+    from ...simulate.identifiers import pack_sha256
     from .mixture import Mixture, stellar_templates
     from .sample import simulated_sample
 
@@ -107,7 +108,7 @@ def measure_realism(
     report = {
         "version": __version__,
         "simulator": simulator_hash(),
-        "pack": pack_hash(pack),
+        "pack": pack_sha256(pack),
         "command": command or call,
         "galaxies": galaxies,
         "survey_galaxies": survey_galaxies,

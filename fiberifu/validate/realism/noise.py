@@ -14,7 +14,16 @@ _PARTS = 6  # of each arm
 _ARMS = {"b": (3600.0, 5800.0), "r": (5760.0, 7620.0), "z": (7520.0, 9824.5)}  # A
 
 #: Observed wavelengths over which the noise of cubes is compared, A; between 5800 and 6300 the spectrographs meet.
-MANGA_RANGES = ((3650, 4300), (4300, 5000), (5000, 5800), (6300, 7200), (7200, 8200), (8200, 9200), (9200, 10000))
+MANGA_RANGES = (
+    (3650, 4300),
+    (4300, 5000),
+    (5000, 5800),
+    (6300, 7200),
+    (7200, 8200),
+    (8200, 9200),
+    (9200, 9900),
+    (9900, 10300),
+)
 
 
 def compare_noise(simulator, sample, folder):
@@ -48,8 +57,8 @@ def compare_noise(simulator, sample, folder):
         curves.append(curve)
     rows = []
     note = (
-        "median over pixels of simulated / real, mean of the targets; effective dark seconds from TSNR2_LRG, in as "
-        "many exposures as the coadd has"
+        "median over pixels of simulated / real, mean of the targets; effective dark seconds from TSNR2_LRG; the "
+        "spectrograph in as many exposures as the coadd has"
     )
     for (model, arm, low, high), values in logs.items():
         value, error = bootstrap(np.mean, np.array(values))
@@ -80,16 +89,16 @@ def compare_noise(simulator, sample, folder):
 def _training_sigma(simulator, inside, spectrum, seeing):
     """Noise of `Simulator.batch`'s spectra, calibrated as point sources, the same array for each arm.
 
-    The mean of as many exposures as the coadd has, so that read noise comes as often as in the real one.
+    Given the whole effective time, as `spectrum_sigma` takes it: it counts the exposures, and their read noise, itself.
     """
     import torch
 
     from ...simulate.observe import spectrum_sigma
 
     blur = seeing * (simulator.wave / 6500.0) ** -0.2
-    light, time = torch.as_tensor(inside).float()[None], torch.tensor([spectrum["effective"] / spectrum["exposures"]])
+    light, time = torch.as_tensor(inside).float()[None], torch.tensor([float(spectrum["effective"])])
     sigma = spectrum_sigma(light, simulator.wave, simulator.throughput, simulator.sky, blur[None], time)
-    return dict.fromkeys("brz", sigma[0].double().numpy() / np.sqrt(spectrum["exposures"]))
+    return dict.fromkeys("brz", sigma[0].double().numpy())
 
 
 def _spectrograph_sigma(simulator, seeing):

@@ -1,22 +1,25 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What a report was made of (hashes of the simulator and its templates), and the halves of the real samples."""
+"""What a report was made of: the command and a hash of the simulator; and the halves of the real samples."""
 
 import hashlib
 from importlib import resources
 
 import numpy as np
 
-__all__ = ["COMMAND", "HALVES", "in_half", "pack_hash", "simulator_hash"]
+__all__ = ["COMMAND", "HALVES", "in_half", "simulator_hash"]
 
 #: What makes the page of the documentation.
-COMMAND = "python benchmarks/realism.py --galaxies 1200 -o docs/_static/realism"
+COMMAND = "python benchmarks/realism.py --galaxies 700 -o docs/_static/realism"
 
 #: Of the real samples with enough objects to be split.
 HALVES = ("all", "tuning", "judging")
 
 
 def simulator_hash():
-    """SHA-256 of the source of `fiberifu.simulate`: its modules in alphabetical order, names and contents.
+    """SHA-256 of the source that makes galaxies, telescopes and surveys: the modules of `fiberifu.simulate`.
+
+    Names and contents in alphabetical order. Its subpackages are left out: ``api`` only wraps these modules with units,
+    and ``files`` writes what they have made; neither changes a number of the report.
 
     Returns
     -------
@@ -27,21 +30,6 @@ def simulator_hash():
     folder = resources.files("fiberifu.simulate")
     for path in sorted((p for p in folder.iterdir() if p.name.endswith(".py")), key=lambda p: p.name):
         out.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return out.hexdigest()
-
-
-def pack_hash(pack):
-    """SHA-256 of a template pack: names, shapes and values of its arrays in alphabetical order.
-
-    Parameters
-    ----------
-    pack : dict of str to array_like
-    """
-    out = hashlib.sha256()
-    for name in sorted(pack):
-        values = np.ascontiguousarray(pack[name])
-        values = values.astype(values.dtype.newbyteorder("<"), copy=False)
-        out.update(f"{name} {values.dtype.str} {values.shape}".encode() + values.tobytes())
     return out.hexdigest()
 
 

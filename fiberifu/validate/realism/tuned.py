@@ -40,6 +40,7 @@ RULES = (
     ("Scaling relations", "log H-alpha size", "tuned", "scale length of star formation"),
     ("Scaling relations", "size", "tuned", "sizes are drawn from the same relation"),
     ("Survey", "sSFR", "held out", "what the universe has at the redshifts, magnitudes and masses that are drawn"),
+    ("Survey", "MaNGA: mean redshift", "held out", "not drawn: follows from masses, bundles and sizes"),
     ("Survey", "", "tuned", "surveys draw what they wish for from the published distributions"),
 )
 
