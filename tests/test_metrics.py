@@ -15,7 +15,7 @@ from fiberifu.validate.bootstrap import Bootstrap, galaxy_quantile, galaxy_ranks
 from fiberifu.validate.maps import APERTURE_AREA
 from fiberifu.validate.pooling import pool_predictions, pool_truths
 from fiberifu.validate.profiles import galaxy_gradient, o3n2_metallicity, sums_in_re
-from fiberifu.validate.reliability import covered, gaussian_crps, tally, verdict
+from fiberifu.validate.reliability import below, covered, gaussian_crps, tally, verdict
 from fiberifu.validate.survey_truth import correlated_sigma, match_psf
 
 HA, N2 = LINES.index("Ha"), LINES.index("N2_6583")
@@ -355,6 +355,10 @@ def test_correlation_after_light():
     assert scores.correlation_after(truth, predicted, light, galaxy) == pytest.approx(1 / np.sqrt(2), abs=0.03)
     assert scores.correlation_after(truth, light / 3 + 7, light, galaxy) == 0
     assert np.isnan(scores.correlation_after(truth[:9], predicted[:9], light[:9], galaxy[:9]))
+    for k in range(3):  # NaN in, NaN out
+        given = [values.copy() for values in (truth, predicted, light)]
+        given[k][5] = np.nan
+        assert np.isnan(scores.correlation_after(*given, galaxy))
 
 
 def test_sums_are_of_surface_brightness_times_area(truths):
@@ -527,6 +531,40 @@ def test_crps_closed_form():
     assert gaussian_crps(3.0, 1.0, 0.0) == 2.0
 
 
+def verdict_of(fractions, values):
+    shares = {q: below(fractions, q) for q in (0.16, 0.5, 0.84)}
+    return verdict({p: covered(fractions, p) for p in (0.68, 0.95)}, values, shares)
+
+
+def test_bias_is_no_calibration():
+    """Predictions that are always too low, or off by 0.6 sigma but wide, cover what they should and are wrong."""
+    z = np.random.default_rng(11).normal(size=40000)
+    galaxy = np.repeat(np.arange(400), 100)
+    weights = Bootstrap(400, 50).weights
+    for truth, width, expected in (
+        (z, 1.0, "calibrated"),
+        (z + 0.03, 1.0, "calibrated"),  # sure, but too little to matter
+        (np.abs(z), 1.0, "biased"),
+        (-np.abs(z), 1.0, "biased"),
+        (z + 0.6, 1.18, "biased"),
+        (z - 0.3, 0.5, "overconfident, biased"),
+        (z, 1.5, "underconfident"),
+    ):
+        one = tally(truth, np.zeros(40000), np.full(40000, width), galaxy, 400)
+        found, fractions = one.results(weights, "")
+        assert verdict_of(fractions, 40000) == expected, (width, expected)
+    assert found["below 50 %"][0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_sharpness_does_not_know_the_truth():
+    """Twice as good a truth, or one near zero, leaves it as it is; predictions near zero count as the floor."""
+    mean, sigma = np.array([1.0, 2.0, 0.0, -5.0]), np.full(4, 0.1)
+    width = [tally(t, mean, sigma, np.zeros(4, int), 1, floor=0.5).results(np.ones((1, 1)), "")[0]["sharpness [dex]"]
+             for t in (mean, np.full(4, 1e-9))]  # fmt: skip
+    expected = np.exp(np.log(0.1 / np.array([1, 2, 0.5, 0.5]) / np.log(10)).mean())
+    np.testing.assert_allclose(width, expected)
+
+
 def test_selection_on_truth_breaks_calibration():
     """Why calibration takes all positions: a perfect posterior covers too little where the truth is picked high."""
     rng = np.random.default_rng(9)
@@ -538,11 +576,11 @@ def test_selection_on_truth_breaks_calibration():
     def judge(where):
         sigma = np.full(where.sum(), np.sqrt(0.5))
         _, fractions = tally(truth[where], seen[where] / 2, sigma, galaxy[where], 200).results(weights, "")
-        return verdict({p: covered(fractions, p) for p in (0.68, 0.95)}, where.sum())
+        return verdict_of(fractions, where.sum())
 
     assert judge(np.ones(20000, bool)) == "calibrated"
     assert judge(seen > 1) == "calibrated"
-    assert judge(truth > 1) == "overconfident"
+    assert judge(truth > 1) == "overconfident, biased"
 
 
 def test_verdicts():

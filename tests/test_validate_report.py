@@ -83,7 +83,7 @@ def report():
     rows.append(row("nano", "R2 log EW", None, half=None, quantity="O2"))
     curve = {"predictor": "nano", "quantity": "Ha", "region": "whole", "stratum": "all", "galaxies": 40, "values": 4000}
     nominal = np.linspace(0.05, 0.95, 19)
-    curve |= {"nominal": nominal.tolist(), "covered": (nominal**0.5).tolist(), "pit": [0.05] * 20}
+    curve |= {"nominal": nominal.tolist(), "covered": (nominal**0.5).tolist(), "pit": [0.05] * 20, "verdict": "biased"}
     predictors = [
         {"name": name, "key": "0" * 64, "kind": kind, "about": f"about <{name}>"}
         for name, kind in zip(METHODS, KINDS, strict=True)
@@ -281,6 +281,7 @@ def test_page_stands_alone(report):
     assert page.links and all(link.startswith("data:image/png;base64,") for link in page.links)
     assert "http:" not in text and "https:" not in text and "url(" not in text and "@import" not in text
     assert page.alts == ["reliability of <Ha>"]
+    assert "<td>40</td><td>4,000</td><td>biased</td>" in text
     picture = Image.open(BytesIO(base64.b64decode(page.links[0].split(",")[1])))
     assert picture.size[0] > 400
     assert not plt.get_fignums()  # figures are closed once they are in the page

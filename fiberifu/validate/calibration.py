@@ -10,10 +10,11 @@ galaxies that the image does not show (an active nucleus) are such a selection t
 import numpy as np
 
 from .bootstrap import Bootstrap
+from .maps import CONTINUUM
 from .metrics import STRATIFIED
 from .pooling import pool_predictions, pool_truths
 from .profiles import sums_in_re, truth_sigma
-from .reliability import FINE, NOMINAL, PIT_BINS, TOLERANCE, Tally, covered, tally, verdict
+from .reliability import FINE, NOMINAL, PIT_BINS, QUANTILES, TOLERANCE, Tally, below, covered, tally, verdict
 from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT
 from .table import ScoreTable
 
@@ -33,9 +34,11 @@ def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, n
     Returns
     -------
     rows : list of dict
-        As of `~fiberifu.validate.measure_scores`: "coverage 68 %", "coverage 95 %", "CRPS [unit]", "sharpness [dex]"
-        (geometric mean of sigma / truth in dex), "PIT KS" (largest distance of the cumulative PIT from uniform, at 200
-        edges). ``spaxels`` counts values: pixels for "pixels", galaxies for sums.
+        As of `~fiberifu.validate.measure_scores`: "coverage 68 %", "coverage 95 %", "below 16 %", "below 50 %",
+        "below 84 %" (of truths, below these predicted quantiles), "CRPS [unit]", "sharpness [dex]" (geometric mean of
+        sigma / max(prediction, floor) in dex; the floor is that of the scores; none for velocities), "PIT KS" (largest
+        distance of the cumulative PIT from uniform, at 200 edges). ``spaxels`` counts values: pixels for "pixels",
+        galaxies for sums.
     curves : list of dict
         ``predictor, quantity, region, stratum, nominal, covered, pit`` (20 fractions)``, galaxies, values, verdict``;
         `~fiberifu.validate.reliability.verdict` says what the verdicts mean.
@@ -86,7 +89,8 @@ class _Book:
         self.curves.append(
             dict(predictor=predictor, quantity=quantity, region=region, stratum=stratum, nominal=list(NOMINAL),
                  covered=[float(covered(fractions[:1], p)[0]) for p in NOMINAL], pit=pit.tolist(), galaxies=galaxies,
-                 values=n, verdict=verdict({p: covered(fractions, p) for p in TOLERANCE}, n))
+                 values=n, verdict=verdict({p: covered(fractions, p) for p in TOLERANCE}, n,
+                                       {q: below(fractions, q) for q in QUANTILES}))
         )  # fmt: skip
 
 
@@ -109,6 +113,7 @@ def _judge_line(book, spaxels, answers, quantity, field, label, unit):
     truth = getattr(spaxels, field)[:, i]
     there = there & np.isfinite(truth)
     extra = 0.0 if spaxels.variance is None else spaxels.variance[field == "ew"][:, i]
+    floor = np.broadcast_to(spaxels.floor(quantity)[0 if field == "ew" else 1], len(truth))
     parts = [(region, "all", spaxels.region(region)) for region in REGIONS]
     parts += [("whole", "selected on truth", spaxels.selected(quantity) & spaxels.region("whole"))]
     if quantity in STRATIFIED:
@@ -117,12 +122,14 @@ def _judge_line(book, spaxels, answers, quantity, field, label, unit):
         mean, sigma = (getattr(answers[name], part)[:, i] for part in (field, f"{field}_sigma"))
         sigma = np.sqrt(sigma**2 + extra)
         for region, stratum, place in parts:
-            book.add(name, label, region, stratum, _tally_at(spaxels, there & place, truth, mean, sigma), unit)
+            found = _tally_at(spaxels, there & place, truth, mean, sigma, floor=floor)
+            book.add(name, label, region, stratum, found, unit)
 
 
-def _tally_at(spaxels, where, truth, mean, sigma, **options):
+def _tally_at(spaxels, where, truth, mean, sigma, *, log=False, floor=None):
     where = np.flatnonzero(where)
-    return tally(truth[where], mean[where], sigma[where], spaxels.galaxy[where], spaxels.size, **options)
+    floor = np.nan if floor is None else floor[where]
+    return tally(truth[where], mean[where], sigma[where], spaxels.galaxy[where], spaxels.size, log=log, floor=floor)
 
 
 def _judge_ratio(book, spaxels, answers, ratio, lines):
@@ -170,13 +177,14 @@ def _judge_sums(book, spaxels, answers, quantity):
     truth = sums_in_re(spaxels, spaxels.flux[:, i], ok)
     galaxy = np.flatnonzero(np.isfinite(truth))
     extra = truth_sigma(spaxels, quantity, ok)
+    floor = sums_in_re(spaxels, spaxels.floor(quantity)[1], ok)
     for name in names:
         mean, sigma = (getattr(answers[name], part)[:, i] for part in ("flux", "flux_sigma"))
         mean = sums_in_re(spaxels, mean, ok)
         apart = np.sqrt(sums_in_re(spaxels, sigma**2, ok, power=2) + extra**2)
         coherent = np.hypot(sums_in_re(spaxels, sigma, ok), extra)
         for region, error in (("sum", apart), ("sum, coherent errors", coherent)):
-            found = tally(truth[galaxy], mean[galaxy], error[galaxy], galaxy, spaxels.size)
+            found = tally(truth[galaxy], mean[galaxy], error[galaxy], galaxy, spaxels.size, floor=floor[galaxy])
             book.add(name, quantity, region, "all", found, FLUX_UNIT)
 
 
@@ -206,4 +214,4 @@ def _tally_spectra(truth, predicted, mask):
     known = np.isfinite(pixels).all(0) & (pixels[2] >= 0)
     if mask is not None and mask.ndim == 1:
         known &= ~mask[truth.spectrum_at][:, None]
-    return tally(*pixels[:, known], np.nonzero(known)[0], m)
+    return tally(*pixels[:, known], np.nonzero(known)[0], m, floor=CONTINUUM)

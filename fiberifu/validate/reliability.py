@@ -12,7 +12,18 @@ from scipy.special import ndtr
 
 from .bootstrap import galaxy_sums
 
-__all__ = ["NOMINAL", "PIT_BINS", "Tally", "gaussian_crps", "gaussian_pit", "tally", "verdict"]
+__all__ = [
+    "NOMINAL",
+    "PIT_BINS",
+    "QUANTILES",
+    "Tally",
+    "below",
+    "covered",
+    "gaussian_crps",
+    "gaussian_pit",
+    "tally",
+    "verdict",
+]
 
 FINE = 200  # bins of PIT: central intervals of every whole per cent are exact
 PIT_BINS = 20  # in a reliability curve
@@ -22,6 +33,11 @@ NOMINAL = tuple(np.round(np.arange(0.05, 1, 0.05), 2).tolist())
 
 #: Departures of the coverage of the central 68 and 95 % that matter: those of a sigma that is wrong by 6 %.
 TOLERANCE = {0.68: 0.03, 0.95: 0.015}
+#: Quantiles whose shares of truths below them tell a bias, which central intervals do not see.
+QUANTILES = (0.16, 0.5, 0.84)
+#: Departures of the share below the median, and of that below 16 less that above 84 %, that matter: those of a mean
+#: that is wrong by a tenth of sigma.
+LEANING = (0.04, 0.05)
 SIGNIFICANT = 3.0  # errors: a table has dozens of verdicts
 UNKNOWN = 0.05  # error of the coverage of 68 % above which nothing can be said
 
@@ -95,6 +111,7 @@ class Tally:
         n = weights @ self.n_width
         edges = np.arange(1, FINE + 1) / FINE
         found = {f"coverage {round(100 * p)} %": covered(fractions, p) for p in TOLERANCE}
+        found |= {f"below {round(100 * q)} %": below(fractions, q) for q in QUANTILES}
         found |= {
             f"CRPS [{unit}]": weights @ self.crps / total,
             "sharpness [dex]": np.exp(weights @ self.width / np.where(n > 0, n, np.nan)),
@@ -109,7 +126,12 @@ def covered(fractions, nominal):
     return fractions[:, out : FINE - out].sum(1)
 
 
-def tally(truth, mean, sigma, galaxy, n, *, log=False):
+def below(fractions, q):
+    """Part of the truths below the predicted quantile ``q`` (whole per cent), (D,)."""
+    return fractions[:, : round(FINE * q)].sum(1)
+
+
+def tally(truth, mean, sigma, galaxy, n, *, log=False, floor=np.nan):
     """Sum up the values of each of n galaxies.
 
     Parameters
@@ -120,7 +142,9 @@ def tally(truth, mean, sigma, galaxy, n, *, log=False):
     n : int
         Galaxies, G.
     log : bool
-        Values are log10 already: sigma is in dex. Else that is sigma / (ln 10 x truth), where the truth is positive.
+        Values are log10 already: sigma is in dex. Else that is sigma / (ln 10 x max(mean, floor)), known without truth.
+    floor : float or ndarray (N,)
+        What a smaller prediction counts as there; NaN where dex make no sense.
 
     Returns
     -------
@@ -128,7 +152,7 @@ def tally(truth, mean, sigma, galaxy, n, *, log=False):
     """
     place = np.minimum((gaussian_pit(truth, mean, sigma) * FINE).astype(int), FINE - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        width = np.log(sigma if log else sigma / truth / np.log(10))
+        width = np.log(sigma if log else sigma / np.maximum(mean, floor) / np.log(10))
     known = np.isfinite(width)
     crps, width, n_width = galaxy_sums(
         galaxy, n, gaussian_crps(truth, mean, sigma), np.where(known, width, 0), known.astype(float)
@@ -137,7 +161,7 @@ def tally(truth, mean, sigma, galaxy, n, *, log=False):
     return Tally(pit, crps, width, n_width)
 
 
-def verdict(coverage, values):
+def verdict(coverage, values, shares=None):
     """Whether errors are right.
 
     Parameters
@@ -147,28 +171,46 @@ def verdict(coverage, values):
     values : int
         How many there are. An error is never less than that of so many independent ones, which a bootstrap of few
         galaxies, all inside or all outside, would not know.
+    shares : dict of float to ndarray (D,), optional
+        Of truths below the quantiles of `QUANTILES` (`below`): central intervals alone do not see a bias.
 
     Returns
     -------
-    {'calibrated', 'overconfident', 'underconfident', 'wrong shape', 'undecided'}
-        Overconfident: intervals cover too little, by more than 3 errors **and** by more than a sigma that is
-        6 % too small would. Wrong shape: too little at one probability, too much at the other. Undecided: no departure,
-        but too few galaxies to see a small one (error of the 68 % coverage above 0.05).
+    {'calibrated', 'biased', 'overconfident', 'underconfident', 'wrong shape', 'undecided'}
+        Or one of the third to fifth with ", biased". Overconfident: intervals cover too little, by more than 3 errors
+        **and** by more than a sigma that is 6 % too small would. Wrong shape: too little at one probability, too much
+        at the other. Biased: too few or too many truths below the predicted median, or the tails below 16 and above
+        84 % differ, by more than 3 errors and more than a mean that is wrong by a tenth of sigma would make. Undecided:
+        no departure, but too few galaxies to see a small one (error of the 68 % coverage above 0.05).
     """
-    signs, errors = [], []
-    for nominal, found in coverage.items():
-        draws = found[1:][np.isfinite(found[1:])]
-        error = max(draws.std(), np.sqrt(nominal * (1 - nominal) / values)) if len(draws) > 1 else np.nan
-        departure = found[0] - nominal
-        beyond = abs(departure) > max(SIGNIFICANT * error, TOLERANCE[nominal])
-        signs.append(np.sign(departure) if beyond and np.isfinite(error) else 0)
-        errors.append(error)
-    if not np.isfinite(errors).all():
+    departures = [
+        _departure(found, nominal, nominal * (1 - nominal) / values, TOLERANCE[nominal])
+        for nominal, found in coverage.items()
+    ]
+    leans = []
+    if shares is not None:
+        low, middle, high = (shares[q] for q in QUANTILES)
+        # the variance of a difference of two shares p of N values that exclude each other: 2 p / N
+        leans = [
+            _departure(middle, 0.5, 0.25 / values, LEANING[0]),
+            _departure(low + high - 1, 0.0, 2 * QUANTILES[0] / values, LEANING[1]),
+        ]
+    if not np.isfinite([error for _, error in departures + leans]).all():
         return "undecided"
+    signs = [sign for sign, _ in departures]
+    words = []
     if min(signs) < 0 < max(signs):
-        return "wrong shape"
-    if min(signs) < 0:
-        return "overconfident"
-    if max(signs) > 0:
-        return "underconfident"
-    return "calibrated" if errors[0] <= UNKNOWN else "undecided"
+        words.append("wrong shape")
+    elif any(signs):
+        words.append("overconfident" if min(signs) < 0 else "underconfident")
+    if any(sign for sign, _ in leans):
+        words.append("biased")
+    return ", ".join(words) or ("calibrated" if departures[0][1] <= UNKNOWN else "undecided")
+
+
+def _departure(found, nominal, variance, tolerance):
+    """Sign of a departure that is sure and matters, else 0, and the error of what was found, NaN if unknown."""
+    draws = found[1:][np.isfinite(found[1:])]
+    error = max(draws.std(), np.sqrt(variance)) if len(draws) > 1 else np.nan
+    departure = found[0] - nominal
+    return np.sign(departure) if abs(departure) > max(SIGNIFICANT * error, tolerance) else 0, error

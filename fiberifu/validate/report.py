@@ -5,7 +5,7 @@ import base64
 from html import escape
 from io import BytesIO
 
-from .score_notes import best, kinds_of, note_of, place_of, select, verdicts
+from .score_notes import best, judged_in, kinds_of, note_of, place_of, select, verdicts
 
 __all__ = ["KINDS", "make_page"]
 
@@ -105,7 +105,8 @@ def make_page(report, figures):
     )
     for name, title, text in sections:
         if pictures[name]:
-            parts += [f"<h2>{title}</h2>", f"<p>{text}</p>", pictures[name]]
+            table = _calibration_table(report) if name == "errors" else ""
+            parts += [f"<h2>{title}</h2>", f"<p>{text}</p>{table}", pictures[name]]
     parts += [
         "<h2>What each score means</h2>",
         _explanations(report),
@@ -119,7 +120,10 @@ _ERRORS = (
     "Top: of intervals that should hold a given share of the truths, the share they do hold. Above the dashed line "
     "errors are too large, below it too small. Bottom: where truths fall in the predicted distribution (PIT). Flat is "
     "right; a hump: errors too large; a bowl: too small; a slope: a bias. High bins are cut off at 3.5. Rivals without "
-    "errors are not in it."
+    "errors are not in it. Verdicts: <i>overconfident</i> (intervals hold too few truths), <i>underconfident</i> (too many), "
+    "<i>wrong shape</i> (too few at 68 %, too many at 95 %, or the reverse), <i>biased</i> (too many truths on one side of "
+    "the predicted median, or in one tail), beyond three errors and beyond what matters: a sigma wrong by 6 %, a mean "
+    "wrong by a tenth of sigma."
 )
 _EXAMPLES = (
     "Chosen by rule, not by beauty: of the galaxies with at least 30 chosen spaxels, those at 10, 50 and 90 % of the "
@@ -221,6 +225,26 @@ def _verdict_table(report):
         f"{counts['worse']}; {counts['undecided']} are undecided. Decided means: the 16 to 84 % interval of the "
         "difference, both on the same bootstrap samples, does not hold 0.</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _calibration_table(report):
+    """Verdicts on the errors of the model, for all galaxies."""
+    from .report_figures import quantity_label
+
+    judged, rows = judged_in(report), []
+    for curve in report["reliability"]:
+        if (curve["predictor"], curve["stratum"]) == (judged, "all") and curve.get("verdict"):
+            counts = f"<td>{curve['galaxies']:,}</td><td>{curve['values']:,}</td>"
+            region = escape(REGIONS.get(curve["region"], curve["region"]))
+            label = escape(quantity_label(curve["quantity"]))
+            rows.append(f"<tr><td>{label}</td><td>{region}</td>{counts}<td>{curve['verdict']}</td></tr>")
+    if not rows:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("quantity", "region", "galaxies", "values", "errors are"))
+    return (
+        "<details><summary>Verdicts on the errors of the model</summary>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></details>"
     )
 
 

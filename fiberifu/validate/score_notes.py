@@ -112,11 +112,16 @@ SCORES = {
     "RMS velocity [km/s]": ScoreNote("low", "Root mean square error of the velocity."),
     "coverage 68 %": ScoreNote(0.68, "Share of truths inside the predicted 68 % interval; more is errors too large."),
     "coverage 95 %": ScoreNote(0.95, "Share of truths inside the predicted 95 % interval."),
+    "below 16 %": ScoreNote(0.16, "Share of truths below the predicted 16 % quantile; more: predictions too high."),
+    "below 50 %": ScoreNote(0.5, "Share of truths below the predicted median; more: predictions too high."),
+    "below 84 %": ScoreNote(0.84, "Share of truths below the predicted 84 % quantile."),
     "CRPS": ScoreNote(
         "low", "Continuous ranked probability score: error of the whole predicted distribution, in its unit."
     ),
     "sharpness [dex]": ScoreNote(
-        None, "Median predicted error. Small is good only where the coverage is right: never read it alone."
+        None,
+        "Predicted error over the prediction (which counts as the floor of the scores below that), in dex; geometric "
+        "mean. It knows nothing of the truth. Small is good only where the coverage is right: never read it alone.",
     ),
     "PIT KS": ScoreNote(
         "low",

@@ -163,20 +163,21 @@ def correlation_after(truth, predicted, light, galaxy, weights=None):
     """Correlation of what a straight line on ``light`` (N,), fitted in each galaxy, leaves of truth and prediction.
 
     Galaxies of 10 spaxels or more; sums run over all of them. A prediction that is light times a constant (all three
-    as logarithms) has nothing left: 0 by construction, also where rounding leaves something.
+    as logarithms) has nothing left: 0 by construction, also where rounding leaves something. NaN if one is given.
     """
     w = _weights(galaxy, weights)
     x, t, p = (v - (v.mean() if len(v) else 0.0) for v in (light, truth, predicted))
     n, *sums = galaxy_sums(galaxy, w.shape[1], 1, x, t, p, x * x, t * t, p * p, x * t, x * p, t * p)
     sx, st, sp, xx, tt, pp, xt, xp, tp = sums
-    n = np.where(n >= FEWEST, n, np.nan)
+    many, n = n >= FEWEST, np.maximum(n, 1)
     xx, tt, pp = xx - sx**2 / n, tt - st**2 / n, pp - sp**2 / n
     xt, xp, tp = xt - sx * st / n, xp - sx * sp / n, tp - st * sp / n
     slopes = _divide(xt, xx), _divide(xp, xx)
     left = np.stack([tt - slopes[0] * xt, pp - slopes[1] * xp, tp - slopes[0] * xp, pp])
-    tt, pp, tp, whole = np.nan_to_num(left) @ w.T
+    left = np.where(many & ~(xx <= 0), left, 0.0)  # a NaN that was given stays
+    tt, pp, tp, whole = left @ w.T
     r = _divide(tp, np.sqrt(np.maximum(tt * pp, 0)))
-    return _give(np.where((pp > ROUNDING * whole) | (tt <= 0), r, 0.0), weights)
+    return _give(np.where((pp <= ROUNDING * whole) & (tt > 0), 0.0, r), weights)
 
 
 def cosine(truth, predicted, galaxy, n):
