@@ -60,7 +60,7 @@ class Provenance:
     redshift, redshift_sigma : float, optional
         Redshift given to the model, and its uncertainty.
     redshift_source : str, optional
-        ``"user"``, ``"context"``, ``"photometric"`` ...
+        ``"user"``, ``"context"``, ``"photometric"`` ...; ``"simulation"``: what was put into the simulation.
     seed : int, optional
         Seed of the random numbers.
     ebv : float, optional
@@ -112,6 +112,8 @@ class Provenance:
             header.remove(keyword, ignore_missing=True)
         header["ORIGIN"] = (ORIGIN, "written by fiberifu: not an observation")
         for name, (keyword, comment) in CARDS.items():
+            if name == "redshift" and self.redshift_source == "simulation":
+                comment = "true redshift of the simulated galaxy"
             _set_card(header, keyword, getattr(self, name), comment)
         _set_card(header, "FIBEXTRA", ",".join(self.extra) or None, "further provenance cards")
         for key, value in self.extra.items():

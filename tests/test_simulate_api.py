@@ -1,17 +1,21 @@
 """The simulated universe with units: what is chosen is seen, and what is seen is where the sky says."""
 
+import dataclasses
+import functools
+
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import FK5, SkyCoord
 from astropy.cosmology import units as cu
-from astropy.nddata import InverseVariance
+from astropy.io import fits
+from astropy.nddata import CCDData, InverseVariance
 from specutils import Spectrum
 
 from fiberifu.cube import spaxel_positions
 from fiberifu.image import prepare_image
 from fiberifu.lines import LineMaps, read_dap_maps, write_dap_maps
-from fiberifu.provenance import is_predicted
+from fiberifu.provenance import Provenance, is_predicted
 from fiberifu.simulate import (
     IFU,
     FibreSpectrograph,
@@ -23,10 +27,14 @@ from fiberifu.simulate import (
     observe_manga,
 )
 from fiberifu.simulate.chosen import choose
+from fiberifu.simulate.files import write_coadd, write_cutout, write_logcube, write_psf, write_truth_maps
+from fiberifu.simulate.files.from_api import band_images
 from fiberifu.simulate.gas import LINES
 from fiberifu.simulate.recipe import Draws
 from fiberifu.simulate.survey import STRATA
+from fiberifu.surveys import read_legacysurvey, read_manga_cube
 
+SMALL = IFU.manga(fibers=19)
 RATE = {"log_mass": 10.0, "redshift": 0.03, "star_formation_rate": 5 * u.Msun / u.yr}
 
 
@@ -350,6 +358,65 @@ def test_cube(galaxy):
     )
     with pytest.raises(ValueError, match="fibers: got 20"):
         IFU.manga(fibers=20)
+
+
+def test_all_products_tell_the_same(galaxy):
+    """Image, spectrum, cube and truth carry one provenance, the number of the galaxy with it."""
+    desi, (cube, truth) = FibreSpectrograph.desi().observe(galaxy, noise=False), SMALL.observe(galaxy, noise=False)
+    expected = galaxy.provenance()
+    assert (expected.seed, expected.extra["GALAXY"], expected.redshift_source) == (1, 2, "simulation")
+    for ccd in Imager.decals().observe(galaxy, size=10 * u.arcsec).values():
+        assert Provenance.from_header(ccd.meta) == expected and ccd.meta["OBJECT"] == "SIM 1-2"
+        assert ccd.to_hdu()[0].header["SEED"] == 1
+    for spectrum in (desi, cube):
+        assert spectrum.meta["provenance"] == expected and spectrum.meta["object"] == "SIM 1-2"
+        assert (spectrum.meta["redshift"], spectrum.meta["ebv"]) == (0.04, 0.0)
+    assert truth.provenance == expected.replace(extinction_corrected=True)
+    assert "true redshift" in expected.to_header().comments["REDSHIFT"]
+    assert "redshift used" == expected.replace(redshift_source="user").to_header().comments["REDSHIFT"]
+    assert galaxy.position_angle == 30 * u.deg
+
+
+def test_products_as_files(galaxy, tmp_path):
+    """From scripts to files: what is written of the products of a telescope is what readers give back."""
+    dusty = Galaxy(1, 2, galactic_ebv=0.05, redshift=0.04, simulator=galaxy._simulator)
+    image = Imager.des().observe(dusty, size=20 * u.arcsec)
+    write_cutout(image, tmp_path / "cutout_sim.fits")
+    write_psf(image, tmp_path / "copsf_sim.fits")
+    back = read_legacysurvey(tmp_path / "cutout_sim.fits", psf=tmp_path / "copsf_sim.fits")
+    for band, ccd in image.items():
+        np.testing.assert_array_equal(back[band].data, ccd.data)
+        np.testing.assert_array_equal(back[band].uncertainty.array, ccd.uncertainty.array)
+        assert not np.any(back[band].mask & ~ccd.mask) and not np.any(ccd.mask & ~back[band].mask & ~back[band].flags)
+        assert {back[band].meta[key] for key in ("REDSHIFT", "EBV")} == {0.04, 0.05} and back[band].meta["SEED"] == 1
+        corner = [a.wcs.pixel_to_world(0, 75) for a in (ccd, back[band])]
+        assert corner[0].separation(corner[1]) < 1 * u.mas
+    cube, truth = SMALL.observe(dusty)
+    path = tmp_path / "manga-sim-LOGCUBE.fits"
+    write_logcube(cube, path)
+    again = read_manga_cube(path)
+    np.testing.assert_array_equal(again.flux.value, cube.flux.value)
+    np.testing.assert_array_equal(again.uncertainty.array, cube.uncertainty.array)
+    np.testing.assert_array_equal(fits.getdata(path, "MASK"), cube.meta["drp_mask"])
+    assert again.meta["redshift"] == pytest.approx(0.04, abs=1e-6) and again.meta["ebv"] == 0.05
+    assert again.meta["psf_fwhm"]["r"] == cube.meta["psf_fwhm"]["r"] * u.arcsec
+    for write, given, message in (
+        (write_cutout, image["r"], "images: got CCDData; the dict of CCDData by band"),
+        (write_cutout, {"u": image["r"]}, r"images\['u'\]: got a CCDData in nmgy"),
+        (write_cutout, {"r": CCDData(image["r"].data, unit="adu")}, "in adu that lacks REDSHIFT, EBV, PSF_FWHM"),
+        (write_logcube, (cube, truth), "cube: got two things"),
+        (write_logcube, cube[:, 2:, 2:], "got a part of"),
+        (write_logcube, image, "cube: got dict; the cube of"),
+        (write_logcube, FibreSpectrograph.desi().observe(dusty, noise=False), "cube: got a Spectrum of 1 axes"),
+        (functools.partial(write_truth_maps, seed=1), cube, "cube: got one without its truth"),
+        (functools.partial(write_coadd, seed=1, pixel=1), cube, "spectra: got Spectrum; FiberSpectra"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write(given, tmp_path / "more_sim.fits")
+    bare = dataclasses.replace(band_images(image), meta={})
+    with pytest.raises(ValueError, match="seed: got None, and images does not say"):
+        write_cutout(bare, tmp_path / "more_sim.fits")
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_true_line_maps(galaxy):

@@ -2,11 +2,13 @@
 """Simulated files: what is written is what the readers of real files give back."""
 
 import dataclasses
+import warnings
 
+import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import QTable, Table
 from scipy.sparse import dia_matrix
 from scipy.stats import norm
 from simulated_surveys import SCALE, make_simulator, observe_desi, observe_images, observe_manga
@@ -201,6 +203,24 @@ def test_truth_tells_wishes(simulator):
     assert f"{CANDIDATES} slot to" in DESCRIPTIONS["GALAXIES"]["slot"][1]
     assert all(hdu.header[f"TCOMM{1 + hdu.columns.names.index(key)}"] for key in wish)
     assert not set(WISHES) & set(tree._galaxies(simulator, SEED, [galaxy], {galaxy: {}}))
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_truth_has_units(name, tmp_path):
+    """Astropy understands all of them, also nanomaggies, which FITS has not, and warns of none."""
+    known = DESCRIPTIONS[name]
+    write_hdus([fits.PrimaryHDU(), truth_hdu(name, {key: np.ones(2) for key in known})], tmp_path / "sim.fits",
+               provenance(SEED))  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind in (Table, QTable):
+            back = kind.read(tmp_path / "sim.fits", hdu=name)
+            assert back.colnames == list(known)
+            for key, (unit, _) in known.items():
+                assert getattr(back[key], "unit", None) == (unit and u.Unit(unit)), key
+    if name == "FIBERS":
+        assert back["flux_r"].to_value(u.AB, u.zero_point_flux(3631 * u.Jy)) == pytest.approx(1e-9)
+        assert back["flux_ivar_r"].unit == u.nmgy**-2
 
 
 def test_northern_cutout(images, tmp_path):

@@ -176,7 +176,7 @@ class Galaxy:
     @property
     def position_angle(self):
         """Of the receding major axis, from North to East."""
-        return (90 - math.degrees(self._parameters["pa"])) % 360 * u.deg
+        return round(90 - math.degrees(self._parameters["pa"]), 4) % 360 * u.deg
 
     @property
     def magnitudes(self):
@@ -199,11 +199,11 @@ class Galaxy:
         return f"SIM {self.seed}-{self.index}"
 
     def provenance(self):
-        """The cards of files made of it."""
+        """Where all comes from that is made of it, and the cards of files; GALAXY is its number within the seed."""
         return Provenance(
-            datatype="SIMULATED", model_id=_NAME, redshift=self.redshift, redshift_source="truth", seed=self.seed,
-            ebv=self.galactic_ebv,
-            extra={"TORCHV": torch_version(), "PACKSHA": self._simulator.pack_sha256},
+            datatype="SIMULATED", model_id=_NAME, redshift=self.redshift, redshift_source="simulation",
+            seed=self.seed, ebv=self.galactic_ebv,
+            extra={"TORCHV": torch_version(), "PACKSHA": self._simulator.pack_sha256, "GALAXY": self.index},
         )  # fmt: skip
 
     def line_maps(self, *, spaxel=0.5 * u.arcsec, size=20 * u.arcsec, psf=2.5 * u.arcsec):

@@ -71,7 +71,9 @@ class Imager:
         Returns
         -------
         dict of str to `~astropy.nddata.CCDData`
-            In nanomaggy, with inverse variance, mask (nothing measured, or saturated), PSF width, WCS and redshift.
+            In nanomaggy, with inverse variance, mask (nothing measured, or saturated) and WCS. ``meta`` has OBJECT,
+            FILTER, PSF_FWHM (arcsec), EBV and, as cards, all that `~fiberifu.provenance.Provenance.from_header` reads.
+            `~fiberifu.simulate.files.write_cutout` writes it.
         """
         check_galaxy(galaxy)
         pixel = galaxy._simulator.config.pixel_scale
@@ -89,13 +91,11 @@ class Imager:
                 mask=(made.ivar[band] == 0) | (made.maskbits != 0),
                 wcs=grid_wcs(galaxy.center, flux.shape[::-1], pixel * u.arcsec),
                 meta={
+                    "OBJECT": galaxy.name,
                     "FILTER": made.meta["filters"][band],
                     "PSF_FWHM": made.psf_fwhm[band],
-                    "REDSHIFT": galaxy.redshift,
                     "EBV": galaxy.galactic_ebv,
-                    "DATATYPE": "SIMULATED",
-                    "ORIGIN": "fiberifu",
-                    "OBJECT": galaxy.name,
+                    **galaxy.provenance().to_header(),
                 },
             )
         return out
@@ -136,8 +136,9 @@ class FibreSpectrograph:
         Returns
         -------
         `~specutils.Spectrum`, shape positions.shape + (7781,)
-            The three arms as one. ``meta`` has ``table`` (the fibres' columns, see `FiberSpectra`), ``lsf``,
-            ``redshift``, ``provenance``, and the noiseless ``truth`` of each fibre.
+            The three arms as one. ``meta`` has ``object``, ``table`` (the fibres' columns, see `FiberSpectra`),
+            ``lsf``, ``redshift``, ``ebv``, ``provenance``, and the noiseless ``truth`` of each fibre.
+            `~fiberifu.cube.write_spectra` writes it, without table and truth.
         """
         check_galaxy(galaxy)
         positions = galaxy.center if positions is None else icrs_positions(positions)
@@ -167,7 +168,7 @@ class FibreSpectrograph:
         meta = {
             "provenance": galaxy.provenance(), "redshift": galaxy.redshift, "medium": "vacuum",
             "lsf": grid.lsf.cpu().numpy() * u.AA, "table": made.table, "truth": made.meta["truth"],
-            "ebv": galaxy.galactic_ebv,
+            "ebv": galaxy.galactic_ebv, "object": galaxy.name,
         }  # fmt: skip
         return make_spectra(
             flux.reshape(shape), ivar.reshape(shape), (ivar == 0).reshape(shape),
@@ -228,10 +229,12 @@ class IFU:
         -------
         cube : `~specutils.Spectrum`, shape (4563, ny, nx)
             Per spaxel, North up, East left. ``meta`` has ``psf_fwhm``, ``correlation`` of the noise of spaxels by their
-            distance, ``drp_mask`` (bits NOCOV 0, LOWCOV 1, DEADFIBER 2, FORESTAR 3, DONOTUSE 10), ``images``, ``lsf``,
-            ``redshift``, ``provenance``; the mask is True where DONOTUSE is set.
+            distance, ``drp_mask`` (bits NOCOV 0, LOWCOV 1, DEADFIBER 2, FORESTAR 3, DONOTUSE 10), ``images``, ``psf``,
+            ``lsf``, ``object``, ``table`` (of `IFUCube`), ``redshift``, ``ebv``, ``provenance``; the mask is True where
+            DONOTUSE is set. `~fiberifu.simulate.files.write_logcube` writes it.
         truth : `~fiberifu.lines.LineMaps`
-            Noiseless, at the cube's PSF, without the Milky Way's dust; the dispersion includes the instrument's.
+            Noiseless, at the cube's PSF, without the Milky Way's dust; the dispersion includes the instrument's. Its
+            method ``write`` writes it.
         """
         check_galaxy(galaxy)
         fibers = self.fibers
@@ -252,7 +255,7 @@ class IFU:
         meta = {
             "provenance": galaxy.provenance(), "redshift": galaxy.redshift, "medium": "vacuum", "lsf": made.lsf * u.AA,
             "psf_fwhm": made.fwhm, "correlation": made.correlation, "drp_mask": made.mask, "images": made.images,
-            "ebv": galaxy.galactic_ebv, "table": made.table,
+            "psf": made.psf, "ebv": galaxy.galactic_ebv, "table": made.table, "object": galaxy.name,
         }  # fmt: skip
         cube = make_cube(made.flux, made.ivar, made.mask & 1 << 10, wcs=wcs, meta=meta)
         return cube, true_line_maps(galaxy, made.truth, wcs.celestial, lambda w: np.interp(w, made.wave, made.lsf))

@@ -14,6 +14,7 @@ from ..identifiers import RELEASE, brick_name, is_simulated_targetid, simulated_
 from ..milky_way import BAND_EXTINCTION
 from ..products import FiberSpectra
 from .common import healpix_nested, provenance, sersic_index, table_hdu, write_hdus
+from .from_api import fiber_spectra
 
 __all__ = ["concatenate", "identified", "pixel_folder", "pixels_of", "select", "with_truth", "write_coadd",
            "write_redrock", "write_truth", "write_zcatalog", "zcatalog_rows"]  # fmt: skip
@@ -132,6 +133,7 @@ def write_coadd(spectra, path, *, seed, pixel):
     path : path-like
     seed, pixel : int
     """
+    spectra = fiber_spectra(spectra)
     hdus = [fits.PrimaryHDU(header=_cards(pixel)), _fibermap(spectra), _exp_fibermap(spectra)]
     # specutils knows a coadd by this card; in DESI it names the spectra that were added
     hdus[0].header["INFIL000"] = f"spectra-{SURVEY}-{PROGRAM}-{pixel}.fits"
@@ -162,6 +164,7 @@ def write_redrock(spectra, path, *, seed, pixel):
     noiseless spectrum with a cubic polynomial in each arm gains on the polynomials alone, see
     `fiberifu.simulate.delta_chi2`. Where it is below 9, ZWARN has 4.
     """
+    spectra = fiber_spectra(spectra)
     hdus = [fits.PrimaryHDU(header=_cards(pixel)), table_hdu(REDSHIFTS, _redshifts(spectra), len(_ids(spectra)),
                                                              "REDSHIFTS")]  # fmt: skip
     hdus[0].header["RRVER"] = ("none", "redshifts are simulated, not fitted by redrock")

@@ -15,6 +15,7 @@ from ..identifiers import RELEASE, brick_name, brick_number
 from ..milky_way import BAND_EXTINCTION
 from ..observe import BETA
 from .common import provenance, sersic_index, table_hdu, write_hdus
+from .from_api import band_images, seed_of
 
 __all__ = ["TRACTOR", "brick_paths", "image_wcs", "moffat_image", "tractor_rows",
            "write_brick", "write_cutout", "write_psf", "write_tractor"]  # fmt: skip
@@ -101,22 +102,29 @@ def _marks(images, seed, **more):
     return provenance(seed, images.meta.get("pack_sha256"), redshift=z, ebv=float(images.ebv), **more)
 
 
-def write_cutout(images, path, *, seed):
+def write_cutout(images, path, *, seed=None):
     """Write a cutout as the sky viewer's ``fits-cutout`` with ``&invvar&maskbits``.
 
     Parameters
     ----------
-    images : `~fiberifu.simulate.products.BandImages`
+    images : `~fiberifu.simulate.products.BandImages`, or what `fiberifu.simulate.Imager.observe` gives
     path : path-like
         With ``sim`` in its name.
-    seed : int
+    seed : int, optional
+        That of the images by default.
+
+    Raises
+    ------
+    ValueError
+        For other images, or a name that does not say what the file is.
 
     Notes
     -----
     HDU 0 (band, y, x) in nanomaggies, HDU 1 the same of inverse variance (``IMAGETYP = 'INVVAR'``), HDU 2 (y, x) of
     mask bits.  `~fiberifu.surveys.read_legacysurvey` reads it.
     """
-    bands = list(images.flux)
+    images = band_images(images)
+    seed, bands = seed_of(seed, images.meta, "images"), list(images.flux)
     flux, ivar = (np.stack([part[band] for band in bands]).astype(np.float32) for part in (images.flux, images.ivar))
     hdus = [
         fits.PrimaryHDU(flux, _header(images, bands, "IMAGE")),
@@ -143,8 +151,10 @@ def moffat_image(fwhm, pixel_scale, size=63, over=5):
     return coarse / coarse.sum()
 
 
-def write_psf(images, path, *, seed):
-    """Write the PSFs of a field as the viewer's ``coadd-psf``: one 63 x 63 image per band."""
+def write_psf(images, path, *, seed=None):
+    """Write the PSFs of a field as the viewer's ``coadd-psf``: one 63 x 63 image per band; as `write_cutout`."""
+    images = band_images(images)
+    seed = seed_of(seed, images.meta, "images")
     hdus, bands = [], list(images.psf_fwhm)
     for band in bands:
         data = moffat_image(images.psf_fwhm[band], images.pixel_scale).astype(np.float32)
@@ -175,7 +185,7 @@ def write_brick(images, folder, *, seed, galaxy):
 
     Parameters
     ----------
-    images : `~fiberifu.simulate.products.BandImages`
+    images : `~fiberifu.simulate.products.BandImages`, or what `fiberifu.simulate.Imager.observe` gives
     folder : path-like
         That has, or gets, the folder ``coadd``.
     seed, galaxy : int
@@ -185,6 +195,7 @@ def write_brick(images, folder, *, seed, galaxy):
     list of `~pathlib.Path`
         ``image``, ``invvar`` and ``psfsize`` of every band, and ``maskbits``.
     """
+    images = band_images(images)
     brick, paths = brick_name(galaxy), brick_paths(images, folder, galaxy)
     next(iter(paths.values())).parent.mkdir(parents=True, exist_ok=True)
     ny, nx = images.maskbits.shape

@@ -19,6 +19,7 @@ from ...output import atomic_path
 from ...surveys import read_manga_cube
 from ..gas import LINES
 from .common import compressed, provenance, table_hdu, write_hdus
+from .from_api import ifu_cube, seed_of
 
 __all__ = ["cube_wcs", "drpall_rows", "manga_name", "write_drpall", "write_fitted_maps", "write_logcube",
            "write_truth_maps"]  # fmt: skip
@@ -107,14 +108,21 @@ def _cards(cube, seed):
     return header
 
 
-def write_logcube(cube, path, *, seed):
+def write_logcube(cube, path, *, seed=None):
     """Write ``manga-simPLATE-NUMBER-LOGCUBE.fits.gz``.
 
     Parameters
     ----------
-    cube : `~fiberifu.simulate.products.IFUCube`
+    cube : `~fiberifu.simulate.products.IFUCube`, or the cube that `fiberifu.simulate.IFU.observe` gives
     path : path-like
-    seed : int
+        With ``sim`` in its name.
+    seed : int, optional
+        That of the cube by default.
+
+    Raises
+    ------
+    ValueError
+        For other cubes, or a name that does not say what the file is.
 
     Notes
     -----
@@ -122,7 +130,8 @@ def write_logcube(cube, path, *, seed):
     GPSF ... ZPSF, and GCORREL ... ZCORREL where the correlation of the noise is known.  LSFPRE is without the
     integration over pixels, LSFPOST with it (Law et al. 2021, AJ 161, 52); the same in all spaxels here.
     """
-    wave = np.asarray(cube.wave, float)
+    cube = ifu_cube(cube)
+    seed, wave = seed_of(seed, cube.table, "cube"), np.asarray(cube.wave, float)
     cards, three = _cards(cube, seed), _cube_cards(cube)
     two = fits.Header([card for card in three.cards if "3" not in card.keyword])
     shape = cube.flux.shape
@@ -228,7 +237,12 @@ def write_truth_maps(cube, path, *, seed):
     of their own are STELLAR_SIGMA, the dispersion of stars (km/s, without the instrument's), and STELLAR_LIMITED, 1
     where that is below the width of the templates, 70 km/s, so that the cube shows broader stars.
     """
+    cube = ifu_cube(cube)
     t = cube.truth
+    if not t:
+        raise ValueError(
+            "cube: got one without its truth; `IFU.observe` gives that beside the cube, with a method `write`"
+        )
     wave = dict(zip(line_table("all")["key"], line_table("all")["wavelength"].value, strict=True))
     z = float(cube.table["redshift"])
     centre = np.array([wave[line] for line in LINES]) * (1 + z)

@@ -4,9 +4,14 @@
 ``DESCRIPTIONS -> TUNITn, TCOMMn; LINES -> LINE01 ...; the table of the documentation``
 """
 
+import io
+import warnings
+
+import astropy.units as u
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
 
 from ..gas import LINE_WAVELENGTH, LINES
 
@@ -280,13 +285,21 @@ def truth_hdu(name, columns):
     Returns
     -------
     `~astropy.io.fits.BinTableHDU`
+
+    Notes
+    -----
+    FITS has no nanomaggy: as TUNIT it would not be understood. Such columns have their unit where Astropy keeps what
+    FITS cannot say, so that `~astropy.table.Table` and `~astropy.table.QTable` read it without a warning, and in
+    brackets before the words of TCOMM for people and other programs.
     """
-    hdu = fits.table_to_hdu(Table(columns))
-    hdu.name = name
     known = DESCRIPTIONS[name]
+    hdu = _table_hdu(columns, {key: unit for key, (unit, _) in known.items() if unit and "nanomaggy" in unit})
+    hdu.name = name
     for i, column in enumerate(columns, start=1):
         unit, words = known.get(column, (None, None))
-        if unit:
+        if unit and "nanomaggy" in unit:
+            words = f"[{unit}] {words}"
+        elif unit:
             hdu.columns[i - 1].unit = unit
         if words:
             hdu.header[f"TCOMM{i}"] = words
@@ -296,3 +309,15 @@ def truth_hdu(name, columns):
         for i, band in enumerate(BANDS, start=1):
             hdu.header[f"BAND{i}"] = (band, "DECam")
     return hdu
+
+
+def _table_hdu(columns, units):
+    """A table whose columns in ``units``, which FITS has not, are quantities to Astropy."""
+    table = QTable({key: u.Quantity(value, units[key]) if key in units else value for key, value in columns.items()})
+    file = io.BytesIO()
+    with warnings.catch_warnings():  # that FITS has no such unit, and only Astropy will read it
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        table.write(file, format="fits")
+    file.seek(0)
+    with fits.open(file, memmap=False) as hdus:
+        return hdus[1].copy()
