@@ -105,8 +105,20 @@ def assert_same(made, expected):
 
 
 # ---------------------------------------------------------------- surveys
-def test_desi(simulate, templates, whole, capsys):
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (("desi", 6), "6 galaxies: about 4 s on a free core, and 7 MB of files"),
+        (("manga", 100, 2), "100 galaxies: about 10 min on 2 free cores, and 6.0 GB of files"),
+    ],
+)
+def test_estimate(run, words):
+    assert simulate_job.estimate(*run) == words
+
+
+def test_desi(simulate, templates, whole, capsys, caplog):
     assert simulate("--bricks") == 0
+    assert simulate_job.estimate("desi", N) in caplog.messages, "told before it starts"
     out = capsys.readouterr().out
     for words in (
         "zall-pix-sim.fits",

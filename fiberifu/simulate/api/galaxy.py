@@ -176,7 +176,7 @@ class Galaxy:
     @property
     def position_angle(self):
         """Of the receding major axis, from North to East."""
-        return round(90 - math.degrees(self._parameters["pa"]), 4) % 360 * u.deg
+        return round((90 - math.degrees(self._parameters["pa"])) % 360, 4) % 360 * u.deg
 
     @property
     def magnitudes(self):

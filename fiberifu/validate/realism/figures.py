@@ -379,9 +379,10 @@ def _survey(d):
         for survey, colour in series:
             ax.hist(d[survey][key], bins, histtype="step", color=colour, lw=1.6, density=True, label=survey)
         ax.set(xlabel=label)
-    axes[0].axvline(0.2, color=SIM, ls="--", lw=1)
-    axes[0].axvline(0.03, color=CURVE, ls="--", lw=1)
-    axes[1].axvline(19.5, color=SIM, ls="--", lw=1)
+    axes[0].axvline(0.2, color=SIM, ls="--", lw=1, label="DESI, published")
+    axes[0].axvline(0.03, color=CURVE, ls="--", lw=1, label="MaNGA Primary, published")
+    axes[1].axvline(19.5, color=SIM, ls="--", lw=1, label="limit of BGS Bright")
     axes[0].set_ylabel("density")
-    axes[0].legend()
+    for ax in axes[:2]:
+        ax.legend()
     return figure
