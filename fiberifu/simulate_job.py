@@ -210,8 +210,10 @@ def estimate(survey, n, workers=1):
     seconds, size = (n * cost for cost in COST[survey])
     time = f"{seconds / workers:.0f} s" if seconds < 120 * workers else f"{seconds / 60 / workers:.0f} min"
     space = f"{size:.0f} MB" if size < 2000 else f"{size / 1000:.1f} GB"
-    return f"{n} galaxies: about {time} on {workers} free cores, and {space} of files".replace(
-        " 1 free cores", " a free core"
+    return (
+        f"{n} {'galaxy' if n == 1 else 'galaxies'}: about {time} on {workers} free cores, and {space} of files".replace(
+            " 1 free cores", " a free core"
+        )
     )
 
 
