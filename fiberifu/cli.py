@@ -5,6 +5,7 @@ Arguments become one call of the library each.  What is heavy is imported when n
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import re
@@ -261,7 +262,7 @@ def _parser():
     maps.add_argument(
         "model", nargs="?", metavar="MODEL", help="a model folder, or hf://owner/name; or the bundled one"
     )
-    maps.add_argument("--galaxies", type=_count, default=2000, metavar="N", help="held-out galaxies (2000)")
+    maps.add_argument("--galaxies", type=_count, metavar="N", help="held-out galaxies (2000; or all of --held-out)")
     maps.add_argument("--fibers", type=_count, default=40_000, metavar="N", help="that baselines learn from (40,000)")
     maps.add_argument("--baselines", default="all", metavar="B", help="all, none, or names as below with commas (all)")
     maps.add_argument("--recipe", action="append", default=[], metavar="FILE", help="of the training, stage by stage")
@@ -269,7 +270,7 @@ def _parser():
     maps.add_argument("--templates", metavar="PACK", help="npz file of build_template_pack")
     maps.add_argument("--fetch-templates", action="store_true", help="download them if they are not found")
     maps.add_argument("--workers", type=_count, default=1, metavar="W", help="processes that simulate galaxies (1)")
-    maps.add_argument("--seed", type=int, help="of the held-out galaxies")
+    maps.add_argument("--seed", type=int, metavar="S", help="of the held-out galaxies (77000001)")
     for sub in (demo, observe, lines, simulate, maps):
         sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
         sub.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
@@ -419,24 +420,39 @@ def _validate_maps(options):
     from . import jobs
     from .validate import maps_job
 
-    if options.page_only:
-        paths = [maps_job.write_page(options.output, held_out=options.held_out)]
-    else:
-        names = ("model", "galaxies", "fibers", "seed", "baselines", "held_out", "templates", "workers", "overwrite")
-        paths = maps_job.validate_maps_to_folder(
-            options.output,
-            recipes=options.recipe,
-            fetch=options.fetch_templates,
-            resume=options.resume,
-            progress=not options.quiet,
-            command=options.command_line,
-            **{name: getattr(options, name) for name in names},
-        )
+    names = ("model", "galaxies", "fibers", "seed", "baselines", "held_out", "templates", "workers", "overwrite")
+    with _arguments_as_options(*names, model="MODEL", recipes="--recipe", resume="--resume"):
+        if options.page_only:
+            paths = [maps_job.write_page(options.output, held_out=options.held_out)]
+        else:
+            paths = maps_job.validate_maps_to_folder(
+                options.output,
+                recipes=options.recipe,
+                fetch=options.fetch_templates,
+                resume=options.resume,
+                progress=not options.quiet,
+                command=options.command_line,
+                **{name: getattr(options, name) for name in names},
+            )
     if options.quiet:
         return
     for path in paths:
         print(f"{path}  {jobs.size_of(path)}")
     print(*maps_job.summary_lines(options.output), sep="\n")
+
+
+@contextlib.contextmanager
+def _arguments_as_options(*names, **others):
+    """What the library says of its arguments, said of options: "galaxies is 3" becomes "--galaxies is 3"."""
+    options = {name: "--" + name.replace("_", "-") for name in names} | others
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.strerror:  # of the system, not of the library
+            raise
+        text = re.sub(r"(\w+)=True(?: \(--[\w-]+\))?", lambda m: options.get(m[1], m[0]), str(error))
+        text = re.sub(r"^(\w+)(?= is |:)", lambda m: options.get(m[1], m[0]), text)
+        raise ValueError(text) from error
 
 
 def _common(options):

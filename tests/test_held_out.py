@@ -68,6 +68,13 @@ def test_split_never_changes():
     assert sky_block([0, 359.999, 12.5], [-90, 90, 0.5]).tolist() == [0, 41251, 20638]
 
 
+def test_no_galaxy_more_than_asked_for(tmp_path, simulator, made):
+    """Shards of a small set are smaller; what is there keeps its own."""
+    sizes = {n: HeldOutSet(tmp_path / str(n), simulator, n).per_shard for n in (5, 25, 30, 100, 2000)}
+    assert sizes == {5: 5, 25: 25, 30: 15, 100: 25, 2000: 25}
+    assert HeldOutSet(made.folder, simulator, 3).per_shard == 2  # no other settings than those of the folder
+
+
 def test_neighbours_across_an_edge_are_both_held_out():
     ra, dec = random_places(20_000)
     inside = is_held_out(ra, dec, margin=0)

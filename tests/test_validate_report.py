@@ -225,17 +225,20 @@ def test_reliability_diagram(report):
     figure = draw_reliability(report["reliability"], method_colors(METHODS), ["O3", "Ha"])
     top, bottom = figure.axes[:2]
     assert top.get_xlim() == top.get_ylim() == (0, 1)
-    np.testing.assert_allclose(top.lines[1].get_ydata(), report["reliability"][0]["covered"])
+    np.testing.assert_allclose(top.lines[0].get_ydata(), report["reliability"][0]["covered"])
     np.testing.assert_allclose(bottom.patches[0].get_data().values, 1.0)  # 20 bins of 5 %: density 1
-    assert top.lines[1].get_color() == method_colors(METHODS)["nano"]
+    assert top.lines[0].get_color() == method_colors(METHODS)["nano"]
 
 
 def test_strata(report):
     rows = [r for r in report["scores"] if (r["quantity"], r["region"], r["score"]) == ("Ha", "whole", "R2 log EW")]
     colors = method_colors(METHODS)
-    figure = draw_strata(rows, {name: colors[name] for name in METHODS[:2]}, target=1.0)
-    ax = figure.axes[0]
+    two = {name: colors[name] for name in METHODS[:2]}
+    figure = draw_strata([{"rows": rows, "target": 1.0}, {"rows": rows, "limits": (0.45, 1)}], two)
+    ax, cut = figure.axes
     assert [t.get_text() for t in ax.get_yticklabels()] == ["all  (40)", "AGN  (40)", "edge-on  (40)"]
+    assert [t.get_text() for t in ax.texts] == ["kind of galaxy", "view"]  # groups
+    assert cut.get_xlabel() == "R² log EW" and sum(line.get_marker() == "<" for line in cut.lines) == 3
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # "all" on top
     points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]
     assert sorted(points) == pytest.approx([0.4, 0.4, 0.4, 0.5, 0.5, 0.6])
@@ -278,11 +281,15 @@ def test_page_stands_alone(report):
     page = Page(text)
     assert not page.open
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
-    assert page.links and all(link.startswith("data:image/png;base64,") for link in page.links)
+    anchors = [link for link in page.links if link.startswith("#")]
+    pictures = [link for link in page.links if link not in anchors]
+    assert pictures and all(link.startswith("data:image/png;base64,") for link in pictures)
+    assert "#errors" in anchors and "#examples" not in anchors  # sections without figures are left out
+    assert [f'<h2 id="{link[1:]}">' in text for link in anchors] == [True] * len(anchors)
     assert "http:" not in text and "https:" not in text and "url(" not in text and "@import" not in text
     assert page.alts == ["reliability of <Ha>"]
     assert "<td>40</td><td>4,000</td><td>biased</td>" in text
-    picture = Image.open(BytesIO(base64.b64decode(page.links[0].split(",")[1])))
+    picture = Image.open(BytesIO(base64.b64decode(pictures[0].split(",")[1])))
     assert picture.size[0] > 400
     assert not plt.get_fignums()  # figures are closed once they are in the page
 
@@ -291,6 +298,9 @@ def test_page_says_what_it_is(report):
     report["scores"].append(row("trees", "R2 log EW, minus nano", -0.2))
     text = make_page(report, [])
     words = " ".join(Page(text).words)
+    assert "spaxels chosen for" not in words
+    chosen = make_page(report | {"meta": report["meta"] | {"chosen_spaxels": 4321}}, [])
+    assert "<td><code>4,321</code></td>" in chosen and "4,321 of them show Hα" in chosen
     assert '<meta name="DATATYPE" content="PREDICTED">' in text and '<meta name="ORIGIN" content="fiberifu">' in text
     assert "Predicted from image: nothing on this page was observed." in words
     assert "f" * 64 in words and "40 galaxies are too few" in words
@@ -301,7 +311,7 @@ def test_page_says_what_it_is(report):
 def test_page_bold(report):
     """Bold is the best of the model and its rivals, and only if it is beyond the errors."""
     text = make_page(report, [])
-    table = text[text.index("<h2>Scores: Hα") : text.index("<h2>Scores: other")]
+    table = text[text.index('<h2 id="halpha">') : text.index('<h2 id="others">')]
     assert "<b>0.600</b>" not in table and "<b>0.60</b>" in table
     assert "<b>0.90</b>" not in table  # the floor is no rival
     assert "<b>0.20</b>" not in table  # the errors overlap
@@ -353,7 +363,7 @@ def held_out(tmp_path_factory):
 def judged(held_out, tmp_path_factory):
     """Folder of the bundled model, judged beside the floor of noise."""
     folder = tmp_path_factory.mktemp("scores") / "out"
-    validate_maps_to_folder(folder, galaxies=2, baselines="floor", held_out=held_out.folder, draws=20, command="a <b>")
+    validate_maps_to_folder(folder, baselines="floor", held_out=held_out.folder, draws=20, command="a <b>")
     return folder
 
 
@@ -399,13 +409,17 @@ def test_page_only(judged, held_out, capsys, quick):
     (judged / "maps.html").write_text(before)
 
 
-def test_job_resumes_under_the_same_settings_only(judged, held_out, tmp_path, monkeypatch, quick):
+def test_job_resumes_under_the_same_settings_only(judged, held_out, tmp_path, monkeypatch, quick, capsys):
     judged = shutil.copytree(judged, tmp_path / "copy")
     settings = {"galaxies": 2, "baselines": "floor", "held_out": held_out.folder, "draws": 20}
     with pytest.raises(FileExistsError, match="--resume"):
         validate_maps_to_folder(judged, **settings)
     with pytest.raises(ValueError, match="baselines"):
         validate_maps_to_folder(judged, **settings | {"baselines": "none"}, resume=True)
+    arguments = ["validate", "maps", "-o", str(judged), "--held-out", str(held_out.folder), "--baselines", "none"]
+    assert cli.main([*arguments, "--resume"]) == 2
+    words = capsys.readouterr().err
+    assert "use the former ones, --overwrite or another folder" in words and "=True" not in words
     # what a killed run left: predictions, no scores; nothing is predicted again
     before = json.loads((judged / "scores.json").read_text())
     (judged / "scores.json").unlink()
@@ -418,11 +432,16 @@ def test_job_resumes_under_the_same_settings_only(judged, held_out, tmp_path, mo
 
 
 def test_job_says_what_is_wrong(tmp_path, held_out, capsys):
-    arguments = ["validate", "maps", "-o", str(tmp_path / "out"), "--held-out", str(held_out.folder), "--baselines"]
+    """In the words of the command line."""
+    folder = held_out.folder
+    arguments = ["validate", "maps", "-o", str(tmp_path / "out"), "--held-out", str(folder), "--baselines"]
     for wrong, words in (
-        (["none", "--galaxies", "3"], "--galaxies 2 at most"),
-        (["none", "--galaxies", "2", "--seed", "5"], "seed is 5"),
-        (["forest"], "unknown 'forest'"),
+        (["none", "--galaxies", "3"], f"--galaxies is 3, and {folder} has 2; give 2 at most, or no number"),
+        (["none", "--seed", "78000001"], "--seed is 78000001, and the galaxies in"),
+        (["none", "--seed", "-1"], "--seed is -1; give a whole number from 0"),
+        (["none", "--seed", "5"], "--seed is 5, whose galaxies a network may have been trained on"),
+        (["none", "--held-out", str(folder.parent)], f"holds no held-out galaxies; give {folder}"),
+        (["forest"], "--baselines: unknown 'forest'"),
         (["none", "--page-only"], "scores.json: no such file"),
     ):
         assert cli.main([*arguments, *wrong]) == 2

@@ -134,7 +134,8 @@ def map_panels(galaxy, predicted, quantity="Ha EW"):
     -------
     dict
         truth, predicted : ndarray (n,), logarithms, NaN where not positive; pull : ndarray (n,), in linear EW or flux
-        over the predicted error, of ratios in the logarithm; None for a method without errors; label : str.
+        over the predicted error, of ratios in the logarithm; None for a method without errors; label : str;
+        empty : str, what it means that there is no value.
     """
     truth, answer = pool_truths([galaxy]), pool_predictions([predicted], [galaxy])
     name, _, kind = quantity.partition(" ")
@@ -154,7 +155,9 @@ def map_panels(galaxy, predicted, quantity="Ha EW"):
             pull = (linear[1] - linear[0]) / getattr(answer, f"{field}_sigma")[:, i]
             true, said = (np.log10(np.where(values > 0, values, np.nan)) for values in linear)
     label = {"EW": "log EW (Å)", "flux": "log flux (10$^{-17}$ erg/s/cm$^2$)"}.get(kind, "log ratio")
-    return {"truth": true, "predicted": said, "pull": pull if np.isfinite(pull).any() else None, "label": label}
+    empty = "no position, or a true line too weak for a ratio" if name in RATIOS else "no position, or no line"
+    pull = pull if np.isfinite(pull).any() else None
+    return {"truth": true, "predicted": said, "pull": pull, "label": label, "empty": empty}
 
 
 def _logs(truth, answer, quantity):

@@ -22,7 +22,7 @@ from ..output import MANIFEST, atomic_path, prepare_output_folder, settings_hash
 from .maps import TruthMaps
 from .truth import RULE, VERSION, choose_galaxies, galaxy_truth
 
-__all__ = ["SEED", "HeldOutSet", "remove_halves"]
+__all__ = ["SEED", "HeldOutSet", "check_seed", "remove_halves"]
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,9 @@ class HeldOutSet:
     galaxies : int, optional
         By default 2000 with a simulator, and without one all that the folder has.
     seed : int
-    per_shard : int
-        Galaxies in one file.
+    per_shard : int, optional
+        Galaxies in one file. By default that of the galaxies in the folder; of a new set 25 or a little fewer, so that
+        (almost) no galaxy is made that was not asked for.
 
     Attributes
     ----------
@@ -71,20 +72,19 @@ class HeldOutSet:
         may use.
     """
 
-    def __init__(self, folder, simulator=None, galaxies=None, seed=SEED, *, per_shard=PER_SHARD):
+    def __init__(self, folder, simulator=None, galaxies=None, seed=SEED, *, per_shard=None):
         self.folder, self._simulator = Path(folder), simulator
         if galaxies is not None and (not isinstance(galaxies, int | np.integer) or galaxies < 1):
             raise ValueError(f"galaxies: got {galaxies!r}; give a whole number from 1")
         if simulator is not None:
-            if seed < 0 or seed % MOST_STEPS < MOST_STEPS // 2:
-                raise ValueError(f"seed: got {seed}, whose galaxies a network may have been trained on; give one whose "
-                                 "last seven digits are 5000000 or more, such as 78000001")  # fmt: skip
+            check_seed(seed)
             if simulator.device.type != "cpu":
                 raise ValueError(f"simulator: got one on {simulator.device}; held-out galaxies are made on the CPU")
+            galaxies = 2000 if galaxies is None else galaxies
+            per_shard = _per_shard(self.folder, galaxies) if per_shard is None else per_shard
             self.settings = _settings(simulator, seed, per_shard)
             if self.folder.exists():  # refuse other settings now, not after the work
                 self._refuse_others()
-            galaxies = 2000 if galaxies is None else galaxies
         else:
             self.settings = _read_settings(self.folder)
         self.key = settings_hash(self.settings)
@@ -201,6 +201,32 @@ class HeldOutSet:
             self.settings
         ):
             prepare_output_folder(self.folder, resume=True, settings=self.settings)  # names what differs
+
+
+def check_seed(seed):
+    """Refuse a seed whose galaxies a network may have been trained on.
+
+    Parameters
+    ----------
+    seed : int
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; give a whole number from 0, such as {SEED}")
+    if seed % MOST_STEPS < MOST_STEPS // 2:
+        raise ValueError(f"seed is {seed}, whose galaxies a network may have been trained on; give one whose last "
+                         "seven digits are 5000000 or more, such as 78000001")  # fmt: skip
+
+
+def _per_shard(folder, galaxies):
+    """As the folder has it, or such that all shards are full, or nearly."""
+    try:
+        return _read_settings(folder)["per_shard"]
+    except FileNotFoundError:
+        return -(-galaxies // -(-galaxies // PER_SHARD))
 
 
 def _settings(simulator, seed, per_shard):

@@ -34,7 +34,7 @@ def validate_maps_to_folder(
     folder,
     *,
     model=None,
-    galaxies=2000,
+    galaxies=None,
     fibers=40_000,
     seed=None,
     baselines="all",
@@ -58,8 +58,10 @@ def validate_maps_to_folder(
         Made if it does not exist.
     model : str or path-like, optional
         As for `VirtualIFU.from_pretrained <fiberifu.VirtualIFU.from_pretrained>`.
-    galaxies, fibers : int
-        Held-out galaxies; fibres (and spaxels) that baselines learn from.
+    galaxies : int, optional
+        Held-out galaxies; by default all that ``held_out`` has, or 2000.
+    fibers : int
+        Fibres (and spaxels) that baselines learn from.
     seed : int, optional
         Of the held-out galaxies; by default `fiberifu.validate.held_out.SEED`.
     baselines : str
@@ -95,12 +97,14 @@ def validate_maps_to_folder(
     """
     from ..observe import VirtualIFU
     from ..simulate_job import read_templates
-    from .held_out import SEED
+    from .held_out import SEED, check_seed
     from .predictors import NetworkPredictor
 
     for name, value in (("galaxies", galaxies), ("fibers", fibers), ("workers", workers)):
-        if not isinstance(value, int) or value < 1:
+        if not (isinstance(value, int) and value >= 1 or (name == "galaxies" and value is None)):
             raise ValueError(f"{name} is {value!r}; give a whole number from 1")
+    if seed is not None:
+        check_seed(seed)
     names = parse_baselines(baselines)
     learn = any(BASELINES[name].needs in ("fibers", "spaxels") for name in names)
     if learn and importlib.util.find_spec("sklearn") is None:
@@ -110,7 +114,7 @@ def validate_maps_to_folder(
     if pack is None and (learn or held_out is None):
         pack = read_templates(templates, fetch=fetch, progress=progress)
     truth = _held_out(Path(folder), held_out, galaxies, SEED if seed is None else seed, seed is not None, pack)
-    settings = {"weights": ifu.weights_sha256, "held_out": truth.key, "galaxies": galaxies, "baselines": names,
+    settings = {"weights": ifu.weights_sha256, "held_out": truth.key, "galaxies": len(truth), "baselines": names,
                 "fibers": fibers if learn else None, "recipes": [stage.sha256() for stage in stages], "draws": draws,
                 "software": software_version()}  # fmt: skip
     folder = _prepare(Path(folder), settings, overwrite, resume)
@@ -182,8 +186,8 @@ def training_recipes(passport, paths=()):
         if recipe.sha256() == last:
             return [recipe]
     raise ValueError(
-        "recipes: the model was trained by a recipe that the package does not have; give it with --recipe, so that "
-        "baselines learn from the same fibres, or --baselines none"
+        "recipes: the model was trained by a recipe that the package does not have; give it (--recipe FILE), so that "
+        "baselines learn from the same fibres, or do without them (--baselines none)"
     )
 
 
@@ -246,14 +250,17 @@ def _held_out(folder, held_out, galaxies, seed, asked, pack):
         from ..simulate import Simulator
 
         return HeldOutSet(folder / "truth", Simulator(pack), galaxies, seed)
-    found = HeldOutSet(held_out, galaxies=galaxies)
+    try:
+        found = HeldOutSet(held_out, galaxies=galaxies)
+    except FileNotFoundError as error:
+        inside = Path(held_out) / "truth"
+        hint = inside if inside.is_dir() else "the folder truth of an earlier run"
+        raise FileNotFoundError(f"held_out is {held_out}, which holds no held-out galaxies; give {hint}") from error
     if asked and found.seed != seed:
-        raise ValueError(
-            f"seed is {seed}, and the galaxies in {held_out} are of {found.seed}; leave one of the two out"
-        )
-    if found.missing():
+        raise ValueError(f"seed is {seed}, and the galaxies in {held_out} are of {found.seed}; give one of the two")
+    if found.missing() or not len(found):
         there = (found.shards - len(found.missing())) * found.per_shard
-        raise ValueError(f"galaxies is {galaxies}, and {held_out} has {there}; give --galaxies {there} at most")
+        raise ValueError(f"galaxies is {galaxies}, and {held_out} has {there}; give {there} at most, or no number")
     return found
 
 

@@ -29,10 +29,13 @@ FOLDED = ("centre", "sum, coherent errors")  # on a click
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1240px; margin: 2em auto; padding: 0 1em; color: #222; }
+nav ol { columns: 3 18em; padding-left: 1.6em; margin: 0.4em 0; } nav a { color: #0b5394; }
+.swatch { display: inline-block; width: 0.8em; height: 0.8em; margin-right: 0.4em; border-radius: 50%; }
 h1 { font-size: 1.7em; margin-bottom: 0.2em; } h2 { font-size: 1.25em; margin: 2em 0 0.4em; }
 table { border-collapse: collapse; font-size: 13px; margin: 0.6em 0 1.4em; }
 th, td { padding: 3px 9px; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
-th { background: #f4f4f4; vertical-align: bottom; } tbody th { font-weight: 600; text-align: left; }
+th { background: #f4f4f4; vertical-align: bottom; }
+tbody th { font-weight: 600; text-align: left; vertical-align: top; }
 td:first-child, th:first-child { text-align: left; } .left td, .left th { text-align: left; }
 .reference { color: #777; } .judged { background: #eef5fb; } b { color: #000; }
 small { color: #777; font-size: 11px; white-space: nowrap; display: block; }
@@ -42,9 +45,13 @@ details { margin: 0.5em 0; } summary { cursor: pointer; font-weight: 600; }
 .worse { color: #a3172c; font-weight: 600; } .undecided { color: #8a6100; }
 .label { border: 2px solid #d55e00; padding: 0.5em 1em; } dt { font-weight: 600; } dd { margin: 0 0 0.6em 1.5em; }
 code { overflow-wrap: anywhere; }
+@page { size: A4 landscape; margin: 12mm; }
 @media print {
-  body { margin: 0; max-width: none; font-size: 11px; } table { font-size: 9.5px; }
-  figure, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  * { print-color-adjust: exact; }
+  body { margin: 0; max-width: none; font-size: 11px; } table { font-size: 9.5px; } th, td { padding: 2px 5px; }
+  figure, tr { break-inside: avoid; } h2, h2 + p, summary { break-after: avoid; }
+  thead { display: table-header-group; }
+  img { max-height: 165mm; width: auto; } small { font-size: 8.5px; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }
 """
@@ -64,13 +71,24 @@ def make_page(report, figures):
     -------
     str
     """
-    from .report_figures import QUANTITY_LABELS, quantity_label
-
     meta = report["meta"]
     pictures = {section: "" for section in ("errors", "examples", "strata", "profiles")}
     for section, alt, caption, figure in figures:
         pictures[section] += _picture(alt, caption, figure)
-    quantities = dict.fromkeys([*QUANTITY_LABELS, *(row["quantity"] for row in report["scores"])])
+    sections = [
+        ("judged", "What was judged", _facts(meta) + _methods(meta["predictors"])),
+        ("verdicts", "Does it beat what is simpler?", _verdict_table(report)),
+        ("halpha", "Scores: Hα", _BOLD + _score_tables(report, "Ha")),
+        ("others", "Scores: other lines, ratios and spectra", _other_scores(report)),
+        ("errors", "Are the errors right?", f"<p>{_ERRORS}</p>{_calibration_table(report)}{pictures['errors']}"),
+        ("examples", "Examples", f"<p>{_EXAMPLES}</p>{pictures['examples']}"),
+        ("strata", "Kinds of galaxies", f"<p>{_STRATA}</p>{pictures['strata']}"),
+        ("profiles", "Radial profiles", f"<p>{_PROFILES}</p>{pictures['profiles']}"),
+        ("meaning", "What each score means", _explanations(report)),
+        ("limits", "What limits these numbers", _limits(report)),
+    ]
+    sections = [section for section in sections if pictures.get(section[0], "all")]  # none without its figures
+    contents = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in sections)
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"><title>How good are predicted maps?</title>',
@@ -81,64 +99,40 @@ def make_page(report, figures):
         '<p class="label"><b>Predicted from image: nothing on this page was observed.</b> The galaxies and the truth '
         "are simulated, the maps are predictions from their images. Scores tell how well predictions work in the "
         "simulated universe; real galaxies differ from it.</p>",
-        "<h2>What was judged</h2>",
-        _facts(meta),
-        _methods(meta["predictors"]),
-        "<h2>Does it beat what is simpler?</h2>",
-        _verdict_table(report),
-        "<h2>Scores: Hα</h2>",
-        "<p>Below each number: its 16 to 84 % interval from a bootstrap over galaxies. <b>Bold</b>: best of the model "
-        "and its rivals, with an interval disjoint from all of theirs. Grey: no rivals, but scales to read the others "
-        "with.</p>",
-        _score_tables(report, "Ha"),
-        "<h2>Scores: other lines, ratios and spectra</h2>",
+        f'<nav aria-label="Contents"><ol>{contents}</ol></nav>',
     ]
-    for quantity in quantities:
-        if quantity != "Ha" and (table := _score_tables(report, quantity)):
-            label = escape(quantity_label(quantity))
-            parts.append(f"<details><summary>{label}</summary>{table}</details>")
-    sections = (
-        ("errors", "Are the errors right?", _ERRORS),
-        ("examples", "Examples", _EXAMPLES),
-        ("strata", "Kinds of galaxies", _STRATA),
-        ("profiles", "Radial profiles", _PROFILES),
-    )
     for name, title, text in sections:
-        if pictures[name]:
-            table = _calibration_table(report) if name == "errors" else ""
-            parts += [f"<h2>{title}</h2>", f"<p>{text}</p>{table}", pictures[name]]
-    parts += [
-        "<h2>What each score means</h2>",
-        _explanations(report),
-        "<h2>What limits these numbers</h2>",
-        _limits(report),
-    ]
+        parts += [f'<h2 id="{name}">{title}</h2>', text]
     return "\n".join([*parts, "</body></html>", ""])
 
 
+_BOLD = (
+    "<p>Below each number: its 16 to 84 % interval from a bootstrap over galaxies. <b>Bold</b>: best of the model "
+    "and its rivals, with an interval disjoint from all of theirs. Grey: no rivals, but scales to read the others "
+    "with.</p>"
+)
 _ERRORS = (
-    "Top: of intervals that should hold a given share of the truths, the share they do hold. Above the dashed line "
-    "errors are too large, below it too small. Bottom: where truths fall in the predicted distribution (PIT). Flat is "
-    "right; a hump: errors too large; a bowl: too small; a slope: a bias. High bins are cut off at 3.5. Rivals without "
-    "errors are not in it. Verdicts: <i>overconfident</i> (intervals hold too few truths), <i>underconfident</i> (too "
-    "many), <i>wrong shape</i> (too few at 68 %, too many at 95 %, or the reverse), <i>biased</i> (too many truths on "
-    "one side of the predicted median, or in one tail), beyond three errors and beyond what matters: a sigma wrong by "
-    "6 %, a mean wrong by a tenth of sigma."
+    "Upper panels: of intervals that should hold a stated share of the truths, the share they do hold. Above the "
+    "dashed line errors are too large, below it too small. Lower panels: where truths fall in the predicted "
+    "distribution (PIT). Flat is right; a hump: errors too large; a bowl: too small; a slope: a bias. Bins above "
+    "3.5 are cut off. Rivals without errors are not in it. Verdicts: <i>overconfident</i> (intervals hold too few "
+    "truths), <i>underconfident</i> (too many), <i>wrong shape</i> (too few at 68 %, too many at 95 %, or the "
+    "reverse), <i>biased</i> (too many truths on one side of the predicted median, or in one tail), beyond three "
+    "errors and beyond what matters: a sigma wrong by 6 %, a mean wrong by a tenth of sigma."
 )
 _EXAMPLES = (
-    "Chosen by rule, not by beauty: of the galaxies with at least 30 chosen spaxels, those at 10, 50 and 90 % of the "
-    "mean absolute error of log EW(Hα), and the median one of each kind. Truth and prediction share one colour "
-    "scale; lines are isophotes of the image. North is up, East to the left."
+    "Chosen by rule, not by beauty: of the galaxies with at least 30 chosen spaxels, those at 10, 50 and 90 % of "
+    "the mean absolute error of log EW(Hα), and the median one of each kind. Truth and prediction share one colour "
+    "scale. North is up, East to the left."
 )
 _STRATA = (
-    "A galaxy may belong to several kinds, or to none. In brackets: how many galaxies. The intervals of small kinds "
-    "are wide, and differences within them mean nothing. R2 compares with the scatter inside the kind: where that is "
-    "small, as among quenched galaxies, it is soon negative, and the absolute error tells more. Triangles: off axis."
+    "A galaxy may belong to several kinds, or to none. The intervals of small kinds are wide, and differences "
+    "within them mean nothing. R² compares with the scatter inside the kind: where that is small, as among quenched"
+    " galaxies, it is soon negative, and the absolute error tells more."
 )
 _PROFILES = (
-    "Medians over galaxies of the logarithm of the mean in rings of deprojected radius, all spaxels counted (of EW: "
-    "weighted by the light), where the true mean EW(Hα) is above 1 Å. Below: prediction less truth, galaxy by galaxy; "
-    "shaded: where 68 % of galaxies lie, for the model."
+    "Logarithms of the mean in rings of deprojected radius, all positions counted (of EW: weighted by the light), "
+    "where the true mean EW(Hα) is above 1 Å."
 )
 
 
@@ -158,19 +152,31 @@ def _cards(meta):
 def _lead(report):
     meta = report["meta"]
     counts = [(row["galaxies"] or 0, row["spaxels"] or 0) for row in select(report, "Ha", "whole")]
-    galaxies, spaxels = max(counts, default=(0, 0))
-    return (
+    galaxies, positions = max(counts, default=(0, 0))
+    text = (
         f"The model <b>{escape(str(meta.get('model')))}</b> predicted maps of emission lines for "
-        f"{meta.get('galaxies', galaxies):,} simulated galaxies that it was not trained on; up to {spaxels:,} spaxels "
-        f"of {galaxies:,} galaxies are judged, chosen on the truth alone."
+        f"{meta.get('galaxies', galaxies):,} simulated galaxies that it was not trained on, and is judged at "
+        f"{meta.get('positions', positions):,} positions. "
     )
+    chosen = meta.get("chosen_spaxels")
+    if chosen is None:
+        return text + "Most scores are of spaxels that show the line, chosen on the truth alone."
+    return text + f"{chosen:,} of them show Hα and are the spaxels of most scores: chosen on the truth alone."
 
 
 FACTS = (
     *("model", "weights_sha256", "training_data", "training_galaxies", "recipe_sha256", "galaxies", "positions"),
+    "chosen_spaxels",
     *("held-out seed", "held-out key", "simulator", "templates", "fibers", "draws", "date", "version", "versions"),
     "command",
 )
+
+
+FACT_WORDS = {
+    "chosen_spaxels": "of these, spaxels chosen for Hα",
+    "fibers": "fibres for the baselines",
+    "draws": "bootstrap samples",
+}
 
 
 def _facts(meta):
@@ -185,18 +191,23 @@ def _facts(meta):
             value = ", ".join(f"{name} {version}" for name, version in value.items() if version)
         if value is None:
             continue
-        words = {"fibers": "fibres for the baselines", "draws": "bootstrap samples"}.get(key, key.replace("_", " "))
+        words = FACT_WORDS.get(key, key.replace("_", " "))
         text = f"{value:,}" if isinstance(value, int) and "seed" not in key else escape(str(value))
         rows.append(f"<tr><th>{words}</th><td><code>{text}</code></td></tr>")
     return f'<table class="left"><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _methods(methods):
-    rows = []
+    """The methods, with their colours in the figures."""
+    from .report_figures import method_colors
+
+    rows, colors = [], method_colors([one["name"] for one in methods])
     for one in methods:
         cells = one.get("about") or "", KINDS[one["kind"]], one.get("failed", ""), one.get("seconds_per_galaxy", "")
         cells = "".join(f"<td>{escape(str(cell))}</td>" for cell in (*cells, str(one.get("key", ""))[:12]))
-        rows.append(f'<tr class="{one["kind"]}"><th>{escape(one["name"])}</th>{cells}</tr>')
+        drawn = one["kind"] != "reference"
+        swatch = f'<span class="swatch" style="background:{colors[one["name"]]}"></span>' if drawn else ""
+        rows.append(f'<tr class="{one["kind"]}"><th>{swatch}{escape(one["name"])}</th>{cells}</tr>')
     names = ("method", "what it does", "what it is for", "galaxies failed", "s / galaxy", "key")
     head = "".join(f"<th>{name}</th>" for name in names)
     return f'<table class="left"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
@@ -248,6 +259,19 @@ def _calibration_table(report):
     )
 
 
+def _other_scores(report):
+    """Tables of all but Hα, on a click."""
+    from .report_figures import QUANTITY_LABELS, quantity_label
+
+    quantities = dict.fromkeys([*QUANTITY_LABELS, *(row["quantity"] for row in report["scores"])])
+    tables = {name: _score_tables(report, name) for name in quantities if name != "Ha"}
+    return "\n".join(
+        f"<details><summary>{escape(quantity_label(name))}</summary>{table}</details>"
+        for name, table in tables.items()
+        if table
+    )
+
+
 def _score_tables(report, quantity):
     """One table of each region: scores as rows, methods as columns."""
     tables, known = [], list(REGIONS)
@@ -258,7 +282,7 @@ def _score_tables(report, quantity):
         if rows := [row for row in rows if ", minus " not in row["score"]]:
             galaxies, spaxels = (max((row[key] or 0) for row in rows) for key in ("galaxies", "spaxels"))
             title = escape(REGIONS.get(region, region))
-            title = f"<b>{title}</b>: up to {galaxies:,} galaxies, {spaxels:,} spaxels"
+            title = f"<b>{title}</b>: up to {galaxies:,} galaxies, {spaxels:,} positions"
             table = _score_table(rows, kinds)
             folded = f"<details><summary>{title}</summary>{table}</details>"
             tables.append(folded if region in FOLDED else f"<p>{title}</p>{table}")
@@ -325,7 +349,8 @@ def _limits(report):
         "intervals are from galaxies, which are.",
         "Intervals tell how the scores of these methods would change with other galaxies, not with another training "
         "run or another seed.",
-        "Correlation after light is compared with trees and ridge alone: light x constant EW has none by construction.",
+        "Correlation after light is compared with trees and ridge: of methods that know no more than the light it is "
+        "the colour of the continuum under the line, not skill, and may have either sign.",
     ]
     if 0 < galaxies < 500:
         items.insert(0, f"<b>{galaxies} galaxies are too few</b>: intervals need 500, claims about coverage 2000.")

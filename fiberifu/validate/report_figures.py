@@ -4,11 +4,15 @@
 Every map is North up, East left; truth and prediction share one colour scale; what was predicted says so.
 """
 
+from contextlib import contextmanager
+
 import astropy.units as u
 import matplotlib.pyplot as plt
 import numpy as np
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter
 
 from ..plot.axes import PREDICTED, draw_scale_bar, hide_ticks, rim, style
@@ -47,7 +51,20 @@ QUANTITY_LABELS = {
 PULL = 3.0  # colour scale of pulls ends here
 PIT_TOP = 3.5  # density at which histograms of the PIT are cut
 COLUMNS = 5  # panels side by side
+HATCHED = {"facecolor": "0.93", "edgecolor": "0.75", "hatch": "////", "lw": 0}  # as plot_map has it
 DIFFERENCE = 1.0  # and that of differences, for methods without errors: dex
+
+
+#: Strata in groups, for figures; what is in none comes last.
+STRATUM_GROUPS = {
+    "kind of galaxy": (
+        *("quenched", "green", "spheroid", "post_starburst", "agn", "outflow", "decoupled"),
+        *("ring", "off_centre_hii", "merger", "neighbour"),
+    ),
+    "view": ("face-on", "inclined", "edge_on"),
+    "place": ("near a peak", "away from peaks", "0.0-0.4 Re", "0.4-0.8 Re", "0.8-1.2 Re", "1.2-1.6 Re"),
+    "S/N of the true line": ("S/N 3-10", "S/N 10-30", "S/N > 30"),
+}
 
 
 def quantity_label(name):
@@ -60,6 +77,18 @@ def quantity_label(name):
 def stratum_label(name):
     """How a kind of galaxies is printed."""
     return {"agn": "AGN", "off_centre_hii": "off-centre H II", "edge_on": "edge-on"}.get(name, name.replace("_", " "))
+
+
+def score_label(name):
+    """How a score is printed on an axis: "MAE log EW (dex)"; what has no unit has none."""
+    return name.replace("[", "(").replace("]", ")").replace("R2", "R²")
+
+
+@contextmanager
+def _plain_style():
+    """The style without minor ticks, which crowd small panels and take half of the time of drawing."""
+    with style(), plt.rc_context({f"{axis}tick.minor.visible": False for axis in "xy"}):
+        yield
 
 
 def method_colors(methods):
@@ -139,7 +168,8 @@ def draw_maps(galaxy, panels, *, method, quantity, title=None):
     galaxy : `~fiberifu.validate.TruthMaps`
     panels : dict
         truth, predicted : ndarray (n,), such as log EW, NaN where undefined; pull : ndarray (n,), or difference for a
-        method without errors; label : str, of the colour bar, with the unit; limits : (float, float), optional.
+        method without errors; label : str, of the colour bar, with the unit; limits : (float, float), optional;
+        empty : str, optional, what hatching means.
     method, quantity : str
         What is printed above the maps.
     title : str, optional
@@ -163,7 +193,7 @@ def draw_maps(galaxy, panels, *, method, quantity, title=None):
         (pull, "pull" if reach == PULL else "difference", "velocity", (-reach, reach), pull_label, True),
     )
     with style():
-        figure = plt.figure(figsize=(13, 3.45), layout="constrained")
+        figure = plt.figure(figsize=(13, 3.7), layout="constrained")
         first = map_data(galaxy, cells[0][0])
         ax = figure.add_subplot(1, 4, 1, projection=first.wcs)
         side = max(first.shape) * galaxy.spaxel
@@ -195,6 +225,18 @@ def draw_maps(galaxy, panels, *, method, quantity, title=None):
                 bar.set_label(label)
         if title:
             figure.suptitle(title, x=0.008, ha="left", fontsize=10)
+        box = {"facecolor": "0.25", "edgecolor": "white", "ls": "--", "lw": 1}
+        handles = {
+            "field of the maps": Patch(**box),
+            f"isophotes of the image ({'r' if 'r' in image else next(iter(image))}), 1.2 mag apart": Line2D(
+                [], [], color="white", lw=0.8, path_effects=rim(1.6, "0.3")
+            ),
+            panels.get("empty", "no value"): Patch(**HATCHED),
+            "outside of the field": Patch(facecolor="0.93", edgecolor="0.75", lw=0.5),
+        }
+        figure.legend(
+            *(handles.values(), handles), loc="outside lower left", ncols=len(handles), handlelength=2.2, frameon=False
+        )
     return figure
 
 
@@ -262,7 +304,7 @@ def draw_reliability(curves, colors, quantities):
     quantities = [name for name in quantities if any(c["quantity"] == name for c in curves)]
     columns = min(len(quantities), COLUMNS)
     blocks = -(-len(quantities) // COLUMNS)
-    with style():
+    with _plain_style():
         figure, axes = plt.subplots(
             *(2 * blocks, columns),
             figsize=(max(2.55 * columns, 4.5), 4.5 * blocks),
@@ -273,7 +315,6 @@ def draw_reliability(curves, colors, quantities):
         for i, quantity in enumerate(quantities):
             row, column = divmod(i, COLUMNS)
             top, bottom = axes[2 * row, column], axes[2 * row + 1, column]
-            top.plot([0, 1], [0, 1], color="0.4", ls="--", lw=1)
             bottom.axhline(1, color="0.4", ls="--", lw=1)
             here = {c["predictor"]: c for c in curves if c["quantity"] == quantity}
             for k, name in enumerate(name for name in colors if name in here):
@@ -282,12 +323,15 @@ def draw_reliability(curves, colors, quantities):
                 top.plot(curve["nominal"], curve["covered"], label=name, **look)
                 pit = np.asarray(curve["pit"], float)
                 bottom.stairs(pit * len(pit), np.linspace(0, 1, len(pit) + 1), baseline=None, **look)
+            top.plot([0, 1], [0, 1], color="0.4", ls="--", lw=1, label="right errors", zorder=1)
+            quarters = np.linspace(0, 1, 5)
             top.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=quantity_label(quantity))
-            top.set_xlabel("nominal share")
-            bottom.set(xlim=(0, 1), ylim=(0, min(bottom.get_ylim()[1], PIT_TOP)), xlabel="PIT")
+            top.set(xticks=quarters, yticks=quarters, xlabel="stated share")
+            bottom.set(xlim=(0, 1), ylim=(0, min(bottom.get_ylim()[1], PIT_TOP)), xticks=quarters)
+            bottom.set_xlabel("place in the prediction (PIT)")
             if not column:
                 top.set_ylabel("share of truths inside")
-                bottom.set_ylabel("density")
+                bottom.set_ylabel("density (flat: 1)")
         for ax in axes.flat:
             if not ax.has_data():
                 ax.set_axis_off()
@@ -300,56 +344,99 @@ def _legend(figure, axes):
     pairs = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
     if handles := {label: handle for handle, label in reversed(pairs)}:
         names = list(dict.fromkeys(label for _, label in pairs))
-        figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=4, frameon=False)
+        wide = 6 if figure.get_figwidth() > 9 else 3
+        figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=wide, frameon=False)
 
 
 # ---------------------------------------------------------------- strata
-def draw_strata(rows, colors, *, target=None, limits=None):
-    """A score by stratum: one line of points for each stratum, with their intervals.
+def draw_strata(panels, colors):
+    """Scores by stratum, side by side: one row of points for each stratum, with their intervals.
 
     Parameters
     ----------
-    rows : sequence of dict
-        Of one score, quantity and region; strata in their order.
+    panels : sequence of dict
+        rows: of one score, quantity and region, all strata; target, optional: the value of a perfect score, a dashed
+        line; limits (float, float), optional: of the axis; what lies beyond is a triangle at its end.
     colors : dict of str to str
         Of `method_colors`; methods that it lacks are not drawn.
-    target : float, optional
-        The value of a perfect score: a dashed line.
-    limits : (float, float), optional
-        Of the axis; what lies beyond is marked at its end.
 
     Returns
     -------
     `~matplotlib.figure.Figure`
     """
-    rows = [row for row in rows if row["predictor"] in colors and row["value"] is not None]
-    strata = list(dict.fromkeys(["all", *(row["stratum"] for row in rows)]))
+    panels = [
+        panel | {"rows": [r for r in panel["rows"] if r["predictor"] in colors and r["value"] is not None]}
+        for panel in panels
+    ]
+    rows = [row for panel in panels for row in panel["rows"]]
+    places = _places(row["stratum"] for row in rows)
     methods = [method for method in colors if any(row["predictor"] == method for row in rows)]
-    step = 0.7 / max(len(methods), 1)
-    with style():
-        figure, ax = plt.subplots(figsize=(9, 0.8 + 0.13 * len(strata) * max(len(methods), 2)), layout="constrained")
-        for row in rows:
-            y = strata.index(row["stratum"]) + (methods.index(row["predictor"]) - (len(methods) - 1) / 2) * step
-            low, high = (row["value"] if row[end] is None else row[end] for end in ("low", "high"))
-            value, marker, color = row["value"], "o", colors[row["predictor"]]
-            if limits is not None and not limits[0] <= value <= limits[1]:
-                value, marker = (limits[0], "<") if value < limits[0] else (limits[1], ">")
-            ax.plot([low, high], [y, y], color=color, lw=1.6, solid_capstyle="butt")
-            ax.plot(value, y, marker=marker, ms=4, color=color, ls="", clip_on=False)
-        if limits is not None:
-            ax.set_xlim(limits)
-        if target is not None:
-            ax.axvline(target, color="0.4", ls="--", lw=1)
-        for i in range(0, len(strata), 2):
-            ax.axhspan(i - 0.5, i + 0.5, color="0.95", lw=0, zorder=0)
-        counts = {name: max([r["galaxies"] or 0 for r in rows if r["stratum"] == name], default=0) for name in strata}
-        ax.set_yticks(range(len(strata)), [f"{stratum_label(name)}  ({counts[name]})" for name in strata])
-        ax.set(ylim=(len(strata) - 0.5, -0.5), xlabel=rows[0]["score"] if rows else "")
-        for method in methods:
-            ax.plot([], [], marker="o", ms=4, color=colors[method], label=method)
-        if methods:
-            figure.legend(loc="outside right upper", frameon=False)
+    height = max(places.values(), default=0) + 1
+    counts = {name: max([r["galaxies"] or 0 for r in rows if r["stratum"] == name], default=0) for name in places}
+    with _plain_style():
+        figure, axes = plt.subplots(
+            *(1, len(panels)),
+            figsize=(max(3.1 * len(panels) + 2.6, 6.5), 1.4 + 0.3 * height),
+            layout="constrained",
+            squeeze=False,
+            sharey=True,
+        )
+        for ax, panel in zip(axes[0], panels, strict=True):
+            _draw_panel(ax, panel, places, methods, colors)
+        first = axes[0, 0]
+        first.set_yticks(list(places.values()), [f"{stratum_label(name)}  ({counts[name]:,})" for name in places])
+        first.set_ylim(height - 0.4, -0.6)
+        for name, group in STRATUM_GROUPS.items():
+            if there := [places[stratum] for stratum in group if stratum in places]:
+                where = {"transform": first.get_yaxis_transform(), "ha": "right", "va": "center"}
+                first.text(-0.03, min(there) - 0.85, name, weight="bold", fontsize=8, **where)
+        handles = [Line2D([], [], marker="o", ms=5, lw=1.4, color=colors[name], label=name) for name in methods]
+        handles.append(Line2D([], [], color="0.4", ls="--", lw=1, label="perfect"))
+        if any(panel.get("limits") for panel in panels):
+            handles.append(Line2D([], [], color="0.4", marker="<", ms=5, ls="", label="beyond the axis"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
     return figure
+
+
+def _places(strata):
+    """Row of each stratum: "all" first, then group by group, with a row between them for the name of the group."""
+    found = dict.fromkeys(strata)
+    grouped = {name for group in STRATUM_GROUPS.values() for name in group}
+    places, row = {"all": 0}, 1
+    rest = [name for name in found if name not in grouped and name != "all"]
+    for group in (*STRATUM_GROUPS.values(), rest):
+        if there := [name for name in group if name in found]:
+            row += 1
+            for name in there:
+                places[name] = row
+                row += 1
+    return places
+
+
+def _draw_panel(ax, panel, places, methods, colors):
+    """One score: points of the methods, one below the other in the row of each stratum."""
+    rows, limits, target = panel["rows"], panel.get("limits"), panel.get("target")
+    step = 0.64 / max(len(methods), 1)
+    for name, place in places.items():
+        ax.axhspan(
+            place - 0.5, place + 0.5, color="0.88" if name == "all" else ("0.97", "0.93")[place % 2], lw=0, zorder=0
+        )
+    for row in rows:
+        y = places[row["stratum"]] + (methods.index(row["predictor"]) - (len(methods) - 1) / 2) * step
+        low, high = (row["value"] if row[end] is None else row[end] for end in ("low", "high"))
+        value, marker, color = row["value"], "o", colors[row["predictor"]]
+        if limits is not None and not limits[0] <= value <= limits[1]:
+            value, marker = (limits[0], "<") if value < limits[0] else (limits[1], ">")
+        ax.plot([low, high], [y, y], color=color, lw=1.4, solid_capstyle="butt")
+        ax.plot(value, y, marker=marker, ms=3.6, color=color, ls="", clip_on=False, zorder=3)
+    if limits is not None:
+        ax.set_xlim(limits)
+    if target is not None:
+        ax.axvline(target, color="0.4", ls="--", lw=1)
+    ax.set_xlabel(score_label(rows[0]["score"]) if rows else "")
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color="0.8", lw=0.5)
+    ax.set_axisbelow(True)
 
 
 # ---------------------------------------------------------------- radial profiles
@@ -369,7 +456,7 @@ def draw_profiles(profiles, colors):
     `~matplotlib.figure.Figure`
     """
     quantities = list(dict.fromkeys(profile["quantity"] for profile in profiles))
-    with style():
+    with _plain_style():
         figure, axes = plt.subplots(
             2,
             len(quantities),
@@ -388,18 +475,14 @@ def draw_profiles(profiles, colors):
                 top.plot(x, _floats(profile["value"]), color=color, lw=1.4, label=profile["predictor"])
                 bottom.plot(x, _floats(profile["difference"]), color=color, lw=1.4)
                 if not i:
-                    bottom.fill_between(
-                        x, _floats(profile["low"]), _floats(profile["high"]), color=color, alpha=0.18, lw=0
-                    )
+                    ends, label = (_floats(profile[end]) for end in ("low", "high")), profile["predictor"]
+                    bottom.fill_between(x, *ends, color=color, alpha=0.18, lw=0, label=f"{label}: 68 % of galaxies")
             bottom.axhline(0, color="0.4", ls="--", lw=1)
-            kind = quantity.partition(" ")[2]
-            unit = (
-                "log EW (Å)"
-                if kind == "EW"
-                else "log ratio"
-                if "/" in quantity
-                else "log flux (10$^{-17}$ erg/s/cm$^2$)"
-            )
+            unit = "log flux (10$^{-17}$ erg/s/cm$^2$)"
+            if quantity.endswith(" EW"):
+                unit = "log EW (Å)"
+            elif "/" in quantity:
+                unit = f"log ({quantity_label(quantity)})"
             top.set(title=quantity_label(quantity), ylabel=unit)
             bottom.set(xlabel="radius / R$_e$, deprojected", ylabel="prediction - truth (dex)")
         _legend(figure, axes.flat)

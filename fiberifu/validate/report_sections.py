@@ -60,18 +60,29 @@ def draw_sections(report, examples):
     for example in report.get("examples", ()):
         if example["position"] in examples:
             yield _example(example, judged_in(report), *examples[example["position"]])
+    if panels := list(_strata_panels(report)):
+        caption = (
+            "Scores of Hα in whole galaxies, stratum by stratum, in brackets the number of galaxies that have chosen "
+            "spaxels. Bars: 16 to 84 % of the bootstrap over galaxies."
+        )
+        yield "strata", "Scores of Hα by kind of galaxy", caption, draw_strata(panels, few)
+    profiles = [profile for profile in report.get("profiles", ()) if profile["predictor"] in few]
+    if profiles:
+        caption = (
+            "Above: true and predicted profiles, medians over galaxies. Below: prediction less truth, galaxy by "
+            "galaxy, their median, and shaded where 68 % of galaxies lie, for the model."
+        )
+        yield "profiles", "Radial profiles, true and predicted", caption, draw_profiles(profiles, few)
+
+
+def _strata_panels(report):
+    """Scores that are known for more strata than one."""
     for score in STRATA_SCORES:
         rows = [r for r in report["scores"] if (r["quantity"], r["region"], r["score"]) == ("Ha", "whole", score)]
         if len({row["stratum"] for row in rows}) > 1:
             better = note_of(score).better
-            caption = f"{score} of Hα by kind of galaxy. Dashed: perfect."
-            target = {"high": 1.0, "low": 0.0}.get(better, better)
-            figure = draw_strata(rows, few, target=target, limits=(-1.0, 1.05) if better == "high" else None)
-            yield "strata", caption, caption, figure
-    profiles = [profile for profile in report.get("profiles", ()) if profile["predictor"] in few]
-    if profiles:
-        caption = "Radial profiles, true and predicted."
-        yield "profiles", caption, caption, draw_profiles(profiles, few)
+            limits = (-1.0, 1.05) if better == "high" else None
+            yield {"rows": rows, "target": {"high": 1.0, "low": 0.0}.get(better, better), "limits": limits}
 
 
 def _example(example, judged, galaxy, predicted):

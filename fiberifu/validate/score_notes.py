@@ -78,7 +78,9 @@ SCORES = {
     "r after r-band": ScoreNote(
         "high",
         "Correlation of log flux, prediction with truth, after the r-band light is regressed out of both: what is "
-        "known beyond the light. Light x constant EW has none by construction.",
+        "known beyond the light in r. Light x constant EW is not 0: its light is that under the line, whose colour "
+        "against r goes with the true EW (blue galaxies have strong lines): below 0 for lines redder than r, above for "
+        "bluer ones.",
     ),
     "bias of sum [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true flux within 1 Re)."),
     "MAE of sum [dex]": ScoreNote("low", "Mean over galaxies of its absolute value."),
