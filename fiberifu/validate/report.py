@@ -120,10 +120,10 @@ _ERRORS = (
     "Top: of intervals that should hold a given share of the truths, the share they do hold. Above the dashed line "
     "errors are too large, below it too small. Bottom: where truths fall in the predicted distribution (PIT). Flat is "
     "right; a hump: errors too large; a bowl: too small; a slope: a bias. High bins are cut off at 3.5. Rivals without "
-    "errors are not in it. Verdicts: <i>overconfident</i> (intervals hold too few truths), <i>underconfident</i> (too many), "
-    "<i>wrong shape</i> (too few at 68 %, too many at 95 %, or the reverse), <i>biased</i> (too many truths on one side of "
-    "the predicted median, or in one tail), beyond three errors and beyond what matters: a sigma wrong by 6 %, a mean "
-    "wrong by a tenth of sigma."
+    "errors are not in it. Verdicts: <i>overconfident</i> (intervals hold too few truths), <i>underconfident</i> (too "
+    "many), <i>wrong shape</i> (too few at 68 %, too many at 95 %, or the reverse), <i>biased</i> (too many truths on one "
+    "side of the predicted median, or in one tail), beyond three errors and beyond what matters: a sigma wrong by 6 %, "
+    "a mean wrong by a tenth of sigma."
 )
 _EXAMPLES = (
     "Chosen by rule, not by beauty: of the galaxies with at least 30 chosen spaxels, those at 10, 50 and 90 % of the "
