@@ -201,26 +201,57 @@ def test_known_errors_of_the_truth_are_taken_out():
 
 
 # ---------------------------------------------------------------- which positions count
-def test_same_positions_for_all(truths):
-    truths = truths[:6]
-    whole = [as_prediction(t) for t in truths]
+def with_holes(truths):
     holes = [as_prediction(t, flux=t.flux.copy(), ew=t.ew.copy()) for t in truths]
     for maps in holes[:3]:
-        maps.flux[:20, HA] = np.nan
-        maps.ew[:20, HA] = np.nan
-        maps.flux[:, N2], maps.ew[:, N2] = np.nan, np.nan
+        maps.flux[:20, HA] = maps.ew[:20, HA] = np.nan
+        maps.flux[:, N2] = maps.ew[:, N2] = np.nan
     holes[5] = None  # a galaxy that failed
+    return holes
+
+
+def test_no_answer_is_no_gain(truths):
+    """All that compete are scored on the same positions; where one has no answer, the line counts as absent for it."""
+    truths = truths[:6]
+    whole, holes = [as_prediction(t) for t in truths], with_holes(truths)
     rows = measure_scores({"whole": whole, "holes": holes}, truths, draws=10)
-    both = [find(rows, "R2 log EW", predictor=name) for name in ("whole", "holes")]
-    assert both[0]["spaxels"] == both[1]["spaxels"] and both[0]["galaxies"] == both[1]["galaxies"] == 5
-    left = find(rows, "positions left out, EW", predictor="all methods")
-    assert left["value"] == left["spaxels"] - both[0]["spaxels"] > 0
-    # A method that predicts a line nowhere does not take it from the others.
+    both = [find(rows, "MAE log EW [dex]", predictor=name) for name in ("whole", "holes")]
+    assert both[0]["spaxels"] == both[1]["spaxels"] and both[0]["galaxies"] == both[1]["galaxies"] == 6
+    ew, flux, radius = (np.concatenate(a) for a in zip(*((t.ew[:, HA], t.flux[:, HA], t.radius) for t in truths)))
+    strong = (ew > 1) & (flux > 0.3) & (radius < 1.6)
+    missing = np.concatenate([np.arange(60) < (20 if i < 3 else 60 if i == 5 else 0) for i in range(6)])
+    assert both[0]["value"] == 0
+    assert both[1]["value"] == pytest.approx((np.log10(ew) + 1)[strong & missing].sum() / strong.sum())
+    assert value(rows, "holes", "no answer, EW") == pytest.approx(missing[strong].mean())
+    assert value(rows, "whole", "no answer, EW") == 0
+    # a method that predicts a line nowhere takes no part in it
     for maps in holes[3:5]:
         maps.flux[:, N2], maps.ew[:, N2] = np.nan, np.nan
     rows = measure_scores({"whole": whole, "holes": holes}, truths, draws=0)
     assert find(rows, "R2 log EW", "N2")["predictor"] == "whole"
-    assert find(rows, "positions left out, EW", "N2")["value"] == 0
+
+
+def test_references_take_nothing_away(truths):
+    """A reference without answers neither restricts the others nor is punished."""
+    truths = truths[:6]
+    half = [as_prediction(t, ew=0.5 * t.ew, flux_sigma=t.flux, ew_sigma=t.ew) for t in truths]
+    holes = with_holes(truths)
+    for maps in filter(None, holes):
+        maps.flux_sigma[:], maps.ew_sigma[:] = 1.0, 1.0
+    alone, alone_curves = (
+        measure({"half": half}, truths, draws=0) for measure in (measure_scores, measure_calibration)
+    )
+    options = dict(draws=0, competing=["half"])
+    rows = measure_scores({"half": half, "holes": holes}, truths, **options)
+    assert [row for row in rows if row["predictor"] == "half"] == alone
+    found = find(rows, "MAE log EW [dex]", predictor="holes")
+    assert found["value"] == 0 and found["galaxies"] == 5
+    assert find(rows, "MAE of sum [dex]", region="sum", predictor="holes")["value"] == pytest.approx(0, abs=1e-9)
+    rows, curves = measure_calibration({"half": half, "holes": holes}, truths, **options)
+    assert [row for row in rows if row["predictor"] == "half"] == alone_curves[0]
+    assert find_curve(curves, "holes", "Ha")["values"] < find_curve(curves, "half", "Ha")["values"]
+    with pytest.raises(ValueError, match="competing has"):
+        measure_scores({"half": half}, truths, competing=["other"])
 
 
 def test_selection_is_on_truth_and_faint_predictions_count():

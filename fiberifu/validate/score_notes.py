@@ -80,6 +80,11 @@ SCORES = {
         "Correlation of log flux, prediction with truth, after the r-band light is regressed out of both: what is "
         "known beyond the light. Light x constant EW has none by construction.",
     ),
+    "no answer": ScoreNote(
+        None,
+        "Share of the chosen spaxels where a method has no answer. Of the model and its rivals these count as a line that "
+        "is absent (a tenth of the limit of selection); the others are judged on the rest.",
+    ),
     "bias of sum [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true flux within 1 Re)."),
     "MAE of sum [dex]": ScoreNote("low", "Mean over galaxies of its absolute value."),
     "R2 log sum": ScoreNote("high", "Share of the variance of the log of these sums, from galaxy to galaxy."),
