@@ -401,6 +401,28 @@ def test_judge_resumes(made, tmp_path):
     assert len(changed.asked) == 4
 
 
+def test_judge_tries_again_what_failed(made, tmp_path):
+    """A galaxy that failed once, for want of memory, is not lost for ever; the others are not predicted again."""
+    bad = made[1].index
+    judge(made, [Perfect(fails=[bad])], tmp_path, measures=[scores])
+    good = (tmp_path / "predictions" / "the-truth-exactly" / "00001.npz").stat().st_mtime_ns
+    still = Perfect(fails=[bad])
+    assert judge(made, [still], tmp_path, measures=[scores])["meta"]["predictors"][0]["failed"] == 1
+    again = Perfect()
+    again.role = "null"
+    got = judge(made, [again], tmp_path, measures=[scores])
+    assert got["meta"]["predictors"][0]["role"] == "null"
+    chosen = [(t.ew[:, 11] > 1) & (t.flux[:, 11] > 3 * t.depth[11]) & (t.radius < 1.6) for t in made]
+    assert 0 < got["meta"]["chosen_spaxels"] == sum(map(np.sum, chosen)) < got["meta"]["positions"]
+    assert still.asked == again.asked == [bad] and got["meta"]["predictors"][0]["failed"] == 0
+    assert (tmp_path / "predictions" / "the-truth-exactly" / "00001.npz").stat().st_mtime_ns == good
+    maps = read_predictions(tmp_path, "The truth, exactly!", made)
+    for i in (0, 1):
+        np.testing.assert_array_equal(maps[i].flux, made[i].flux.astype(np.float32))
+        np.testing.assert_allclose(maps[i].spectrum, made[i].spectrum, rtol=1e-3)
+        assert np.isfinite(maps[i].covariance).all()
+
+
 def test_judge_refuses(made, tmp_path):
     with pytest.raises(ValueError, match="name"):
         judge(made, [Plain(), Plain()], tmp_path, measures=[scores])

@@ -23,12 +23,12 @@ __all__ = ["measure_calibration"]
 FLUX_UNIT = "1e-17 erg/s/cm2"
 
 
-def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, noise=None):
+def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, noise=None, competing=None):
     """Coverage, CRPS, sharpness and PIT of every quantity that comes with errors.
 
     Parameters
     ----------
-    predictions, truths, seed, draws, masks, noise
+    predictions, truths, seed, draws, masks, noise, competing
         See `~fiberifu.validate.measure_scores`. Known errors of the truth (``noise``) are added to those predicted.
 
     Returns
@@ -54,20 +54,22 @@ def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, n
     positions. Region "sum, coherent errors" assumes the opposite, errors that are the same everywhere: the truth lies
     between.
 
-    Methods without errors have no rows; positions where one of the others has none are left out for all.
+    Methods without errors have no rows; positions where one of ``competing`` (by default all) that gives errors has
+    none are left out for all.
     """
     if not predictions:
         raise ValueError("predictions is empty; give at least one method")
     spaxels = pool_truths(truths, masks=masks, noise=noise)
     answers = {name: pool_predictions(maps, truths) for name, maps in predictions.items()}
+    competing = set(predictions if competing is None else competing)
     book = _Book(Bootstrap(len(truths), draws, seed).weights)
     for quantity in QUANTITIES:
-        _judge_line(book, spaxels, answers, quantity, "flux", quantity, FLUX_UNIT)
-        _judge_line(book, spaxels, answers, quantity, "ew", f"EW {quantity}", "A")
-        _judge_sums(book, spaxels, answers, quantity)
+        _judge_line(book, spaxels, answers, quantity, "flux", quantity, FLUX_UNIT, competing)
+        _judge_line(book, spaxels, answers, quantity, "ew", f"EW {quantity}", "A", competing)
+        _judge_sums(book, spaxels, answers, quantity, competing)
     for ratio, lines in RATIOS.items():
         _judge_ratio(book, spaxels, answers, ratio, lines)
-    _judge_velocity(book, spaxels, answers)
+    _judge_velocity(book, spaxels, answers, competing)
     for name, maps in predictions.items():
         _judge_pixels(book, spaxels, truths, name, maps, masks)
     return book.table.rows, book.curves
@@ -94,35 +96,35 @@ class _Book:
         )  # fmt: skip
 
 
-def _with_errors(values, sigmas):
-    """Positions where all methods that give errors have value and error, and these methods."""
-    finite = {name: np.isfinite(values[name]) & (sigmas[name] >= 0) for name in values}
-    names = [name for name, there in finite.items() if there.any()]
-    return np.logical_and.reduce([finite[name] for name in names]) if names else None, names
+def _with_errors(answers, field, i, competing):
+    """Positions of each method that gives errors: where all that compete and itself have value and error."""
+    there = {}
+    for name, answer in answers.items():
+        value, sigma = (getattr(answer, part) for part in (field, f"{field}_sigma"))
+        if i is not None:
+            value, sigma = value[:, i], sigma[:, i]
+        there[name] = np.isfinite(value) & (sigma >= 0)
+    there = {name: own for name, own in there.items() if own.any()}
+    racing = [own for name, own in there.items() if name in competing]
+    return {name: np.logical_and.reduce([own, *racing]) for name, own in there.items()}
 
 
 # ---------------------------------------------------------------- positions
-def _judge_line(book, spaxels, answers, quantity, field, label, unit):
+def _judge_line(book, spaxels, answers, quantity, field, label, unit, competing):
     i = spaxels.column(quantity)
-    there, names = _with_errors(
-        {name: getattr(answer, field)[:, i] for name, answer in answers.items()},
-        {name: getattr(answer, f"{field}_sigma")[:, i] for name, answer in answers.items()},
-    )
-    if not names:
-        return
     truth = getattr(spaxels, field)[:, i]
-    there = there & np.isfinite(truth)
+    known = np.isfinite(truth)
     extra = 0.0 if spaxels.variance is None else spaxels.variance[field == "ew"][:, i]
     floor = np.broadcast_to(spaxels.floor(quantity)[0 if field == "ew" else 1], len(truth))
     parts = [(region, "all", spaxels.region(region)) for region in REGIONS]
     parts += [("whole", "selected on truth", spaxels.selected(quantity) & spaxels.region("whole"))]
     if quantity in STRATIFIED:
         parts += [("whole", stratum, members & spaxels.region("whole")) for stratum, members in spaxels.strata()]
-    for name in names:
+    for name, there in _with_errors(answers, field, i, competing).items():
         mean, sigma = (getattr(answers[name], part)[:, i] for part in (field, f"{field}_sigma"))
         sigma = np.sqrt(sigma**2 + extra)
         for region, stratum, place in parts:
-            found = _tally_at(spaxels, there & place, truth, mean, sigma, floor=floor)
+            found = _tally_at(spaxels, there & known & place, truth, mean, sigma, floor=floor)
             book.add(name, label, region, stratum, found, unit)
 
 
@@ -153,32 +155,22 @@ def _judge_ratio(book, spaxels, answers, ratio, lines):
                 book.add(name, ratio, region, "all", found, "dex")
 
 
-def _judge_velocity(book, spaxels, answers):
-    there, names = _with_errors(
-        {name: answer.velocity for name, answer in answers.items()},
-        {name: answer.velocity_sigma for name, answer in answers.items()},
-    )
-    for name in names:
+def _judge_velocity(book, spaxels, answers, competing):
+    for name, there in _with_errors(answers, "velocity", None, competing).items():
         where = there & np.isfinite(spaxels.velocity) & spaxels.selected("Ha") & spaxels.region("whole")
         found = _tally_at(spaxels, where, spaxels.velocity, answers[name].velocity, answers[name].velocity_sigma)
         book.add(name, "velocity", "whole", "all", found, "km/s")
 
 
 # ---------------------------------------------------------------- galaxies and pixels
-def _judge_sums(book, spaxels, answers, quantity):
+def _judge_sums(book, spaxels, answers, quantity, competing):
     i = spaxels.column(quantity)
-    there, names = _with_errors(
-        {name: answer.flux[:, i] for name, answer in answers.items()},
-        {name: answer.flux_sigma[:, i] for name, answer in answers.items()},
-    )
-    if not names:
-        return
-    ok = there & np.isfinite(spaxels.flux[:, i])
-    truth = sums_in_re(spaxels, spaxels.flux[:, i], ok)
-    galaxy = np.flatnonzero(np.isfinite(truth))
-    extra = truth_sigma(spaxels, quantity, ok)
-    floor = sums_in_re(spaxels, spaxels.floor(quantity)[1], ok)
-    for name in names:
+    for name, there in _with_errors(answers, "flux", i, competing).items():
+        ok = there & np.isfinite(spaxels.flux[:, i])
+        truth = sums_in_re(spaxels, spaxels.flux[:, i], ok)
+        galaxy = np.flatnonzero(np.isfinite(truth))
+        extra = truth_sigma(spaxels, quantity, ok)
+        floor = sums_in_re(spaxels, spaxels.floor(quantity)[1], ok)
         mean, sigma = (getattr(answers[name], part)[:, i] for part in ("flux", "flux_sigma"))
         mean = sums_in_re(spaxels, mean, ok)
         apart = np.sqrt(sums_in_re(spaxels, sigma**2, ok, power=2) + extra**2)

@@ -38,7 +38,8 @@ def judge(
     """Predict all held-out galaxies by every method, and measure how good the predictions are.
 
     What is predicted already, by the same method for the same galaxies, is not predicted again; a run that is killed
-    goes on when it is called again. Where a method fails the galaxy is logged and has NaN, and the rest goes on.
+    goes on when it is called again. Where a method fails the galaxy is logged and has NaN, and the rest goes on; the
+    next call tries it again.
 
     Parameters
     ----------
@@ -80,8 +81,14 @@ def judge(
         from .calibration import measure_calibration
         from .metrics import measure_scores
 
-        others = len(predictors) > 1
-        measures = (partial(measure_scores, reference=predictors[0].name if others else None), measure_calibration)
+        first = predictors[0].name if len(predictors) > 1 else None
+        racing = [p.name for number, p in enumerate(predictors) if _kind(p, number) != "reference"]
+        of_role = {role: [p.name for p in predictors if _role(p) == role] for role in ("null", "null limit")}
+        nulls = dict.fromkeys(of_role["null"], of_role["null limit"][0]) if of_role["null limit"] else {}
+        measures = (
+            partial(measure_scores, reference=first, competing=racing, nulls=nulls),
+            partial(measure_calibration, competing=racing),
+        )
     held_out.build(progress=progress)
     for predictor in predictors:
         _predict(held_out, predictor, folder, overwrite, progress)
@@ -89,7 +96,7 @@ def judge(
     predictions, methods = {}, []
     for number, predictor in enumerate(predictors):
         predictions[predictor.name], failed, seconds = _load(held_out, prediction_folder(folder, predictor.name))
-        own = {"name": predictor.name, "kind": getattr(predictor, "kind", "rival" if number else "judged")}
+        own = {"name": predictor.name, "kind": _kind(predictor, number), "role": _role(predictor)}
         own |= {"about": getattr(predictor, "about", None), "key": predictor.key}
         methods.append(own | {"failed": failed, "seconds_per_galaxy": round(seconds, 3)})
     rows, curves = [], []
@@ -106,6 +113,7 @@ def judge(
         "held_out": {"key": held_out.key, **held_out.settings},
         "galaxies": len(held_out),
         "positions": sum(len(t) for t in truths),
+        "chosen_spaxels": _chosen(truths),
         "predictors": methods,
         "seed": seed,
         "draws": draws,
@@ -113,6 +121,22 @@ def judge(
     scores = _plain({"meta": meta, "scores": rows, "reliability": curves})
     write_scores(folder, scores)
     return scores
+
+
+def _kind(predictor, number):
+    return getattr(predictor, "kind", "rival" if number else "judged")
+
+
+def _role(predictor):
+    return getattr(predictor, "role", "")
+
+
+def _chosen(truths):
+    """Spaxels of whole galaxies whose true H-alpha is strong enough: what most scores are made of."""
+    from .pooling import pool_truths
+
+    pooled = (pool_truths([truth]) for truth in truths)  # one by one, for the memory
+    return sum(int((one.selected("Ha") & one.region("whole")).sum()) for one in pooled)
 
 
 def prediction_folder(folder, name):
@@ -168,23 +192,39 @@ def _predict(held_out, predictor, folder, overwrite, progress):
             old.unlink()
         prepare_output_folder(place, overwrite=True, settings=settings)
     remove_halves(place)
-    todo = [k for k in range(held_out.shards) if not (place / f"{k:05d}.npz").is_file()]
-    total, done = held_out.shards * held_out.per_shard, (held_out.shards - len(todo)) * held_out.per_shard
+    paths = [place / f"{k:05d}.npz" for k in range(held_out.shards)]
+    left = [_not_predicted(path, held_out.per_shard) for path in paths]  # how many of each shard
+    total = held_out.shards * held_out.per_shard
+    done = total - sum(left)
     if done:
         log.info("%s: %d of %d galaxies are predicted already", predictor.name, done, total)
     with tqdm(total=total, initial=done, unit="galaxy", desc=predictor.name, disable=not progress, leave=False) as bar:
-        for number in todo:
-            galaxies, made, failed, seconds = held_out.shard(number), [], [], []
-            for galaxy in galaxies:
+        for number in np.flatnonzero(left):
+            galaxies, path = held_out.shard(number), paths[number]
+            made, failed, seconds = [None] * len(galaxies), ["not tried"] * len(galaxies), [0.0] * len(galaxies)
+            if path.is_file():
+                made, failed, seconds = map(list, _read(path))
+            for i, galaxy in enumerate(galaxies):
+                if not failed[i]:
+                    continue
                 start = time.perf_counter()
-                maps, error = _predict_one(predictor, galaxy)
-                seconds.append(time.perf_counter() - start)
-                made.append(maps)
-                failed.append(error)
+                made[i], failed[i] = _predict_one(predictor, galaxy)
+                seconds[i] = time.perf_counter() - start
                 bar.update()
             if all(failed):
                 raise RuntimeError(f"{predictor.name} fails on every galaxy of shard {number}, first with {failed[0]}")
-            _write(place / f"{number:05d}.npz", galaxies, made, failed, seconds)
+            _write(path, galaxies, made, failed, seconds)
+
+
+def _not_predicted(path, per_shard):
+    """Galaxies of a shard that are to be predicted: all, or those on which the method failed before.
+
+    What failed may have done so for want of memory: it is tried again.
+    """
+    if not path.is_file():
+        return per_shard
+    with np.load(path, allow_pickle=False) as stored:
+        return int((stored["failed"] != "").sum())
 
 
 def _predict_one(predictor, galaxy):

@@ -10,15 +10,15 @@ from . import scores
 from .bootstrap import Bootstrap, galaxy_ranks
 from .galaxy_metrics import score_diagram, score_profiles, score_sums, score_velocity
 from .pooling import pool_predictions, pool_truths
-from .spaxels import QUANTITIES, RATIOS, REGIONS, common, log_ratio, strong_lines
+from .spaxels import QUANTITIES, RATIOS, REGIONS, complete, log_ratio, shared, strong_lines
 from .table import ScoreTable
 
-__all__ = ["EVERYONE", "STRATIFIED", "measure_scores"]
+__all__ = ["STRATIFIED", "measure_scores"]
 
 STRATIFIED = ("Ha", "N2")  # quantities with strata and profiles: all would make the table unreadable
 STRATA_REGIONS = ("whole", "off-centre")
 DETECTED = 3.0  # Angstrom of equivalent width
-EVERYONE = "all methods"  # predictor of rows that belong to none
+LABELS = {"ew": "EW", "flux": "flux"}
 
 LOG_SCORES = {
     "R2 log {}": scores.r2,
@@ -29,7 +29,9 @@ LOG_SCORES = {
 DENOISED = ("R2 log {}", "R2 log {} within galaxies")
 
 
-def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=None, reference=None):
+def measure_scores(
+    predictions, truths, *, seed=0, draws=200, masks=None, noise=None, reference=None, competing=None, nulls=None
+):
     """Score methods on the same positions of the same galaxies.
 
     Parameters
@@ -44,36 +46,56 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
         R2 and RMS.
     reference : str, optional
         A method: rows named "<score>, minus <reference>" have paired differences to it.
+    competing : sequence of str, optional
+        Methods that are compared with each other, by default all: where one has no answer, it counts as a line that is
+        absent. The others are judged where they have answers.
+    nulls : dict of str to str, optional
+        Methods, and the one that each may not exceed: rows "<score>, minus <that>" as of ``reference``. Both count as
+        ``competing`` in where they are judged.
 
     Returns
     -------
     list of dict
         Tidy rows ``predictor, quantity, region, stratum, score, value, low, high, galaxies, spaxels``; low and high are
-        16 and 84 % of the bootstrap. None for what is not defined.
+        16 and 84 % of the bootstrap. Differences have ``low95, high95``, too, 2.5 and 97.5 %. None for what is not
+        defined.
 
     Raises
     ------
     ValueError
-        Without methods or galaxies, for lists that do not fit them, or an unknown ``reference``.
+        Without methods or galaxies, for lists that do not fit them, or an unknown method in ``reference`` or
+        ``competing``.
 
     Notes
     -----
     Spaxels are selected on truth only (`~fiberifu.validate.spaxels`), but for "RMS asinh EW", "AUC EW > 3 A" and the
-    published cosine, which take all of a region. A position where any method has no answer is left out for all of
-    them; "positions left out" counts these (predictor "all methods"). A method without any answer for a quantity takes
-    no part in it. Predictions below a tenth of the limits of selection count as that.
+    published cosine, which take all of a region. Predictions below a tenth of the limits of selection count as that,
+    and so does an answer that a method of ``competing`` does not give: all of them are scored on the same positions,
+    and who fails where it is hard gains nothing. "no answer, EW" and "no answer, flux" are the shares of chosen
+    positions without one. A method without any answer for a quantity takes no part in it. Velocities are scored where
+    a method has them.
 
     "log flux" is the flux in the aperture; all apertures are equal, so it is log surface brightness but for a constant.
-    "r after r-band" regresses on the true light: a method that multiplies the light of the image has the noise of the
-    image left, which correlates with nothing.
+    "r after r-band" regresses on the true light in r. r times a constant has nothing left, 0; light at the line times a
+    constant has its colour against r left, which goes with the true EW: that is not 0.
     """
     if not predictions:
         raise ValueError("predictions is empty; give at least one method")
     if reference is not None and reference not in predictions:
         raise ValueError(f"reference is {reference!r}; it must be one of {sorted(predictions)}")
+    competing = set(predictions if competing is None else competing)
+    if unknown := competing - set(predictions):
+        raise ValueError(f"competing has {sorted(unknown)}; it may have {sorted(predictions)}")
+    nulls = dict(nulls or {})
+    if unknown := {*nulls, *nulls.values()} - set(predictions):
+        raise ValueError(f"nulls has {sorted(unknown)}; it may have {sorted(predictions)}")
+    competing |= {*nulls, *nulls.values()}
     spaxels = pool_truths(truths, masks=masks, noise=noise)
     answers = {name: pool_predictions(maps, truths) for name, maps in predictions.items()}
     table = ScoreTable(Bootstrap(len(truths), draws, seed).weights)
+    for quantity in QUANTITIES:
+        _count_missing(table, spaxels, answers, quantity)
+    answers = {name: complete(spaxels, one) if name in competing else one for name, one in answers.items()}
     for quantity in QUANTITIES:
         _score_line(table, spaxels, answers, quantity)
         score_sums(table, spaxels, answers, quantity)
@@ -83,8 +105,10 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
         _score_ratio(table, spaxels, answers, ratio, lines)
     score_diagram(table, spaxels, answers)
     score_velocity(table, spaxels, answers)
-    if reference is not None:
-        table.compare(reference)
+    pairs = [(limit, [name for name in nulls if nulls[name] == limit]) for limit in dict.fromkeys(nulls.values())]
+    pairs += [] if reference is None else [(reference, None)]
+    for limit, methods in pairs:
+        table.compare(limit, methods)
     return table.rows
 
 
@@ -93,22 +117,34 @@ def _score_line(table, spaxels, answers, quantity):
     i = spaxels.column(quantity)
     strong = spaxels.selected(quantity)
     for field, floor in zip(("ew", "flux"), spaxels.floor(quantity), strict=True):
-        there, names = common(answers, field, i)
         known = np.isfinite(getattr(spaxels, field)[:, i])
-        _count_left_out(table, quantity, field, strong & known & spaxels.region("whole"), there, names, spaxels)
         floor = np.broadcast_to(floor, len(strong))
-        for region, stratum, place in _places(spaxels, quantity):
-            place = place & there & known
-            for part, where in ((_score_strong, place & strong), (_score_all, place)):
-                if field == "flux" and part is _score_all and (region, stratum) != ("whole", "all"):
-                    continue
-                where = np.flatnonzero(where)
-                if not len(where):
-                    continue
-                galaxies = len(np.unique(spaxels.galaxy[where]))
-                predicted = {name: getattr(answers[name], field)[where, i] for name in names}
-                for name, found in part(spaxels, predicted, field, i, where, floor[where], table.weights):
-                    table.add(name, quantity, region, stratum, found, galaxies, len(where))
+        for there, names in shared(answers, field, i):
+            for region, stratum, place in _places(spaxels, quantity):
+                place = place & there & known
+                for part, where in ((_score_strong, place & strong), (_score_all, place)):
+                    if field == "flux" and part is _score_all and (region, stratum) != ("whole", "all"):
+                        continue
+                    where = np.flatnonzero(where)
+                    if not len(where):
+                        continue
+                    galaxies = len(np.unique(spaxels.galaxy[where]))
+                    predicted = {name: getattr(answers[name], field)[where, i] for name in names}
+                    for name, found in part(spaxels, predicted, field, i, where, floor[where], table.weights):
+                        table.add(name, quantity, region, stratum, found, galaxies, len(where))
+
+
+def _count_missing(table, spaxels, answers, quantity):
+    """Share of the chosen positions of whole galaxies where a method, as it is, has no answer."""
+    i, galaxy = spaxels.column(quantity), spaxels.galaxy
+    for field, label in LABELS.items():
+        wanted = spaxels.selected(quantity) & spaxels.region("whole") & np.isfinite(getattr(spaxels, field)[:, i])
+        for name, answer in answers.items():
+            there = np.isfinite(getattr(answer, field)[:, i])
+            if there.any() and wanted.any():
+                share = scores.bias(np.zeros(wanted.sum()), ~there[wanted], galaxy[wanted], table.weights)
+                found = {f"no answer, {label}": share}
+                table.add(name, quantity, "whole", "all", found, len(np.unique(galaxy[wanted])), wanted.sum())
 
 
 def _places(spaxels, quantity):
@@ -123,7 +159,7 @@ def _places(spaxels, quantity):
 
 def _score_strong(spaxels, predictions, field, i, where, floor, weights):
     """Name and scores of each method at selected positions, in logarithms."""
-    label, galaxy = {"ew": "EW", "flux": "flux"}[field], spaxels.galaxy[where]
+    label, galaxy = LABELS[field], spaxels.galaxy[where]
     value = getattr(spaxels, field)[where, i]
     truth, variance = np.log10(value), None
     if spaxels.variance is not None:
@@ -176,22 +212,14 @@ def _score_all(spaxels, predictions, field, i, where, floor, weights):
         yield name, found
 
 
-def _count_left_out(table, quantity, field, wanted, there, names, spaxels):
-    """How many positions that count are left out because a method has no answer there."""
-    n = float((wanted & ~there).sum()) if names else 0.0
-    label = {"ew": "EW", "flux": "flux"}[field]
-    values = {f"positions left out, {label}": np.full(1, n)}
-    table.add(EVERYONE, quantity, "whole", "all", values, len(np.unique(spaxels.galaxy[wanted])), wanted.sum())
-
-
 # ---------------------------------------------------------------- ratios
 def _score_ratio(table, spaxels, answers, ratio, lines):
-    strong, names = strong_lines(spaxels, answers, lines)
-    for region in REGIONS:
-        where = np.flatnonzero(strong & spaxels.region(region))
-        galaxy = spaxels.galaxy[where]
-        truth = log_ratio(spaxels, spaxels.flux, lines, where)
-        for name in names if len(where) else ():
-            predicted = log_ratio(spaxels, answers[name].flux, lines, where)
-            found = _log_scores("ratio", truth, predicted, galaxy, table.weights)
-            table.add(name, ratio, region, "all", found, len(np.unique(galaxy)), len(where))
+    for strong, names in strong_lines(spaxels, answers, lines):
+        for region in REGIONS:
+            where = np.flatnonzero(strong & spaxels.region(region))
+            galaxy = spaxels.galaxy[where]
+            truth = log_ratio(spaxels, spaxels.flux, lines, where)
+            for name in names if len(where) else ():
+                predicted = log_ratio(spaxels, answers[name].flux, lines, where)
+                found = _log_scores("ratio", truth, predicted, galaxy, table.weights)
+                table.add(name, ratio, region, "all", found, len(np.unique(galaxy)), len(where))

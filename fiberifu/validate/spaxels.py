@@ -19,8 +19,9 @@ __all__ = [
     "SNR_LIMIT",
     "Answers",
     "Spaxels",
-    "common",
+    "complete",
     "log_ratio",
+    "shared",
     "strong_lines",
 ]
 
@@ -143,32 +144,48 @@ class Answers:
     velocity_sigma: np.ndarray
 
 
-def common(answers, field, index):
-    """Positions (N,) of bool where all methods that predict a quantity at all have an answer.
+def complete(spaxels, answers):
+    """Answers with the floor where there is none, but for quantities that are answered nowhere.
+
+    So a method that fails where it is hard is not rewarded: no answer is as wrong as a line predicted to be absent.
+    """
+    filled = {}
+    for field in ("ew", "flux"):
+        values = getattr(answers, field).copy()
+        for i, quantity in enumerate(NAMES):
+            there = np.isfinite(values[:, i])
+            if there.any():
+                floor = spaxels.floor(quantity)[field == "flux"]
+                values[:, i] = np.where(there, values[:, i], floor)
+        filled[field] = values
+    return dataclasses.replace(answers, **filled)
+
+
+def shared(answers, field, index=None):
+    """Yield positions (N,) of bool with answers, and the names of all methods that have theirs exactly there.
 
     Parameters
     ----------
     answers : dict of str to Answers
-    field : {'flux', 'ew'}
-    index : int or tuple of int
-        Columns: a position counts if all are there.
-
-    Returns
-    -------
-    ndarray (N,) of bool
-    names : list of str
-        Methods that take part: with an answer anywhere.
+    field : {'flux', 'ew', 'velocity'}
+    index : int or tuple of int, optional
+        Columns, for a field that has them: a position counts if all are there. A method without any answer takes no
+        part.
     """
-    finite = {name: np.isfinite(getattr(a, field)[:, np.atleast_1d(index)]).all(1) for name, a in answers.items()}
-    names = [name for name, there in finite.items() if there.any()]
-    n = len(next(iter(finite.values())))
-    return np.logical_and.reduce([finite[name] for name in names]) if names else np.zeros(n, bool), names
+    groups = {}
+    for name, answer in answers.items():
+        there = np.isfinite(getattr(answer, field))
+        there = there if index is None else there[:, np.atleast_1d(index)].all(1)
+        if there.any():
+            groups.setdefault(there.tobytes(), (there, []))[1].append(name)
+    yield from groups.values()
 
 
 def strong_lines(spaxels, answers, lines):
-    """Positions where all the lines are strong and all methods that predict them have them, and these methods."""
-    there, names = common(answers, "flux", tuple(spaxels.column(line) for line in lines))
-    return np.logical_and.reduce([there, *(spaxels.selected(line) for line in lines)]), names
+    """Yield as `shared` does, but only where all the lines are strong."""
+    strong = np.logical_and.reduce([spaxels.selected(line) for line in lines])
+    for there, names in shared(answers, "flux", tuple(spaxels.column(line) for line in lines)):
+        yield there & strong, names
 
 
 def log_ratio(spaxels, flux, ratio, where):
