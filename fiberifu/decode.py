@@ -76,7 +76,8 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
                 scales[index] += w[:, 0] * d.scale.numpy()
 
     # Errors of neighbouring points, and of the stamps that see one, are taken as common to them: their components and
-    # factors point the same way (blending loses 0.001 of sigma, stamps disagree by less than 0.04 sigma, for 95 % of the example).
+    # factors point the same way (blending loses 0.001 of sigma, stamps disagree by less than 0.04 sigma, for 95 % of
+    # the example).
     def average(x):
         return x.reshape(n, g, *x.shape[1:]).mean(1)
 

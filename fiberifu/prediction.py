@@ -20,7 +20,7 @@ CHUNK = 512  # positions rendered together
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Prediction:
-    """Spectra predicted from an image, as a mixture of Gaussians of basis coefficients per position. **Not an observation.**
+    """Spectra predicted from an image: a mixture of Gaussians of coefficients per position. **Not an observation.**
 
     Made by `VirtualIFU.predict <fiberifu.VirtualIFU.predict>` and `predict_cube`; everything below is computed on
     demand, in chunks, from the coefficients.

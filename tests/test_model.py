@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fiberifu.mixture import mixture_cdf
 from fiberifu.model import (
     AMPLITUDES,
     LINES,
@@ -23,7 +24,6 @@ from fiberifu.model import (
     save_checkpoint,
 )
 from fiberifu.model.distribution import coefficient_nll, compress, fit_coefficients, functional_nll, marginal_variance
-from fiberifu.mixture import mixture_cdf
 from fiberifu.model.masking import hide_image, show_spectrum
 
 SMALL = dict(width=32, depth=2, heads=2, local_width=32, n_continuum=5, rank=2)

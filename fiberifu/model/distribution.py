@@ -44,10 +44,9 @@ class CoefficientGaussian:
 
 @dataclasses.dataclass
 class CoefficientMixture:
-    """Coefficients in physical units: components of weight (F, J), mean (F, J, K), diag (F, J, K), factors (F, J, K, R).
+    """Components in physical units: weight (F, J), mean (F, J, K), diag (F, J, K), factors (F, J, K, R).
 
-    The last factor of a component is the error of the photometric scale. Components are in the order of their lines,
-    from faint to strong, at all positions.
+    The last factor of a component is the error of the photometric scale.
     """
 
     weight: torch.Tensor
@@ -252,7 +251,8 @@ def compress(mean, best, precision, first):
     Line amplitudes spread over decades, and in linear flux one starburst outweighs a hundred galaxies. Here they are
     ``asinh(x / a)`` with ``a`` three times the measured error (marginal over the other coefficients) and 1 A in
     quadrature: logarithms where they are well measured, linear within the noise, as a curve there would bias the mean
-    of noisy amplitudes. The measured error is taken along at the best amplitude: ``d asinh(x / a) = dx / sqrt(a^2 + x^2)``.
+    of noisy amplitudes. The measured error is taken along at the best amplitude:
+    ``d asinh(x / a) = dx / sqrt(a^2 + x^2)``.
 
     Parameters
     ----------
