@@ -9,7 +9,8 @@ from scipy.special import ndtr
 
 __all__ = ["mixture_cdf", "mixture_quantiles", "ratio_cdf", "ratio_quantiles"]
 
-STEPS = 60  # bisections: to 1e-17 of the bracket
+STEPS = 50  # bisections: to 1e-15 of the bracket
+UNSURE = 0.1  # probability of a denominator below zero, above which a ratio is noise over noise
 
 
 def mixture_cdf(x, weight, mean, sigma):
@@ -51,8 +52,8 @@ def mixture_quantiles(levels, weight, mean, sigma):
 def ratio_cdf(t, weight, mean, covariance):
     """Probability that a ratio ``a / b`` of jointly Gaussian components is below ``t``, for ``b`` that is positive.
 
-    ``a / b < t`` is ``a - t b < 0``, and that is linear: no expansion. What little probability ``b < 0`` has counts on
-    the wrong side (Hinkley 1969, Biometrika 56, 635); where it is not little, the ratio is noise over noise.
+    ``a / b < t`` is ``a - t b < 0``, and that is linear: no expansion (Hinkley 1969, Biometrika 56, 635). What little
+    probability the Gaussians give to ``b < 0`` is taken off at both ends.
 
     Parameters
     ----------
@@ -70,26 +71,27 @@ def ratio_cdf(t, weight, mean, covariance):
     t = np.asarray(t)[..., None]
     (a, b), (aa, bb, ab) = mean, covariance
     variance = np.maximum(aa - 2 * t * ab + t**2 * bb, 1e-30)
-    return (weight * ndtr((t * b - a) / np.sqrt(variance))).sum(-1)
+    below = (weight * ndtr((t * b - a) / np.sqrt(variance))).sum(-1)
+    lost = (weight * ndtr(-b / np.sqrt(bb))).sum(-1)  # what the sum is far below, and lacks to 1 far above
+    return (below - lost) / (1 - 2 * lost)
 
 
 def ratio_quantiles(levels, weight, mean, covariance):
-    """Quantiles of ``a / b``, see `ratio_cdf`; NaN where b, in the mean, is not positive by three of its errors.
+    """Quantiles of ``a / b``, see `ratio_cdf`; NaN where b is below zero with a probability above `UNSURE`.
 
     Returns
     -------
     ndarray (Q, ...)
     """
     (a, b), (aa, bb, _) = mean, covariance
-    sure = (b > 3 * np.sqrt(bb)).all(-1)
-    safe = np.where(sure[..., None], b, 1.0)
+    sure = (weight * ndtr(-b / np.sqrt(bb))).sum(-1) < UNSURE
+    b = np.where(sure[..., None], b, 1.0)
     levels = np.asarray(levels, float)
-    reach = np.sqrt(2 * np.log(2 / np.minimum(levels, 1 - levels).min())) + 1
-    # a within its own reach, over b at its smallest: a ratio beyond has no probability left
-    width = reach * np.sqrt(aa)
-    least = np.where(sure[..., None], np.maximum(b - reach * np.sqrt(bb), 0.05 * safe), 1.0)
-    low, high = np.minimum((a - width) / least, 0).min(-1), np.maximum((a + width) / least, 0).max(-1)
-    found = _bisect(lambda t: ratio_cdf(t, weight, mean, covariance), levels, low, high)
+    # far enough for the faintest of denominators
+    reach = 8 * np.sqrt(aa).max(-1) + np.abs(a).max(-1)
+    bound = 10 * reach / np.where(sure, np.maximum((weight * b).sum(-1), 1e-30), 1.0) / (1 - levels.max())
+    mean = (a, b)
+    found = _bisect(lambda t: ratio_cdf(t, weight, mean, covariance), levels, -bound, bound)
     return np.where(sure, found, np.nan)
 
 

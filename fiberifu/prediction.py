@@ -303,8 +303,8 @@ class Prediction:
         Returns
         -------
         `~astropy.units.Quantity`, shape (Q, L) + positions.shape
-            Without the Q axis for one level. NaN where nothing is predicted, and for widths over a continuum below
-            three of its errors.
+            Without the Q axis for one level. NaN where nothing is predicted, and for widths over a continuum that
+            may be below zero.
 
         Raises
         ------
@@ -370,7 +370,7 @@ class Prediction:
         Returns
         -------
         ndarray (Q,) + positions.shape
-            NaN where the denominator is below three of its errors.
+            NaN where the denominator may be below zero (probability above 0.1).
         """
         above, below = ([x] if isinstance(x, str) else list(x) for x in (numerator, denominator))
         _select_lines(above + below)

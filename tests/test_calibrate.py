@@ -139,5 +139,9 @@ def test_quantiles_of_ratios():
     got = ratio_quantiles(levels, weight, mean, covariance)[:, 0]
     np.testing.assert_allclose(got, np.quantile(a / b, levels), rtol=0.02, atol=0.003)
     np.testing.assert_allclose(ratio_cdf(got[:, None], weight, mean, covariance)[:, 0], levels, atol=1e-9)
-    zero = (mean[0], np.array([[1.0, 12.0]]))
+    faint = (mean[0], np.array([[2.0, 12.0]]))  # below zero in 6 %
+    b = np.where(picked, 12, 2) + noise[:, 1]
+    got = ratio_quantiles(levels, weight, faint, covariance)[:, 0]
+    np.testing.assert_allclose(got, np.quantile((a / b)[b > 0], levels), rtol=0.15)
+    zero = (mean[0], np.array([[0.0, 12.0]]))
     assert np.isnan(ratio_quantiles(levels, weight, zero, covariance)).all()
