@@ -4,10 +4,11 @@
 """
 
 from .basis import RestBasis, desi_lsf, pixel_edges
+from .calibration import LINE_GROUPS, aperture_snr, apply_calibration
 from .checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from .config import ModelConfig
 from .decoder import Decoded, anchor, photometric_shape
-from .distribution import CoefficientGaussian, pixel_nll
+from .distribution import CoefficientGaussian, CoefficientMixture, pixel_nll
 from .lines import AMPLITUDES, LINE_WAVELENGTH, LINES
 from .mae import Encoded, FiberMAE, Losses
 from .render import Node, Renderer
@@ -15,8 +16,10 @@ from .render import Node, Renderer
 __all__ = [
     "AMPLITUDES",
     "LINES",
+    "LINE_GROUPS",
     "LINE_WAVELENGTH",
     "CoefficientGaussian",
+    "CoefficientMixture",
     "Decoded",
     "Encoded",
     "FiberMAE",
@@ -26,6 +29,8 @@ __all__ = [
     "Renderer",
     "RestBasis",
     "anchor",
+    "aperture_snr",
+    "apply_calibration",
     "desi_lsf",
     "load_checkpoint",
     "photometric_shape",
