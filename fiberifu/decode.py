@@ -1,6 +1,6 @@
 """Run the network over a field: encode each stamp once, query it at the positions it sees, blend.
 
-Below the units, above the network: offsets [arcsec] in, a Gaussian of coefficients per position out.
+Below the units, above the network: offsets [arcsec] in, a mixture of coefficients per position out.
 """
 
 import logging
@@ -27,15 +27,16 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
     import torch
     from tqdm import tqdm
 
-    from .model import CoefficientGaussian
+    from .model import CoefficientMixture
 
     config, n = model.config, len(offsets)
     finite = np.isfinite(offsets).all(1)
     where = np.where(finite[:, None], offsets, 0.0)
     samples = (where[:, None] + points).reshape(-1, 2)  # positions x points of the aperture
     g = len(points)
-    k, r, c = model.basis.n_coefficients, config.rank + 1, len(config.bands)
-    mean, diag, factors = np.zeros((n * g, k)), np.zeros((n * g, k)), np.zeros((n * g, k, r))
+    j, k, r, c = config.components, model.basis.n_coefficients, config.rank + 1, len(config.bands)
+    parts = {"weight": (j,), "mean": (j, k), "diag": (j, k), "factors": (j, k, r)}
+    parts = {name: np.zeros((n * g, *shape)) for name, shape in parts.items()}
     sigma = np.zeros(n * g)
     phot = {name: np.zeros((n * g, c)) for name in ("flux", "error", "predicted")}
     scales = np.zeros(n * g)
@@ -66,23 +67,24 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
                     bands.expand(m, -1, -1),
                 )
                 w = weights[part][:, None]
-                mean[index] += w * d.gaussian.mean.numpy()
-                diag[index] += w * d.gaussian.diag.numpy()
-                factors[index] += w[..., None] * d.gaussian.factors.numpy()
+                for name, total in parts.items():
+                    value = getattr(d.mixture, name).numpy()
+                    total[index] += w.reshape(-1, *(1,) * (value.ndim - 1)) * value
                 sigma[index] += w[:, 0] * d.sigma_gas.numpy()
-                predicted = (d.scale[:, None] * d.synthetic).numpy()
-                for name, value in (("flux", d.flux), ("error", d.error), ("predicted", predicted)):
+                for name, value in (("flux", d.flux), ("error", d.error), ("predicted", d.predicted)):
                     phot[name][index] += w * np.asarray(value)
                 scales[index] += w[:, 0] * d.scale.numpy()
 
-    # Errors of neighbouring points, and of the stamps that see one, are taken as common to them: their factors point
-    # the same way (blending loses 0.001 of sigma, stamps disagree by less than 0.04 sigma, for 95 % of the example).
+    # Errors of neighbouring points, and of the stamps that see one, are taken as common to them: their components and
+    # factors point the same way (blending loses 0.001 of sigma, stamps disagree by less than 0.04 sigma, for 95 % of
+    # the example).
     def average(x):
         return x.reshape(n, g, *x.shape[1:]).mean(1)
 
-    arrays = [torch.from_numpy((scale * average(x)).astype(np.float32)) for x in (mean, diag, factors)]
+    parts = {name: average(x) * (1 if name == "weight" else scale) for name, x in parts.items()}
+    mixture = CoefficientMixture(**{name: torch.from_numpy(x.astype(np.float32)) for name, x in parts.items()})
     photometry = {name: average(x) for name, x in phot.items()} | {"scale": average(scales)[:, None]}
-    return CoefficientGaussian(*arrays), average(sigma), photometry
+    return mixture, average(sigma), photometry
 
 
 def _context(model, image, noise, spectra, centre):

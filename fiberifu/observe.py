@@ -347,9 +347,9 @@ class VirtualIFU:
 
         made, photometry = [], {}
         for z, weight, sigma_z in zip(nodes.z, nodes.weights, nodes.sigma, strict=True):
-            gaussian, sigma_gas, seen = decode(self._model, prepared, offsets, points, scale, z, spectra, progress)
+            mixture, sigma_gas, seen = decode(self._model, prepared, offsets, points, scale, z, spectra, progress)
             total = np.sqrt(sigma_gas**2 + gas_prior**2 + (C_KMS * sigma_z / (1 + z)) ** 2)
-            made.append(Node(float(z), float(weight), gaussian, torch.from_numpy(total.astype(np.float32))))
+            made.append(Node(float(z), float(weight), mixture, torch.from_numpy(total.astype(np.float32))))
             photometry = {name: photometry.get(name, 0.0) + weight * value for name, value in seen.items()}
         usable = np.isfinite(photometry["error"]).any(1) & ((flags & int(Flag.OUTSIDE_IMAGE)) == 0)
         flags |= np.where(usable, 0, int(Flag.BAD_SPAXEL))

@@ -20,7 +20,7 @@ CHUNK = 512  # positions rendered together
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Prediction:
-    """Spectra predicted from an image, as a Gaussian of basis coefficients per position. **Not an observation.**
+    """Spectra predicted from an image: a mixture of Gaussians of coefficients per position. **Not an observation.**
 
     Made by `VirtualIFU.predict <fiberifu.VirtualIFU.predict>` and `predict_cube`; everything below is computed on
     demand, in chunks, from the coefficients.
@@ -188,7 +188,7 @@ class Prediction:
         out = np.empty((n, len(self.usable), len(self.wavelength)), np.float32)
         for i, index in enumerate(chosen):
             node = self.nodes[index]
-            mean = self.renderer.mean(node, node.gaussian.sample(1, generator)[0])
+            mean = self.renderer.mean(node, node.mixture.sample(1, generator)[0])
             noise = torch.randn(mean.shape, generator=generator)
             out[i] = (mean * (1 + self.renderer.floor * noise)).numpy()
         return out.reshape(n, *self.shape, -1) * FLUX_DENSITY
@@ -279,6 +279,87 @@ class Prediction:
             (cont_mean, sd(cont_second, cont_mean)),
             {"flux": flux_cov, "ew": (ew_mean, sd(ew_second, ew_mean))},
         )
+
+    def line_quantiles(self, levels=(0.16, 0.5, 0.84), lines="strong", quantity="flux"):
+        """Quantiles of line fluxes or equivalent widths: the errors are not symmetric, as those of `line_maps` are.
+
+        Parameters
+        ----------
+        levels : float or sequence of float, shape (Q,)
+            Probabilities, inside (0, 1).
+        lines : str or sequence of str
+            A table name ("strong", "all") or L line keys.
+        quantity : {"flux", "ew"}
+
+        Returns
+        -------
+        `~astropy.units.Quantity`, shape (Q, L) + positions.shape
+            Without the Q axis for one level. NaN where nothing is predicted, and for widths over a continuum below
+            three of its errors.
+
+        Raises
+        ------
+        ValueError
+            For levels outside (0, 1), unknown lines or quantities.
+        """
+        if quantity not in ("flux", "ew"):
+            raise ValueError(f"quantity={quantity!r}: 'flux' or 'ew'")
+        keys = [str(key) for key in _select_lines(lines)["key"]]
+        out = self._quantiles(levels, [[key] for key in keys], "continuum" if quantity == "ew" else None)
+        return out * (FLUX_DENSITY * u.AA if quantity == "flux" else u.AA)
+
+    def ratio_quantiles(self, numerator, denominator, levels=(0.16, 0.5, 0.84)):
+        """Quantiles of a ratio of line fluxes, or of sums of lines, with what errs together in both.
+
+        Parameters
+        ----------
+        numerator, denominator : str or sequence of str
+            Line keys; the fluxes of several are added.
+        levels : float or sequence of float, shape (Q,)
+            Probabilities, inside (0, 1).
+
+        Returns
+        -------
+        ndarray (Q,) + positions.shape
+            NaN where the denominator is below three of its errors.
+        """
+        above, below = ([x] if isinstance(x, str) else list(x) for x in (numerator, denominator))
+        _select_lines(above + below)
+        return np.take(self._quantiles(levels, [above], below), 0, axis=-1 - len(self.shape))
+
+    def _quantiles(self, levels, sums, over=None):
+        """Quantiles (Q, M, *shape) of M sums of lines, as they are or over a sum of lines or their ``continuum``."""
+        from .mixture import mixture_quantiles, ratio_quantiles
+
+        given = np.atleast_1d(np.asarray(levels, float))
+        if given.ndim != 1 or not ((given > 0) & (given < 1)).all():
+            raise ValueError(f"levels={levels!r}: give probabilities between 0 and 1, such as (0.16, 0.5, 0.84)")
+        table = _select_lines(list(dict.fromkeys([*sum(sums, []), *(over if isinstance(over, list) else [])])))
+        keys = [str(key) for key in table["key"]]
+        pick = np.array([[key in parts for key in keys] for parts in sums], float)  # (M, L)
+        weights, means, roots = [], [], []
+        for node in self.nodes:
+            lines, sides = self._functionals(node, table)
+            rows = [pick @ lines]
+            if over == "continuum":  # a doublet's width is that of its sum over the mean of its continua
+                rows.append((1 + node.redshift) * (pick / pick.sum(1, keepdims=True)) @ sides)
+            elif over is not None:
+                rows.append(np.broadcast_to(lines[[key in over for key in keys]].sum(0), rows[0].shape))
+            rows = np.concatenate(rows)
+            mixture = node.mixture
+            weights.append(node.weight * mixture.weight.numpy())
+            means.append(np.einsum("mk,njk->mnj", rows, mixture.mean.numpy()))
+            roots.append(np.einsum("mk,njkr->mnjr", rows, mixture.root.numpy()))
+        weight, mean, root = (np.concatenate(x, i) for x, i in ((weights, -1), (means, -1), (roots, 2)))
+        m = len(sums)
+        variance = (root**2).sum(-1)
+        if over is None:
+            found = mixture_quantiles(given, weight, mean, np.sqrt(variance))
+        else:
+            both = (root[:m] * root[m:]).sum(-1)
+            found = ratio_quantiles(given, weight, (mean[:m], mean[m:]), (variance[:m], variance[m:], both))
+        found = np.where(self.usable, found, np.nan).reshape(len(given), m, *self.shape)
+        return found[0] if np.ndim(levels) == 0 else found
 
     def _functionals(self, node, table):
         """Weights (L, K) that turn coefficients into line fluxes, and into sideband continua at the lines."""

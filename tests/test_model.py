@@ -1,15 +1,17 @@
 """The network: shapes, leaks, likelihood, rendering, files."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 import torch
 
+from fiberifu.mixture import mixture_cdf
 from fiberifu.model import (
     AMPLITUDES,
     LINES,
-    CoefficientGaussian,
+    CoefficientMixture,
     FiberMAE,
     ModelConfig,
     Node,
@@ -21,7 +23,7 @@ from fiberifu.model import (
     pixel_nll,
     save_checkpoint,
 )
-from fiberifu.model.distribution import coefficient_nll, compress, fit_coefficients, marginal_variance
+from fiberifu.model.distribution import coefficient_nll, compress, fit_coefficients, functional_nll, marginal_variance
 from fiberifu.model.masking import hide_image, show_spectrum
 
 SMALL = dict(width=32, depth=2, heads=2, local_width=32, n_continuum=5, rank=2)
@@ -84,22 +86,22 @@ def test_gradients_reach_every_parameter(model):
 @torch.no_grad()
 def test_positions_do_not_see_each_other(model):
     batch = make_batch(model.config)
-    both = query(model, batch, slice(0, 4)).gaussian
+    both = query(model, batch, slice(0, 4)).mixture
     for i in range(4):
-        alone = query(model, batch, slice(i, i + 1)).gaussian
-        for name in ("mean", "diag", "factors"):
+        alone = query(model, batch, slice(i, i + 1)).mixture
+        for name in ("weight", "mean", "diag", "factors"):
             torch.testing.assert_close(getattr(alone, name)[0], getattr(both, name)[i], rtol=2e-5, atol=1e-5)
 
 
 @torch.no_grad()
 def test_one_galaxy_alone_or_in_a_batch(model):
     batch = make_batch(model.config)
-    both = query(model, batch, slice(1, 2)).gaussian.mean
+    both = query(model, batch, slice(1, 2)).mixture.mean
     args = (batch[k][1:2] for k in ("image", "sigma", "psf_fwhm"))
     image, sigma, psf = args
     encoded = model.encode(image, sigma, psf)
     alone = model.query(encoded, image, sigma, psf, torch.zeros(1, dtype=torch.int64), batch["fiber_offset"][1:2],
-                        batch["fiber_redshift"][1:2], batch["sigma_z"][1:2]).gaussian.mean  # fmt: skip
+                        batch["fiber_redshift"][1:2], batch["sigma_z"][1:2]).mixture.mean  # fmt: skip
     torch.testing.assert_close(alone, both, rtol=2e-5, atol=1e-5)
 
 
@@ -168,41 +170,74 @@ def test_all_missing_is_flagged_not_nan(model):
     batch["sigma"][:] = torch.inf
     decoded = query(model, batch, slice(0, 3))
     assert torch.isinf(decoded.scale_error).all()
-    assert torch.isfinite(decoded.gaussian.mean).all()
+    assert torch.isfinite(decoded.mixture.mean).all()
 
 
-def test_likelihood_is_the_dense_gaussian(model):
-    """Woodbury against the full covariance, with masked pixels."""
+def make_mixture(f, j, k, r, seed):
+    g = torch.Generator().manual_seed(seed)
+    draw = functools.partial(torch.randn, generator=g)
+    return CoefficientMixture(draw(f, j).softmax(-1), draw(f, j, k), 0.2 + draw(f, j, k).abs(), draw(f, j, k, r))
+
+
+def test_likelihood_is_the_dense_mixture():
+    """Woodbury against the full covariance of each component, with masked pixels."""
     g = torch.Generator().manual_seed(1)
     k, p = 6, 80
     basis = torch.randn(2, p, k, generator=g)
-    gaussian = CoefficientGaussian(
-        torch.randn(2, k, generator=g), torch.rand(2, k, generator=g), torch.randn(2, k, 2, generator=g)
-    )
-    flux, ivar = torch.randn(2, p, generator=g), 0.5 + torch.rand(2, p, generator=g)
+    mixture = make_mixture(2, 3, k, 2, seed=1)
+    flux, ivar = 3 * torch.randn(2, p, generator=g), 0.5 + torch.rand(2, p, generator=g)
     ivar[:, 10:20] = 0
     flux[:, 10:20] = 1e6  # never read
     floor = torch.full((2, p), 0.3)
-    got = pixel_nll(gaussian, basis, flux, ivar, floor)
+    got = pixel_nll(mixture, basis, flux, ivar, floor)
     good = ivar[0] > 0
     for i in range(2):
-        covariance = torch.diag(gaussian.diag[i] ** 2) + gaussian.factors[i] @ gaussian.factors[i].T
-        full = basis[i] @ covariance @ basis[i].T + torch.diag(1 / ivar[i].clamp(min=1e-9) + floor[i] ** 2)
-        normal = torch.distributions.MultivariateNormal(
-            (basis[i] @ gaussian.mean[i])[good].double(), full[good][:, good].double()
-        )
-        expected = -normal.log_prob(flux[i, good].double())
-        assert got[i].item() == pytest.approx(expected.item(), rel=1e-4)
+        parts = []
+        for weight, mean, root in zip(mixture.weight[i], mixture.mean[i], mixture.root[i], strict=True):
+            dense = (basis[i] @ root).double()
+            full = dense @ dense.T + torch.diag(1 / ivar[i].clamp(min=1e-9) + floor[i] ** 2)
+            normal = torch.distributions.MultivariateNormal((basis[i] @ mean)[good].double(), full[good][:, good])
+            parts.append(weight.double().log() + normal.log_prob(flux[i, good].double()))
+        assert got[i].item() == pytest.approx(-torch.stack(parts).logsumexp(0).item(), rel=1e-4)
+
+
+def test_functionals_are_scored_one_by_one():
+    """Each is a one-dimensional mixture, with the error that the pixels leave; what no pixel sees does not count."""
+    k = 4
+    mixture = make_mixture(3, 2, k, 2, seed=4)
+    weights = torch.randn(3, 5, k, generator=torch.Generator().manual_seed(6))
+    weights[:, 4] = torch.tensor([0.0, 0.0, 0.0, 1.0])  # not measured
+    weights[:, :4, 3] = 0
+    root = torch.randn(3, k, k, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    precision = root @ root.transpose(1, 2)
+    precision[:, 3], precision[:, :, 3] = 0, 0
+    best = torch.randn(3, k, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    got = functional_nll(mixture, weights, best, precision, limit=1e3)
+    for i in range(3):
+        noise = torch.linalg.inv(precision[i, :3, :3])
+        total = 0.0
+        for w in weights[i, :4].double():
+            value, own = w @ best[i], w[:3] @ noise @ w[:3]
+            each = [
+                weight * torch.distributions.Normal(w @ m, (own + (w @ r).square().sum()).sqrt()).log_prob(value).exp()
+                for weight, m, r in zip(
+                    mixture.weight[i], mixture.mean[i].double(), mixture.root[i].double(), strict=True
+                )
+            ]
+            total = total - sum(each).log()
+        assert got[i].item() == pytest.approx(total.item() / 4, rel=1e-4)
 
 
 def test_functionals_and_samples_agree():
-    g = torch.Generator().manual_seed(2)
-    gaussian = CoefficientGaussian(torch.ones(1, 4), torch.full((1, 4), 0.2), torch.randn(1, 4, 2, generator=g))
-    weights = torch.randn(3, 4, generator=g)
-    mean, variance = gaussian.project(weights)
-    draws = gaussian.sample(200_000, torch.Generator().manual_seed(5))[:, 0] @ weights.T
-    np.testing.assert_allclose(draws.mean(0), mean[0], atol=0.02)
-    np.testing.assert_allclose(draws.var(0), variance[0], rtol=0.02)
+    mixture = make_mixture(1, 3, 4, 2, seed=2)
+    weights = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
+    mean, variance = mixture.project(weights)
+    collapsed_mean, collapsed_variance = mixture.collapse().project(weights)
+    draws = mixture.sample(200_000, torch.Generator().manual_seed(5))[:, 0] @ weights.T
+    np.testing.assert_allclose(draws.mean(0), collapsed_mean[0], atol=0.03)
+    np.testing.assert_allclose(draws.var(0), collapsed_variance[0], rtol=0.02)
+    expected = mixture_cdf(np.zeros(3), mixture.weight[0].numpy(), mean[0].T.numpy(), variance[0].T.sqrt().numpy())
+    np.testing.assert_allclose((draws < 0).float().mean(0), expected, atol=0.005)
 
 
 @torch.no_grad()
@@ -211,15 +246,14 @@ def test_renderer_equals_the_dense_basis(model):
     batch["fiber_redshift"][:] = 0.05
     d = query(model, batch, slice(0, 3))
     renderer = Renderer(model.basis, model.edges, floor=0.01)
-    mean, variance = renderer.moments(Node(0.05, 1.0, d.gaussian, d.sigma_gas))
+    g = d.mixture.collapse()
+    mean, variance = renderer.moments(Node(0.05, 1.0, d.mixture, d.sigma_gas))
     z = torch.full((3,), 0.05)
     lsf = desi_lsf(model.basis.line_wave * 1.05).expand(3, -1)
     basis = model.basis.render(model.edges, z, d.sigma_gas, lsf)
-    expected = torch.einsum("fpk,fk->fp", basis, d.gaussian.mean)
+    expected = torch.einsum("fpk,fk->fp", basis, g.mean)
     torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-4)
-    g = d.gaussian
-    root = torch.cat([torch.diag_embed(g.diag), g.factors], -1)
-    total = (basis @ root).square().sum(-1) + (0.01 * expected) ** 2
+    total = (basis @ g.root).square().sum(-1) + (0.01 * expected) ** 2
     torch.testing.assert_close(variance, total, rtol=2e-3, atol=1e-6)
 
 
@@ -324,23 +358,21 @@ def test_fit_is_least_squares_and_leaves_unseen_coefficients_alone():
 
 
 def test_compressed_amplitudes():
-    """A well-measured line is scored in log flux: spread and error are relative; a noisy one is scored linearly."""
-    gaussian = CoefficientGaussian(
-        torch.tensor([[2.0, 200.0], [2.0, 4.0]]), torch.tensor([[0.1, 40.0], [0.1, 0.8]]), torch.zeros(2, 2, 1)
-    )
+    """A well-measured line is scored in log flux, and its error is relative; a noisy one is scored linearly."""
+    mean = torch.tensor([[2.0, 200.0], [2.0, 4.0]])
     best = torch.tensor([[2.0, 100.0], [2.0, 6.0]], dtype=torch.float64)
     error = torch.tensor([[0.01, 3.0], [0.01, 40.0]], dtype=torch.float64)
-    mean, root, best, precision = compress(gaussian, best, torch.diag_embed(error**-2), 1)
+    mean, best, precision = compress(mean, best, torch.diag_embed(error**-2), 1)
     assert (best - mean)[0, 1].item() == pytest.approx(-np.log(2), rel=0.02)
-    assert root[0, 1, 1].item() == pytest.approx(0.2, rel=0.01)
     assert precision[0, 1, 1].item() ** -0.5 == pytest.approx(0.03, rel=0.01)
     soft = np.hypot(1, 3 * 20)  # 1 A and three times the error of 40 / 2
     np.testing.assert_allclose(mean[:, 0], 1)  # the continuum stays linear
     assert mean[1, 1].item() == pytest.approx(2 / soft, rel=0.01)
     assert best[1, 1].item() == pytest.approx(3 / soft, rel=0.01)
     # the likelihood is that of one Gaussian per coefficient, up to the measured errors, which no model changes
-    got = coefficient_nll(mean, root, best, precision)
-    variance = root.diagonal(dim1=1, dim2=2) ** 2 + 1 / precision.diagonal(dim1=1, dim2=2)
+    guide = torch.tensor([0.05, 0.5])
+    got = coefficient_nll(mean, guide.diag().expand(2, -1, -1), best, precision)
+    variance = guide**2 + 1 / precision.diagonal(dim1=1, dim2=2)
     step = (best - mean) ** 2 / variance + (variance * precision.diagonal(dim1=1, dim2=2)).log()
     torch.testing.assert_close(got, 0.5 * step.sum(1).float(), rtol=1e-4, atol=1e-4)
 
@@ -350,11 +382,26 @@ def test_noisy_amplitudes_are_not_biased():
     n = 40_000
     truth, error = 10.0, 20.0
     noisy = truth + error * torch.randn(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    gaussian = CoefficientGaussian(torch.tensor([[1.0, truth]]).repeat(n, 1), torch.ones(n, 2), torch.zeros(n, 2, 1))
     precision = torch.diag_embed(torch.tensor([1e4, error**-2], dtype=torch.float64)).expand(n, -1, -1)
     best = torch.stack([torch.ones(n, dtype=torch.float64), noisy], 1)
-    mean, _, best, _ = compress(gaussian, best, precision, 1)
+    mean, best, _ = compress(torch.tensor([[1.0, truth]]).repeat(n, 1), best, precision, 1)
     assert best[:, 1].mean().item() == pytest.approx(mean[0, 1].item(), rel=0.1)
+
+
+def test_components_are_anchored_and_ordered(model):
+    """Every component makes the light of the image, lines and all; they differ in their lines alone."""
+    batch = make_batch(model.config)
+    with torch.no_grad():
+        d = query(model, batch, slice(0, 4))
+        photometry = model.basis.photometry(batch["fiber_redshift"][:4])
+    k = model.config.n_continuum
+    shape = d.mixture.mean / d.mixture.mean[..., :1]
+    torch.testing.assert_close(shape[:, 0, :k], shape[:, 2, :k], rtol=1e-4, atol=1e-5)
+    assert (shape[:, 1:, k:] > shape[:, :-1, k:]).all()  # so they start
+    bands = torch.einsum("fck,fjk->fjc", photometry, d.mixture.mean)
+    scale, _ = anchor(bands, d.flux[:, None], d.error[:, None])
+    torch.testing.assert_close(scale, torch.ones_like(scale), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close((d.mixture.weight[..., None] * bands).sum(1), d.predicted, rtol=1e-4, atol=1e-5)
 
 
 def test_marginal_errors_know_of_the_other_coefficients():
@@ -404,9 +451,9 @@ def test_lines_do_not_move_the_anchor(model):
     decoded = query(model, batch, slice(0, 4))
     k = model.config.n_continuum
     last = model.query_decoder.head.mean[-1].weight
-    (by_lines,) = torch.autograd.grad(decoded.gaussian.mean[:, k:].sum(), last, retain_graph=True)
+    (by_lines,) = torch.autograd.grad(decoded.mean[:, k:].sum(), last, retain_graph=True)
     assert (by_lines[:k] == 0).all() and (by_lines[k:] != 0).any()
-    (by_continuum,) = torch.autograd.grad(decoded.gaussian.mean[:, :k].sum(), last)
+    (by_continuum,) = torch.autograd.grad(decoded.mean[:, :k].sum(), last)
     assert (by_continuum[1:k] != 0).any() and (by_continuum[k:] == 0).all()
 
 

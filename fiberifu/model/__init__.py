@@ -7,7 +7,7 @@ from .basis import RestBasis, desi_lsf, pixel_edges
 from .checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from .config import ModelConfig
 from .decoder import Decoded, anchor, photometric_shape
-from .distribution import CoefficientGaussian, pixel_nll
+from .distribution import CoefficientGaussian, CoefficientMixture, pixel_nll
 from .lines import AMPLITUDES, LINE_WAVELENGTH, LINES
 from .mae import Encoded, FiberMAE, Losses
 from .render import Node, Renderer
@@ -17,6 +17,7 @@ __all__ = [
     "LINES",
     "LINE_WAVELENGTH",
     "CoefficientGaussian",
+    "CoefficientMixture",
     "Decoded",
     "Encoded",
     "FiberMAE",

@@ -17,6 +17,7 @@ from .lines import AMPLITUDES, LINE_COMPONENTS, LINE_WAVELENGTH, LINES
 
 __all__ = ["RestBasis", "desi_lsf", "pixel_edges"]
 
+LEVELS = ((3850.0, 3950.0), (4000.0, 4100.0), (6480.0, 6640.0))  # rest-frame angstrom
 BIN = 8  # rest-frame samples averaged for photometry
 
 
@@ -168,6 +169,21 @@ class RestBasis(nn.Module):
         line = self.line_wave * (1 + redshift[:, None])
         lines = self._response(line) * line[:, None] * (1 + redshift[:, None, None]) / norm[:, None]
         return torch.cat([continuum, lines @ self.tie], dim=-1)
+
+    def functionals(self, redshift):
+        """What is quoted of a spectrum: weights (F, M, K) of line amplitudes, band fluxes and continuum levels.
+
+        Bands are in units of the flux of the mean shape; levels are those of the 4000 A break (Balogh et al. 1999, ApJ
+        527, 54) and at H-alpha.
+        """
+        k, n = self.config.n_continuum, len(redshift)
+        bands = self.photometry(redshift)
+        bands = bands / bands[..., :1].clamp(min=1e-6)
+        wave = self.rest_wave
+        levels = torch.stack([self.continuum[:, (wave > low) & (wave < high)].mean(1) for low, high in LEVELS])
+        levels = nn.functional.pad(levels, (0, len(AMPLITUDES))).expand(n, -1, -1)
+        lines = torch.eye(self.n_coefficients, device=levels.device)[k:].expand(n, -1, -1)
+        return torch.cat([lines, bands, levels], 1)
 
     def _response(self, wave_FN):
         """Passbands (F, C, N) at observed wavelengths, linear between samples."""

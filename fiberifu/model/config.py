@@ -29,7 +29,8 @@ class ModelConfig:
     rest_step: float = 1e-4
     rest_size: int = 15309
     n_continuum: int = 14  # mean shape + principal components
-    rank: int = 4  # low-rank factors shared by all coefficients
+    components: int = 3  # of the mixture
+    rank: int = 3  # low-rank factors shared by all coefficients
     width: int = 112
     depth: int = 4
     heads: int = 4

@@ -1,18 +1,21 @@
-"""From what is read at a query to a distribution over coefficients; and hidden image patches from their place.
+"""From what is read at a query to a mixture over coefficients; and hidden image patches from their place.
 
-Shapes: F positions, K coefficients, R factors, C bands, D width.
+Shapes: F positions, J components, K coefficients, A of them amplitudes, R factors, C bands, D width.
 """
+
+import dataclasses
 
 import torch
 from torch import nn
 
 from .basis import RestBasis
-from .distribution import CoefficientGaussian
+from .distribution import CoefficientMixture
 from .encoder import Block
 from .lines import AMPLITUDES
 
-__all__ = ["CoefficientHead", "Decoded", "PatchDecoder", "QueryDecoder", "anchor", "photometric_shape"]
+__all__ = ["CoefficientHead", "Decoded", "UnitShapes", "PatchDecoder", "QueryDecoder", "anchor", "photometric_shape"]
 
+APART = 0.8  # natural logarithm: how far the outer components start from the middle one
 CALIBRATION_ERROR = 0.02  # relative error of the photometric zero points and of the aperture geometry
 # log of typical amplitudes [rest-frame angstrom], in the order of AMPLITUDES: where the network starts
 START = dict(O2_3726=1.0, O2_3729=1.2, Ne3_3869=-1.0, Hd=-0.3, Hg=0.3, Hb=1.0, O3_5007=1.0, He1_5876=-1.0,
@@ -24,14 +27,14 @@ def anchor(shape_flux, flux, error):
 
     Parameters
     ----------
-    shape_flux : Tensor (F, C)
+    shape_flux : Tensor (..., C)
         Synthetic photometry of continuum + lines of the unit shape [nanomaggy].
-    flux, error : Tensor (F, C)
+    flux, error : Tensor (..., C)
         Measured aperture photometry [nanomaggy]; error inf where there is none.
 
     Returns
     -------
-    scale, scale_error : Tensor (F,)
+    scale, scale_error : Tensor (...)
         Least squares over the bands; with no band at all the scale is 0 and its error inf.
     """
     variance = error**2 + (CALIBRATION_ERROR * flux) ** 2
@@ -77,15 +80,48 @@ def photometric_shape(photometry, flux, error, component_scale):
     return torch.cat([torch.ones_like(shape[:, :1]), shape * component_scale[1:]], 1)
 
 
+@dataclasses.dataclass
+class UnitShapes:
+    """What the head says of the coefficients, in units of the continuum.
+
+    Attributes
+    ----------
+    mean : Tensor (F, K)
+        The centre, on which the components are built.
+    logits : Tensor (F, J)
+    shift : Tensor (F, J, A)
+        Of the logarithms of the amplitudes, by component.
+    scale : Tensor (F, J, K)
+        Spreads.
+    mix : Tensor (F, K, R)
+        Factors in units of the spreads: which coefficients err together.
+    sigma_gas : Tensor (F,)
+        km/s.
+    """
+
+    mean: torch.Tensor
+    logits: torch.Tensor
+    shift: torch.Tensor
+    scale: torch.Tensor
+    mix: torch.Tensor
+    sigma_gas: torch.Tensor
+
+
 class CoefficientHead(nn.Module):
-    """Linear read-out with physical scales: mean, diagonal and factors of the coefficients, gas dispersion."""
+    """Read-out with physical scales: centre, components, spreads and factors of the coefficients, gas dispersion.
+
+    What an image does not tell is first of all how strong the lines are, and their distribution is skewed. So the
+    components differ in their lines; the continuum and what errs together with what are common to them.
+    """
 
     def __init__(self, config, basis: RestBasis):
         super().__init__()
-        self.config, self.n = config, basis.n_coefficients
+        self.config, self.n, j, a = config, basis.n_coefficients, config.components, len(AMPLITUDES)
         self.mean = self._mlp(config, self.n)
-        self.spread = self._mlp(config, self.n * (1 + config.rank) + 1)
+        self.sizes = [j, j * a, config.n_continuum, j * a, self.n * config.rank, 1]
+        self.spread = self._mlp(config, sum(self.sizes))
         self.register_buffer("start", torch.tensor([START[name] for name in AMPLITUDES]), persistent=False)
+        self.register_buffer("apart", APART * torch.linspace(-1, 1, j) if j > 1 else torch.zeros(1), persistent=False)
 
     @staticmethod
     def _mlp(config, size):
@@ -97,59 +133,77 @@ class CoefficientHead(nn.Module):
         )  # fmt: skip
 
     def forward(self, x, start, component_scale):
-        """Unit-shape coefficients (mean, diag, factors) and gas dispersion [km/s] of features (F, D).
-
-        The continuum is a correction to the shape ``start`` (F, n_continuum).
-        """
-        k = self.config.n_continuum
+        """`UnitShapes` of features (F, D); the continuum is a correction to the shape ``start`` (F, n_continuum)."""
+        k, j = self.config.n_continuum, self.config.components
         mean = self.mean(x)
         # what is learned about errors reads the features and does not shape them
-        raw = self.spread(x.detach())
-        spread, mix = raw[:, : self.n], raw[:, self.n : -1]
+        logits, shift, smooth, lines, mix, gas = self.spread(x.detach()).split(self.sizes, -1)
         continuum = start[:, 1:] + component_scale[1:] * mean[:, 1:k]
         amplitude = (self.start + 6 * torch.tanh(mean[:, k:] / 6)).exp()
         first = torch.ones_like(mean[:, :1])
+        shift = 3 * torch.tanh((shift.unflatten(1, (j, -1)) + self.apart[:, None]) / 3)
         # a relative error, not below that of 1 A; held, as the features are: the mean must not move to make it right
-        width = torch.hypot(amplitude, torch.ones_like(amplitude)).detach()
-        scale = torch.cat([0.05 * first, component_scale[1:].expand(len(x), -1), width], 1)
-        diag = scale * (6 * torch.tanh(spread / 6) - 0.7).exp()
-        factors = scale[..., None] * 0.3 * mix.unflatten(1, (self.n, -1))
-        sigma_gas = 20 + 280 * torch.sigmoid(raw[:, -1] - 1.5)
-        return torch.cat([first, continuum, amplitude], 1), diag, factors, sigma_gas
+        width = amplitude.detach()[:, None] * shift.exp()
+        width = torch.hypot(width, torch.ones_like(width)) * _positive(lines).unflatten(1, (j, -1))
+        scale = torch.cat([0.05 * first, component_scale[1:].expand(len(x), -1)], 1) * _positive(smooth)
+        return UnitShapes(
+            mean=torch.cat([first, continuum, amplitude], 1),
+            logits=logits,
+            shift=shift,
+            scale=torch.cat([scale[:, None].expand(-1, j, -1), width], -1),
+            mix=mix.unflatten(1, (self.n, -1)),
+            sigma_gas=20 + 280 * torch.sigmoid(gas[:, 0] - 1.5),
+        )
+
+
+def _positive(x):
+    """Factors around 1/2, between 0.001 and 200."""
+    return (6 * torch.tanh(x / 6) - 0.7).exp()
 
 
 class Decoded:
-    """What the network says at F positions: a Gaussian of physical coefficients and what belongs to it.
+    """What the network says at F positions: a mixture of physical coefficients and what belongs to it.
 
     Attributes
     ----------
-    gaussian : CoefficientGaussian
-        In 1e-17 erg/s/cm2/A (continuum) and 1e-17 erg/s/cm2/A x rest angstrom (amplitudes).
+    mixture : CoefficientMixture
+        In 1e-17 erg/s/cm2/A (continuum) and 1e-17 erg/s/cm2/A x rest angstrom (amplitudes). Of what made its means,
+        nothing is trained by it.
+    mean : Tensor (F, K)
+        The centre of the mixture in the same units: what trains the means.
     sigma_gas : Tensor (F,)
         Dispersion of the lines, km/s.
     scale, scale_error : Tensor (F,)
-        The photometric anchor, 1e-17 erg/s/cm2/A.
-    flux, error, synthetic : Tensor (F, C)
-        Aperture photometry, its error and what the unscaled shape predicts for it [nanomaggy].
+        The photometric anchor of the centre, 1e-17 erg/s/cm2/A.
+    flux, error, predicted : Tensor (F, C)
+        Aperture photometry, its error and what the mean of the mixture makes of it [nanomaggy].
     """
 
-    def __init__(self, shape, photometry, flux, error):
-        mean, diag, factors, self.sigma_gas = shape
-        self.flux, self.error = flux, error
-        is_line = torch.arange(mean.shape[1], device=mean.device) >= mean.shape[1] - len(AMPLITUDES)
+    def __init__(self, shapes, photometry, flux, error):
+        self.flux, self.error, self.sigma_gas = flux, error, shapes.sigma_gas
+        mean, n_lines = shapes.mean, len(AMPLITUDES)
+        is_line = torch.arange(mean.shape[1], device=mean.device) >= mean.shape[1] - n_lines
         # lines add to the bands, and must not move to make the anchor right
-        self.synthetic = torch.einsum("fck,fk->fc", photometry, torch.where(is_line, mean.detach(), mean))
-        self.scale, self.scale_error = anchor(self.synthetic, flux, error)
-        scale, scale_error = self.scale, self.scale_error.detach()
-        # in training the anchor is held for lines and errors: the colours must not move to make a line flux right
-        held = scale.detach()[:, None]
-        # the anchor's error moves the whole spectrum together: one more factor, along the mean
-        grey = torch.where(torch.isfinite(scale_error), scale_error, 0.0)[:, None] * mean.detach()
-        self.gaussian = CoefficientGaussian(
-            torch.where(is_line, held, scale[:, None]) * mean,
-            held.abs() * diag,
-            torch.cat([held[..., None] * factors, grey[..., None]], -1),
+        synthetic = torch.einsum("fck,fk->fc", photometry, torch.where(is_line, mean.detach(), mean))
+        self.scale, self.scale_error = anchor(synthetic, flux, error)
+        # in training the anchor is held for lines: the colours must not move to make a line flux right
+        self.mean = torch.where(is_line, self.scale.detach()[:, None], self.scale[:, None]) * mean
+        # every component is anchored, as bright lines are light in the bands; all of this is held: see `mixture`
+        held = mean.detach()[:, None].expand(-1, shapes.shift.shape[1], -1)
+        shape = torch.cat([held[..., :-n_lines], held[..., -n_lines:] * shapes.shift.exp()], -1)
+        scale, scale_error = anchor(
+            torch.einsum("fck,fjk->fjc", photometry, shape.detach()), flux[:, None], error[:, None]
         )
+        factors = shapes.scale[..., None] * 0.3 * shapes.mix[:, None]
+        # the anchor's error moves the whole spectrum together: one more factor, along the mean
+        grey = torch.where(torch.isfinite(scale_error), scale_error, 0.0)[..., None] * shape.detach()
+        self.mixture = CoefficientMixture(
+            shapes.logits.softmax(-1),
+            scale[..., None] * shape,
+            scale.abs()[..., None] * shapes.scale,
+            torch.cat([scale.abs()[..., None, None] * factors, grey[..., None]], -1),
+        )
+        self.predicted = torch.einsum("fck,fj,fjk->fc", photometry, self.mixture.weight, self.mixture.mean)
 
 
 class QueryDecoder(nn.Module):

@@ -1,10 +1,10 @@
-"""Low-rank + diagonal Gaussian over basis coefficients, and its likelihood in pixels.
+"""Mixture of low-rank + diagonal Gaussians over basis coefficients, and its likelihood in pixels.
 
-The covariance of the K coefficients of a position is ``diag(d^2) + U U^T``: one dictionary (the rendered basis) shared
-by all positions, a covariance among its directions for each. Pixels, lines, bands and sums are linear in the
-coefficients, hence Gaussian too.
+The covariance of the K coefficients of a position is ``diag(d^2) + U U^T`` in each component: one dictionary (the
+rendered basis) shared by all positions, a covariance among its directions for each. Pixels, lines, bands and sums are
+linear in the coefficients, hence one-dimensional mixtures of Gaussians (`fiberifu.mixture` has their quantiles).
 
-Shapes: F positions, K coefficients, R factors, P pixels, M functionals.
+Shapes: F positions, J components, K coefficients, R factors, P pixels, M functionals.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ import math
 import torch
 from torch import nn
 
-__all__ = ["CoefficientGaussian", "coefficient_nll", "compress", "fit_coefficients", "marginal_variance", "measure",
-           "pixel_nll"]  # fmt: skip
+__all__ = ["CoefficientGaussian", "CoefficientMixture", "coefficient_nll", "compress", "fit_coefficients",
+           "functional_nll", "measure", "mixture_nll", "pixel_nll", "marginal_variance"]  # fmt: skip
 
 BLOCK = 256  # pixels
 SOFTENING = 3.0  # measured errors, where the scale of line amplitudes turns from linear to logarithmic
@@ -41,13 +41,57 @@ class CoefficientGaussian:
         variance = torch.einsum("fmk,fk->fm", weights**2, self.diag**2)
         return mean, variance + (weights @ self.factors).square().sum(-1)
 
+
+@dataclasses.dataclass
+class CoefficientMixture:
+    """Components in physical units: weight (F, J), mean (F, J, K), diag (F, J, K), factors (F, J, K, R).
+
+    The last factor of a component is the error of the photometric scale.
+    """
+
+    weight: torch.Tensor
+    mean: torch.Tensor
+    diag: torch.Tensor
+    factors: torch.Tensor
+
+    @property
+    def root(self):
+        """A root (F, J, K, K + R) of the covariance of each component."""
+        return torch.cat([torch.diag_embed(self.diag), self.factors], dim=-1)
+
+    def in_units(self, unit):
+        """The same in units (F,) of each position."""
+        unit = unit[:, None, None]
+        return CoefficientMixture(self.weight, self.mean / unit, self.diag / unit, self.factors / unit[..., None])
+
+    def collapse(self):
+        """The `CoefficientGaussian` of the same mean and covariance: what is between the components becomes factors."""
+        weight = self.weight[..., None]
+        mean = (weight * self.mean).sum(1)
+        root = weight.sqrt()
+        between = root * (self.mean - mean[:, None])  # (F, J, K)
+        within = (root[..., None] * self.factors).transpose(1, 2).flatten(2)  # (F, K, J R)
+        diag = (weight * self.diag**2).sum(1).sqrt()
+        return CoefficientGaussian(mean, diag, torch.cat([within, between.transpose(1, 2)], -1))
+
+    def project(self, weights):
+        """Mean and variance (F, J, M) by component of linear functionals ``weights`` (M, K) or (F, M, K)."""
+        if weights.dim() == 2:
+            weights = weights.expand(len(self.mean), -1, -1)
+        mean = torch.einsum("fmk,fjk->fjm", weights, self.mean)
+        variance = torch.einsum("fmk,fjk->fjm", weights**2, self.diag**2)
+        return mean, variance + (weights[:, None] @ self.factors).square().sum(-1)
+
     def sample(self, n, generator=None):
         """Draw coefficients (n, F, K). The last factor, the photometric scale, is common to all positions of a draw."""
-        shape = (n, *self.mean.shape)
-        noise = torch.randn(shape, generator=generator).to(self.mean)
-        common = torch.randn(n, *self.factors.shape[::2], generator=generator).to(self.mean)
+        size, _, k = self.mean.shape
+        picked = torch.multinomial(self.weight, n, replacement=True, generator=generator).T  # (n, F)
+        row = torch.arange(size)
+        mean, diag, factors = (x[row, picked] for x in (self.mean, self.diag, self.factors))
+        noise = torch.randn((n, size, k), generator=generator).to(mean)
+        common = torch.randn((n, size, factors.shape[-1]), generator=generator).to(mean)
         common[..., -1] = common[:, :1, -1]
-        return self.mean + self.diag * noise + torch.einsum("fkr,nfr->nfk", self.factors, common)
+        return mean + diag * noise + torch.einsum("nfkr,nfr->nfk", factors, common)
 
 
 def fit_coefficients(basis, flux, weight):
@@ -132,53 +176,101 @@ def measure(basis, flux, ivar, floor):
     return torch.where(n > 0, misfit, 0.0), best, precision
 
 
-def pixel_nll(gaussian, basis, flux, ivar, floor):
+def mixture_nll(mixture, best, precision):
+    """What the coefficients add to the negative log-likelihood (F,), the component summed over: `coefficient_nll`."""
+    each = coefficient_nll(
+        mixture.mean.flatten(0, 1), mixture.root.flatten(0, 1), *(_repeat(x, mixture) for x in (best, precision))
+    ).unflatten(0, mixture.weight.shape)
+    return -torch.logsumexp(mixture.weight.clamp(min=1e-12).log() - each, -1)
+
+
+def _repeat(x, mixture):
+    return x[:, None].expand(-1, mixture.weight.shape[1], *x.shape[1:]).flatten(0, 1)
+
+
+def functional_nll(mixture, weights, best, precision, limit):
+    """Negative log-likelihood of linear functionals one by one, measured with what the pixels know of them.
+
+    The joint likelihood is dominated by what is measured best; here every line and band counts alike, and the
+    intervals that are quoted for them are what is fitted.
+
+    Parameters
+    ----------
+    mixture : CoefficientMixture
+    weights : Tensor (F, M, K)
+    best : Tensor (F, K)
+    precision : Tensor (F, K, K)
+    limit : float
+        Functionals that are measured worse than this (standard deviation) are left out.
+
+    Returns
+    -------
+    Tensor (F,)
+        Mean over the functionals that are measured; 0 where none is.
+    """
+    weights = weights.double()
+    inverse, unit = _unit_inverse(precision)
+    scaled = weights * unit[:, None]
+    noise = torch.einsum("fmk,fkl,fml->fm", scaled, inverse, scaled)
+    good = (noise > 0) & (noise < limit**2)
+    value = torch.einsum("fmk,fk->fm", weights, best.double()).float()
+    mean, variance = mixture.project(weights.float())
+    variance = variance + torch.where(good, noise, 1.0).float()[:, None]
+    logs = -0.5 * ((value[:, None] - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi))
+    total = -torch.logsumexp(mixture.weight.clamp(min=1e-12).log()[..., None] + logs, 1)
+    return torch.where(good, total, 0.0).sum(-1) / good.sum(-1).clamp(min=1)
+
+
+def pixel_nll(mixture, basis, flux, ivar, floor):
     """Negative log-likelihood (F,) of noisy spectra, marginalised over the coefficients, summed over good pixels.
 
-    ``flux ~ N(B m, B C B^T + diag(1/ivar + floor^2))`` splits into the misfit of the best coefficients and the distance
-    of the predicted coefficients from them. Training weighs and transforms the parts (`FiberMAE.spectrum_nll`); here
-    they are as they come. Arguments as of `measure`.
+    ``flux ~ sum_j w_j N(B m_j, B C_j B^T + diag(1/ivar + floor^2))`` splits into the misfit of the best coefficients
+    and the distance of the predicted coefficients from them. Training weighs and transforms the parts
+    (`FiberMAE.spectrum_nll`); here they are as they come. Arguments as of `measure`.
     """
     misfit, best, precision = measure(basis, flux, ivar, floor)
-    return misfit * (ivar > 0).sum(-1) + coefficient_nll(gaussian.mean, gaussian.root, best, precision)
+    return misfit * (ivar > 0).sum(-1) + mixture_nll(mixture, best, precision)
 
 
 def marginal_variance(precision):
     """Diagonal (F, K) of the inverse of ``precision`` (F, K, K); very large where a coefficient is not measured."""
-    scale = precision.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).rsqrt()
+    inverse, unit = _unit_inverse(precision)
+    return unit**2 * inverse.diagonal(dim1=-2, dim2=-1)
+
+
+def _unit_inverse(precision):
+    """Inverse (F, K, K) of ``precision`` in units (F, K) in which its diagonal is 1, and these units."""
+    unit = precision.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).rsqrt()
     ridge = 1e-9 * torch.eye(precision.shape[-1], device=precision.device, dtype=precision.dtype)
-    inverse = torch.linalg.inv_ex(precision * scale[:, :, None] * scale[:, None] + ridge).inverse
-    return scale**2 * inverse.diagonal(dim1=-2, dim2=-1)
+    return torch.linalg.inv_ex(precision * unit[:, :, None] * unit[:, None] + ridge).inverse, unit
 
 
-def compress(gaussian, best, precision, first):
-    """Means, spreads and measurements in units of the continuum, with asinh of the amplitudes.
+def compress(mean, best, precision, first):
+    """Means and measurements in units of the continuum, with asinh of the amplitudes.
 
     Line amplitudes spread over decades, and in linear flux one starburst outweighs a hundred galaxies. Here they are
     ``asinh(x / a)`` with ``a`` three times the measured error (marginal over the other coefficients) and 1 A in
     quadrature: logarithms where they are well measured, linear within the noise, as a curve there would bias the mean
-    of noisy amplitudes. The predicted spread is taken along at the mean, the measured error at the best amplitude:
+    of noisy amplitudes. The measured error is taken along at the best amplitude:
     ``d asinh(x / a) = dx / sqrt(a^2 + x^2)``.
 
     Parameters
     ----------
-    gaussian : CoefficientGaussian
+    mean : Tensor (F, K)
     best, precision : Tensor (F, K), (F, K, K)
     first : int
         Index of the first amplitude.
 
     Returns
     -------
-    mean, root, best, precision : Tensor
+    mean, best, precision : Tensor
         As `coefficient_nll` takes them.
     """
-    unit = gaussian.mean[:, :1].detach().abs().clamp(min=1e-3)
-    mean, root, best, precision = (
-        gaussian.mean / unit, gaussian.root / unit[..., None], best / unit, precision * unit[..., None] ** 2
-    )  # fmt: skip
+    unit = mean[:, :1].detach().abs().clamp(min=1e-3)
+    mean, best, precision = mean / unit, best / unit, precision * unit[..., None] ** 2
     is_line = torch.arange(mean.shape[-1], device=mean.device) >= first
     variance = marginal_variance(precision)
     soft = (1 + (SOFTENING**2 * variance).clamp(max=1e6)).sqrt()
-    at_mean, at_best = (torch.where(is_line, (soft**2 + x**2).rsqrt(), 1.0) for x in (mean.detach(), best))
+    at_best = torch.where(is_line, (soft**2 + best**2).rsqrt(), 1.0)
     mean, best = (torch.where(is_line, (x / soft).asinh(), x) for x in (mean, best))
-    return mean, root * at_mean[..., None], best, precision / at_best[:, :, None] / at_best[:, None]
+    return mean, best, precision / at_best[:, :, None] / at_best[:, None]

@@ -10,11 +10,13 @@ from torch import nn
 
 from .basis import RestBasis, desi_lsf, pixel_edges
 from .decoder import Decoded, PatchDecoder, QueryDecoder, photometric_shape
-from .distribution import coefficient_nll, compress, measure
+from .distribution import coefficient_nll, compress, functional_nll, measure, mixture_nll
 from .encoder import Encoder
 from .local import LocalView
 from .masking import hide_image, show_spectrum
 from .tokens import ImageTokens, SpectrumTokens, patch_centres
+
+MEASURED = 300.0  # error of a functional, in units of the continuum (x 1 A for lines), beyond which it is not measured
 
 __all__ = ["Encoded", "FiberMAE", "Losses"]
 
@@ -185,22 +187,31 @@ class FiberMAE(nn.Module):
     def spectrum_nll(self, decoded, flux, ivar, redshift):
         """Losses of the fibre spectra: misfit per pixel, mean and spread per coefficient.
 
-        In one likelihood the well-predicted coefficients would outweigh the others thousands of times. So the mean is
-        fitted under fixed spreads (``guide``), and the spreads under the mean as it is (Stirn et al. 2023, AISTATS,
-        "Faithful heteroscedastic regression"); both know the errors of the spectrum.
+        In one likelihood the well-predicted coefficients would outweigh the others thousands of times. So the centre is
+        fitted under fixed spreads (``guide``), and the mixture around the centre as it is (Stirn et al. 2023, AISTATS,
+        "Faithful heteroscedastic regression"), to all coefficients together and to lines and bands one by one.
         """
         c, basis = self.config, self.basis
         lsf = desi_lsf(basis.line_wave * (1 + redshift[:, None]))
         rendered = basis.render(self.edges, redshift, decoded.sigma_gas, lsf)
-        floor = self.log_floor.exp() * torch.einsum("fpk,fk->fp", rendered, decoded.gaussian.mean).detach().abs() + 1e-4
+        floor = self.log_floor.exp() * torch.einsum("fpk,fk->fp", rendered, decoded.mean).detach().abs() + 1e-4
         misfit, best, precision = measure(rendered, flux, ivar, floor)
-        mean, root, best, precision = compress(decoded.gaussian, best, precision, c.n_continuum)
-        lines = torch.ones(basis.n_coefficients - c.n_continuum, device=mean.device)
+        lines = torch.ones(basis.n_coefficients - c.n_continuum, device=flux.device)
         guide = torch.cat([0.05 * lines[:1], 0.35 * basis.component_scale[1:], 0.5 * lines]).diag()
-        fit = coefficient_nll(mean, guide.expand(len(mean), -1, -1), best, precision)
-        spread = coefficient_nll(mean.detach(), root, best, precision)
+        mean, at, known = compress(decoded.mean, best, precision, c.n_continuum)
+        fit = coefficient_nll(mean, guide.expand(len(flux), -1, -1), at, known)
+        # the mixture in units of the continuum, in linear flux: noise is Gaussian there
+        unit = decoded.mean[:, 0].detach().abs().clamp(min=1e-3)
+        mixture, best, precision = (
+            decoded.mixture.in_units(unit),
+            best / unit[:, None],
+            precision * unit[:, None, None] ** 2,
+        )
+        spread = mixture_nll(mixture, best, precision) / basis.n_coefficients
+        functionals = basis.functionals(redshift)
+        spread = spread + functional_nll(mixture, functionals, best, precision, MEASURED)
         usable = (ivar > 0).any(-1) & torch.isfinite(decoded.scale_error)
-        parts = misfit, fit / basis.n_coefficients, spread / basis.n_coefficients
+        parts = misfit, fit / basis.n_coefficients, spread
         return tuple(torch.where(usable, x, 0.0).sum() / usable.sum().clamp(min=1) for x in parts)
 
     def image_nll(self, encoded, visible):

@@ -4,12 +4,13 @@ Shapes: N positions, P pixels, K coefficients, R factors, L lines, W window.
 """
 
 import dataclasses
+import functools
 
 import torch
 
 from ..constants import C_KMS
 from .basis import desi_lsf
-from .distribution import CoefficientGaussian
+from .distribution import CoefficientMixture
 
 __all__ = ["Node", "Renderer"]
 
@@ -22,8 +23,13 @@ class Node:
 
     redshift: float
     weight: float
-    gaussian: CoefficientGaussian
+    mixture: CoefficientMixture
     sigma_lines: torch.Tensor  # (N,) km/s, without the instrument
+
+    @functools.cached_property
+    def gaussian(self):
+        """`CoefficientGaussian` of the mixture's mean and covariance."""
+        return self.mixture.collapse()
 
 
 class Renderer:
