@@ -109,7 +109,7 @@ def value(rows, predictor, score, *where, **options):
 # ---------------------------------------------------------------- honesty
 def test_perfect_prediction_scores_perfectly(rows):
     best = ("R2", "AUC", "Spearman", "cosine", "kappa", "r after", "sense", "amplitude")
-    worst = ("MAE", "bias", "RMS", "spread")
+    worst = ("MAE", "bias", "RMS", "spread", "no answer")
     perfect = [row for row in rows if row["predictor"] == "perfect" and ", minus" not in row["score"]]
     assert {row["quantity"] for row in perfect} >= {"Ha", "Hb", "O3", "N2", "S2", "O2", "N2/Ha", "bpt", "velocity"}
     defined = [row for row in perfect if row["value"] is not None]
@@ -290,7 +290,7 @@ def test_bad_spaxels_and_galaxies_do_not_stop_the_rest(truths):
     maps[6] = None
     maps[7] = dataclasses.replace(maps[7], flux=maps[7].flux.copy(), flux_sigma=np.zeros((60, 15)))
     maps[7].flux[:5], maps[7].flux[5:10] = np.inf, -np.inf
-    rows = measure_scores({"perfect": maps}, truths, draws=5)
+    rows = measure_scores({"perfect": maps}, truths, draws=5, competing=())
     assert find(rows, "R2 log EW")["value"] == 1 and find(rows, "R2 log EW")["galaxies"] == 5
     assert find(rows, "R2 log flux", "S2")["value"] == 1 and find(rows, "R2 log flux", "S2")["galaxies"] == 6
     scored, curves = measure_calibration({"perfect": maps}, truths, draws=5)

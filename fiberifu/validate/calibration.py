@@ -100,7 +100,9 @@ def _with_errors(answers, field, i, competing):
     """Positions of each method that gives errors: where all that compete and itself have value and error."""
     there = {}
     for name, answer in answers.items():
-        value, sigma = getattr(answer, field)[..., i], getattr(answer, f"{field}_sigma")[..., i]
+        value, sigma = (getattr(answer, part) for part in (field, f"{field}_sigma"))
+        if i is not None:
+            value, sigma = value[:, i], sigma[:, i]
         there[name] = np.isfinite(value) & (sigma >= 0)
     there = {name: own for name, own in there.items() if own.any()}
     racing = [own for name, own in there.items() if name in competing]
@@ -154,7 +156,7 @@ def _judge_ratio(book, spaxels, answers, ratio, lines):
 
 
 def _judge_velocity(book, spaxels, answers, competing):
-    for name, there in _with_errors(answers, "velocity", ..., competing).items():
+    for name, there in _with_errors(answers, "velocity", None, competing).items():
         where = there & np.isfinite(spaxels.velocity) & spaxels.selected("Ha") & spaxels.region("whole")
         found = _tally_at(spaxels, where, spaxels.velocity, answers[name].velocity, answers[name].velocity_sigma)
         book.add(name, "velocity", "whole", "all", found, "km/s")

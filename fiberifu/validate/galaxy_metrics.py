@@ -124,24 +124,19 @@ def _score_gradient(table, spaxels, name, where, log_o3n2, predicted):
 # ---------------------------------------------------------------- motion
 def score_velocity(table, spaxels, answers):
     """Sense and amplitude of rotation where H-alpha is strong, for methods that predict velocities."""
-    finite = {name: np.isfinite(answer.velocity) for name, answer in answers.items()}
-    names = [name for name, there in finite.items() if there.any()]
-    if not names:
-        return
-    there = np.logical_and.reduce([finite[name] for name in names]) & np.isfinite(spaxels.velocity)
-    where = np.flatnonzero(there & spaxels.selected("Ha") & spaxels.region("whole"))
-    if not len(where):
-        return
-    galaxy, truth = spaxels.galaxy[where], spaxels.velocity[where]
-    for name in names:
-        predicted = answers[name].velocity[where]
-        slope = scores.rotation(truth, predicted, galaxy, spaxels.size)
-        found = {
-            "sense of rotation agrees": scores.galaxy_mean(
-                np.where(np.isfinite(slope), slope > 0, np.nan), table.weights
-            ),
-            "amplitude of rotation, median": scores.median(slope, table.weights),
-            "R2 velocity within galaxies": scores.r2_within(truth, predicted, galaxy, table.weights),
-            "RMS velocity [km/s]": scores.rms(truth, predicted, galaxy, table.weights),
-        }
-        table.add(name, "velocity", "whole", "all", found, len(np.unique(galaxy)), len(where))
+    known = np.isfinite(spaxels.velocity) & spaxels.selected("Ha") & spaxels.region("whole")
+    for there, names in shared(answers, "velocity"):
+        where = np.flatnonzero(there & known)
+        galaxy, truth = spaxels.galaxy[where], spaxels.velocity[where]
+        for name in names if len(where) else ():
+            predicted = answers[name].velocity[where]
+            slope = scores.rotation(truth, predicted, galaxy, spaxels.size)
+            found = {
+                "sense of rotation agrees": scores.galaxy_mean(
+                    np.where(np.isfinite(slope), slope > 0, np.nan), table.weights
+                ),
+                "amplitude of rotation, median": scores.median(slope, table.weights),
+                "R2 velocity within galaxies": scores.r2_within(truth, predicted, galaxy, table.weights),
+                "RMS velocity [km/s]": scores.rms(truth, predicted, galaxy, table.weights),
+            }
+            table.add(name, "velocity", "whole", "all", found, len(np.unique(galaxy)), len(where))

@@ -66,8 +66,8 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
     published cosine, which take all of a region. Predictions below a tenth of the limits of selection count as that,
     and so does an answer that a method of ``competing`` does not give: all of them are scored on the same positions, and
     who fails where it is hard gains nothing. "no answer, EW" and "no answer, flux" are the shares of chosen positions
-    without one. A method without any answer for a quantity takes no part in it. (Velocities: only positions where all
-    methods that predict them do.)
+    without one. A method without any answer for a quantity takes no part in it. Velocities are scored where a method
+    has them.
 
     "log flux" is the flux in the aperture; all apertures are equal, so it is log surface brightness but for a constant.
     "r after r-band" regresses on the true light: a method that multiplies the light of the image has the noise of the

@@ -161,19 +161,20 @@ def complete(spaxels, answers):
     return dataclasses.replace(answers, **filled)
 
 
-def shared(answers, field, index):
+def shared(answers, field, index=None):
     """Yield positions (N,) of bool with answers, and the names of all methods that have theirs exactly there.
 
     Parameters
     ----------
     answers : dict of str to Answers
-    field : {'flux', 'ew'}
-    index : int or tuple of int
-        Columns: a position counts if all are there. A method without any answer takes no part.
+    field : {'flux', 'ew', 'velocity'}
+    index : int or tuple of int, optional
+        Columns, for a field that has them: a position counts if all are there. A method without any answer takes no part.
     """
     groups = {}
     for name, answer in answers.items():
-        there = np.isfinite(getattr(answer, field)[:, np.atleast_1d(index)]).all(1)
+        there = np.isfinite(getattr(answer, field))
+        there = there if index is None else there[:, np.atleast_1d(index)].all(1)
         if there.any():
             groups.setdefault(there.tobytes(), (there, []))[1].append(name)
     yield from groups.values()
