@@ -3,12 +3,13 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fiberifu.model import LINE_WAVELENGTH, LINES, ModelConfig
-from fiberifu.validate import baselines, fiber_sample, image_view, nulls
+from fiberifu.validate import baselines, code_hash, fiber_sample, image_view, nulls
 from fiberifu.validate.line_fit import LineFitter
 from fiberifu.validate.maps import TruthMaps
 from fiberifu.validate.regress import LineRegression, make_trees
@@ -302,10 +303,36 @@ def test_without_scikit_learn(sample, galaxies, monkeypatch):
 
 
 # ------------------------------------------------------------- the nulls
+class Seen(baselines.Predictor):
+    """Gives back what it is shown."""
+
+    name = key = "seen"
+
+    def of(self, null, galaxy):
+        return null(self).predict(galaxy)
+
+    def predict(self, galaxy):
+        return galaxy
+
+
 def test_nulls_know_nothing(trees, position, galaxies):
     assert residuals(nulls.Shuffled(trees, galaxies), galaxies).std() > 0.9 * residuals(position, galaxies).std()
     blank = nulls.Blank(trees).predict(galaxies[0])
-    assert np.ptp(blank.ew[:, HA]) == 0 and np.all(abs(blank.flux[:, HA]) < 0.2 * galaxies[0].flux[:, HA].max())
+    assert np.isfinite(blank.ew[:, HA]).all() and np.all(abs(blank.flux[:, HA]) < 0.2 * galaxies[0].flux[:, HA].max())
+    # neither the image nor its errors, which grow with the light, are seen
+    seen = []
+    first = dataclasses.replace(galaxies[0], sigma=galaxies[0].sigma * np.ones((4, 1, 1)))
+    first.sigma[1, :3] = np.inf
+    for galaxy in (first, dataclasses.replace(first, image=2 * first.image, sigma=first.sigma.copy())):
+        middle = galaxy.sigma.shape[-1] // 2
+        galaxy.sigma[:, middle - 9 : middle + 9, middle - 9 : middle + 9] *= 1 + len(seen)
+        seen.append(Seen().of(nulls.Blank, galaxy))
+    np.testing.assert_array_equal(seen[0].image, seen[1].image)
+    np.testing.assert_array_equal(seen[0].sigma, seen[1].sigma)
+    assert (np.isinf(seen[0].sigma) == np.isinf(first.sigma)).all()
+    assert all(len(np.unique(band[np.isfinite(band)])) == 1 for band in seen[0].sigma)
+    good = np.isfinite(seen[0].sigma)
+    assert (seen[0].image[good] / seen[0].sigma[good]).std() == pytest.approx(1, abs=0.05)
     assert len({trees.key, nulls.Blank(trees).key, nulls.Shuffled(trees, galaxies).key}) == 3
     with pytest.raises(ValueError, match="at least two galaxies"):
         nulls.Shuffled(trees, galaxies[:1])
@@ -408,6 +435,23 @@ def test_spaxel_sample(training, tmp_path):
     assert np.nanstd(pull) == pytest.approx(1, abs=0.2)
     with pytest.raises(ValueError, match="held-out"):
         fiber_sample.sample_spaxels(recipe, pack, 12, seed=77_000_001)
+
+
+def test_hash_of_what_predicts(tmp_path, monkeypatch):
+    """Predictions of other code are not resumed; every module in the list exists."""
+    root, prediction_sha256 = Path(code_hash.__file__).parents[1], code_hash.prediction_sha256.__wrapped__
+    assert all(list(root.glob(f"{name}.py")) for name in code_hash.PREDICTING)
+    monkeypatch.setattr(code_hash, "PREDICTING", ("decode", "model/*"))
+    (tmp_path / "model").mkdir()
+    keys = []
+    for decode, layer in (("x = 1", "y = 2"), ("x = 1  # one", '"""A layer."""\ny = 2'), ("x = 2", "y = 2"),
+                          ("x = 1", "y = 3")):  # fmt: skip
+        (tmp_path / "decode.py").write_text(decode)
+        (tmp_path / "model" / "layer.py").write_text(layer)
+        keys.append(prediction_sha256(tmp_path))
+    assert keys[0] == keys[1] and len(set(keys)) == 3
+    with pytest.raises(FileNotFoundError, match=r"no decode.py"):
+        prediction_sha256(tmp_path / "nowhere")
 
 
 def test_hash_of_the_simulator_ignores_words(tmp_path):

@@ -10,12 +10,13 @@ from scipy import integrate, stats
 
 from fiberifu.model import LINES
 from fiberifu.psf import moffat_psf
-from fiberifu.validate import PredictedMaps, TruthMaps, measure_calibration, measure_scores, scores
+from fiberifu.validate import PredictedMaps, TruthMaps, measure_calibration, measure_scores, reliability, scores
 from fiberifu.validate.bootstrap import Bootstrap, galaxy_quantile, galaxy_ranks, interval, weighted_quantile
 from fiberifu.validate.maps import APERTURE_AREA
 from fiberifu.validate.pooling import pool_predictions, pool_truths
 from fiberifu.validate.profiles import galaxy_gradient, o3n2_metallicity, sums_in_re
 from fiberifu.validate.reliability import below, covered, gaussian_crps, tally, verdict
+from fiberifu.validate.score_notes import null_verdicts
 from fiberifu.validate.survey_truth import correlated_sigma, match_psf
 
 HA, N2 = LINES.index("Ha"), LINES.index("N2_6583")
@@ -168,7 +169,8 @@ def test_rotation_has_sign_and_amplitude(rows):
 
 def test_rows_are_tidy_and_json(rows):
     keys = "predictor quantity region stratum score value low high galaxies spaxels".split()
-    assert all(list(row) == keys for row in rows)
+    more = [*keys[:8], "low95", "high95", *keys[8:]]
+    assert all(list(row) == (more if ", minus" in row["score"] else keys) for row in rows)
     assert len({tuple(row[k] for k in keys[:5]) for row in rows}) == len(rows)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     strata = {row["stratum"] for row in rows if row["quantity"] == "Ha"}
@@ -200,6 +202,36 @@ def test_known_errors_of_the_truth_are_taken_out():
     assert find(rows, "RMS asinh EW, truth noise removed")["value"] < 0.06
 
 
+# ---------------------------------------------------------------- differences
+def test_verdicts_are_made_from_95_per_cent(rows, truths):
+    difference = find(rows, "MAE log EW [dex], minus light", predictor="noisy")
+    assert difference["low95"] < difference["low"] < difference["value"] < difference["high"] < difference["high95"]
+    assert "low95" not in find(rows, "MAE log EW [dex]", predictor="noisy")
+
+
+def test_nulls_are_compared_with_their_limit(truths):
+    """Paired differences of a null to what knows position alone, on the same positions."""
+    truths = truths[:6]
+    limit = [as_prediction(t, ew=0.7 * t.ew) for t in truths]
+    null = [as_prediction(t, ew=np.where(np.arange(60)[:, None] < 5, np.nan, 0.5 * t.ew)) for t in truths]
+    methods = {"model": [as_prediction(t) for t in truths], "null": null, "limit": limit}
+    got = measure_scores(methods, truths, draws=20, reference="model", competing=["model"], nulls={"null": "limit"})
+    found = find(got, "MAE log EW [dex], minus limit", predictor="null")
+    own, other = (find(got, "MAE log EW [dex]", predictor=name) for name in ("null", "limit"))
+    assert found["value"] == pytest.approx(own["value"] - other["value"]) and own["spaxels"] == other["spaxels"]
+    assert found["low95"] > 0 and not [r for r in got if r["score"].count("minus") > 1]
+    meta = {"predictors": [{"name": "model", "kind": "judged"}, {"name": "null", "kind": "reference", "role": "null"}]}
+    meta["predictors"].append({"name": "limit", "kind": "reference", "role": "null limit"})
+    words = {r["verdict"] for r in null_verdicts({"meta": meta, "scores": got}) if r["score"] == "MAE log EW [dex]"}
+    assert words == {"holds"}
+    meta["predictors"][1]["role"], meta["predictors"][2]["role"] = "null limit", "null"  # the better one as the null
+    turned = measure_scores(methods, truths, draws=20, competing=["model"], nulls={"limit": "null"})
+    words = {r["verdict"] for r in null_verdicts({"meta": meta, "scores": turned}) if r["score"] == "MAE log EW [dex]"}
+    assert words == {"fails"}
+    with pytest.raises(ValueError, match="nulls has"):
+        measure_scores(methods, truths, nulls={"null": "nobody"})
+
+
 # ---------------------------------------------------------------- which positions count
 def with_holes(truths):
     holes = [as_prediction(t, flux=t.flux.copy(), ew=t.ew.copy()) for t in truths]
@@ -217,7 +249,9 @@ def test_no_answer_is_no_gain(truths):
     rows = measure_scores({"whole": whole, "holes": holes}, truths, draws=10)
     both = [find(rows, "MAE log EW [dex]", predictor=name) for name in ("whole", "holes")]
     assert both[0]["spaxels"] == both[1]["spaxels"] and both[0]["galaxies"] == both[1]["galaxies"] == 6
-    ew, flux, radius = (np.concatenate(a) for a in zip(*((t.ew[:, HA], t.flux[:, HA], t.radius) for t in truths)))
+    ew, flux, radius = (
+        np.concatenate(a) for a in zip(*((t.ew[:, HA], t.flux[:, HA], t.radius) for t in truths), strict=True)
+    )
     strong = (ew > 1) & (flux > 0.3) & (radius < 1.6)
     missing = np.concatenate([np.arange(60) < (20 if i < 3 else 60 if i == 5 else 0) for i in range(6)])
     assert both[0]["value"] == 0
@@ -525,6 +559,28 @@ def test_false_errors_are_caught(calibration, quantity):
     crps = [r for r in rows if r["score"].startswith("CRPS") and (r["quantity"], r["region"]) == (quantity, region)]
     crps = {r["predictor"]: r["value"] for r in crps if r["stratum"] == "all"}
     assert crps["right"] < min(crps["overconfident"], crps["underconfident"])
+
+
+def test_distance_from_uniform_is_0_for_perfect_errors():
+    """The interval of a largest distance holds 0 for perfect errors in 68 % of samples at least."""
+    rng, held, naive = np.random.default_rng(3), 0, 0
+    for _ in range(40):
+        pit = rng.integers(0, 200, (100, 10))
+        counts = np.stack([np.bincount(row, minlength=200) for row in pit]).astype(float)
+        none = np.zeros(100)
+        weights = Bootstrap(100, 60, 1).weights
+        value, low, high = reliability.Tally(counts, none, none, none).results(weights, "A")[0]["PIT KS"]
+        fractions = weights @ counts / 1000
+        naive += np.percentile(np.abs(np.cumsum(fractions, 1) - np.arange(1, 201) / 200).max(1)[1:], 16) > value
+        held += low == 0
+        assert low <= value <= high <= value + 0.06
+    assert held >= 0.68 * 40 and naive > 0.5 * 40
+    # errors half as large as they should be: far from 0, and what theory says is inside
+    pull = stats.norm.cdf(2 * rng.standard_normal((100, 10)))
+    counts = np.stack([np.bincount(row, minlength=200) for row in (pull * 200).astype(int)]).astype(float)
+    value, low, high = reliability.Tally(counts, none, none, none).results(weights, "A")[0]["PIT KS"]
+    edges = np.arange(1, 201) / 200
+    assert 0.08 < low < np.abs(stats.norm.cdf(stats.norm.ppf(edges) / 2) - edges).max() < high
 
 
 def find_curve(curves, predictor, quantity, region="whole", stratum="all"):

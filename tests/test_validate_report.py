@@ -16,7 +16,7 @@ from PIL import Image
 from fiberifu import VirtualIFU, cli
 from fiberifu.simulate import Simulator, analytic_template_pack
 from fiberifu.validate import HeldOutSet, LineSample, NetworkPredictor, PredictedMaps, TruthMaps
-from fiberifu.validate.examples import map_panels, review
+from fiberifu.validate.examples import map_panels, review, unseen_scatter
 from fiberifu.validate.maps_job import training_recipes, validate_maps_to_folder
 from fiberifu.validate.methods import BASELINES, COSTLY, make_baselines, parse_baselines
 from fiberifu.validate.report import make_page
@@ -62,6 +62,12 @@ def answer(g, factor=1.0, errors=True):
     return PredictedMaps(flux=factor * g.flux, flux_sigma=sigma * g.flux, ew=factor * g.ew, ew_sigma=sigma * g.ew)
 
 
+def difference(predictor, score, value, half, region="whole"):
+    """Of a method and the model, with the interval that a verdict is made from."""
+    found = row(predictor, f"{score}, minus nano", value, half / 2, region=region)
+    return found | {"low95": value - half, "high95": value + half}
+
+
 def row(predictor, score, value, half=0.01, quantity="Ha", region="whole", stratum="all"):
     low, high = (None, None) if half is None else (value - half, value + half)
     return {
@@ -77,6 +83,7 @@ def report():
     for region in ("whole", "off-centre"):
         for method, r2, mae in zip(METHODS, (0.6, 0.4, -0.1, 0.9), (0.2, 0.205, 0.4, 0.05), strict=True):
             rows += [row(method, "R2 log EW", r2, region=region), row(method, "MAE log EW [dex]", mae, region=region)]
+        rows.append(difference("trees", "R2 log EW", -0.2, 0.02, region))
     rows.append(row("nano", "coverage 68 %", 0.8))
     rows += [row(METHODS[i], "R2 log EW", 0.5 - 0.1 * i, stratum=s) for i in (0, 1) for s in ("agn", "edge_on")]
     rows.append(row("nano", "R2 log ratio", 0.3, quantity="N2/Ha"))
@@ -109,15 +116,43 @@ def test_targets():
 
 
 def test_verdicts(report):
-    """Against the best rival, never against a reference; undecided where intervals overlap."""
+    """Against the best rival, never against a reference; undecided without the interval of a difference."""
     found = {(v["region"], v["score"]): v for v in verdicts(report)}
     assert found["whole", "R2 log EW"]["verdict"] == "better"
     assert found["whole", "R2 log EW"]["rival"]["predictor"] == "trees"
     assert found["off-centre", "MAE log EW [dex]"]["verdict"] == "undecided"
-    # the paired difference of the same samples decides, if there is one
-    report["scores"].append(row("trees", "MAE log EW [dex], minus nano", -0.005, half=0.003, region="off-centre"))
+    # the paired difference of the same samples decides, by its 95 % interval
+    for half, word in ((0.003, "worse"), (0.006, "undecided")):
+        rows = [*report["scores"], difference("trees", "MAE log EW [dex]", -0.005, half, "off-centre")]
+        found = {(v["region"], v["score"]): v for v in verdicts(report | {"scores": rows})}
+        assert found["off-centre", "MAE log EW [dex]"]["verdict"] == word
+    # too little that an image cannot tell: nothing counts
+    assert {v["verdict"] for v in verdicts(report | {"unseen_scatter": 0.24})} == {"void"}
+    assert "void" not in {v["verdict"] for v in verdicts(report | {"unseen_scatter": 0.26})}
+
+
+def test_light_is_no_rival_beyond_light(report):
+    """Neither is a score of light x constant EW below that of the trees."""
+    for name, value in (("nano", 0.4), ("trees", 0.3), ("light", 0.35)):
+        report["scores"].append(row(name, "r after r-band", value))
+    report["meta"]["predictors"].append({"name": "light", "kind": "rival", "role": "light only"})
     found = {(v["region"], v["score"]): v for v in verdicts(report)}
-    assert found["off-centre", "MAE log EW [dex]"]["verdict"] == "worse"
+    assert found["whole", "r after r-band"]["rival"]["predictor"] == "trees"
+    assert found["whole", "R2 log EW"]["rival"]["predictor"] == "trees"
+
+
+@pytest.mark.parametrize("n", [80, 400])
+def test_unseen_scatter_of_few_galaxies(n):
+    """What is told by colour, steeply, is not counted as scatter, however far apart the neighbours are."""
+    rng = np.random.default_rng(n)
+    owner = np.repeat(np.arange(n), 13)
+    seen = rng.normal(size=(n, 4))[owner] + 0.3 * rng.normal(size=(13 * n, 4))
+    hidden = 0.1 * rng.normal(size=n)[owner] + 0.15 * rng.normal(size=13 * n)
+    rows = np.column_stack([owner, seen @ [0.4, -0.3, 0.2, 0.1] + hidden, seen])
+    value, low, high = unseen_scatter(rows)
+    true = np.hypot(0.1, 0.15)
+    assert value == pytest.approx(true, rel=0.1) and low < value < high < low + 0.15
+    assert unseen_scatter(rows[:900]) == (None, None, None)
 
 
 # ---------------------------------------------------------------- maps

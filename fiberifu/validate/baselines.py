@@ -88,6 +88,7 @@ class LightTimesEW(Predictor):
     """
 
     name = "light x constant EW"
+    role = "light only"
 
     def __init__(self, sample):
         self.key = settings_hash({"method": "constant", "version": VERSION, "sample": sample.sha256()})
@@ -233,6 +234,7 @@ class PositionOnly(_Learned):
     """
 
     name = "position only"
+    role = "null limit"
     quantities = ("ew", "flux")
 
     def features(self, view):

@@ -9,9 +9,10 @@ Shapes: N spaxels, G galaxies, D rows of weights (the first is all ones: the sco
 
 import numpy as np
 
-__all__ = ["Bootstrap", "galaxy_quantile", "galaxy_ranks", "galaxy_sums", "interval", "weighted_quantile"]
+__all__ = ["SURE", "Bootstrap", "galaxy_quantile", "galaxy_ranks", "galaxy_sums", "interval", "weighted_quantile"]
 
 LOW, HIGH = 16, 84  # per cent
+SURE = 2.5, 97.5  # per cent: what a verdict is made from
 FEWEST = 5  # galaxies below which a spread says nothing
 
 
@@ -124,8 +125,8 @@ def weighted_quantile(values, weights, q):
     return np.where(total[:, 0] > 0, result, np.nan)
 
 
-def interval(values, galaxies):
-    """Value, 16 and 84 % of a bootstrap.
+def interval(values, galaxies, percent=(LOW, HIGH)):
+    """Value, and 16 and 84 % of a bootstrap, or what else is asked for.
 
     Parameters
     ----------
@@ -133,6 +134,7 @@ def interval(values, galaxies):
         The score itself, then those of the draws.
     galaxies : int
         That have a part in it.
+    percent : (float, float)
 
     Returns
     -------
@@ -144,5 +146,5 @@ def interval(values, galaxies):
         return None, None, None
     if galaxies < FEWEST or not len(draws):
         return float(value), None, None
-    low, high = np.percentile(draws, [LOW, HIGH])
+    low, high = np.percentile(draws, percent)
     return float(value), float(low), float(high)

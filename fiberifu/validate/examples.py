@@ -6,6 +6,7 @@
 
 import numpy as np
 
+from .bootstrap import SURE
 from .pooling import pool_predictions, pool_truths
 from .profiles import BINS, radial_profiles
 from .spaxels import EW_LIMIT, RATIOS
@@ -16,7 +17,7 @@ __all__ = ["EXAMPLE_STRATA", "FEWEST", "map_panels", "review", "unseen_scatter"]
 EXAMPLE_STRATA = ("quenched", "agn", "outflow", "off_centre_hii", "decoupled", "edge_on", "merger")
 #: Chosen spaxels that a galaxy needs to be an example.
 FEWEST = 30
-PER_GALAXY, NEIGHBOURS = 10, 20  # spaxels for the unseen scatter
+PER_GALAXY, NEAR, NEIGHBOURS = 10, 200, 30  # spaxels for the unseen scatter
 PROFILES = ("Ha EW", "Ha flux", "N2/Ha")
 
 
@@ -35,7 +36,8 @@ def review(galaxies, judged):
     dict
         examples : list of dict: position (in the iterable), name, why, stratum, score (mean absolute error of
         log EW(H-alpha), dex). profiles : list of dict, as `~fiberifu.validate.report_figures.draw_profiles` takes
-        them, with the number of galaxies in each ring. unseen_scatter : float or None, dex; see `unseen_scatter`.
+        them, with the number of galaxies in each ring. unseen_scatter : float or None, dex, and
+        unseen_scatter_interval : list of two floats or None; see `unseen_scatter`.
     """
     found, rings, light = [], {}, []
     for position, (galaxy, answers) in enumerate(galaxies):
@@ -52,10 +54,12 @@ def review(galaxies, judged):
         for name, answer in answers.items():
             for quantity in PROFILES:
                 rings.setdefault((name, quantity), []).append(_rings(truth, answer, quantity))
+    scatter, *ends = unseen_scatter(np.concatenate(light)) if light else (None,) * 3
     return {
         "examples": _choose(found),
         "profiles": [_profile(*key, np.array(value)) for key, value in rings.items()],
-        "unseen_scatter": unseen_scatter(np.concatenate(light)) if light else None,
+        "unseen_scatter": scatter,
+        "unseen_scatter_interval": None if scatter is None else ends,
     }
 
 
@@ -68,7 +72,7 @@ def _light(galaxy, truth):
     return np.column_stack([np.full(len(good), galaxy.index), ew, r - g, z - r, r, np.full(len(good), galaxy.redshift)])
 
 
-def unseen_scatter(rows):
+def unseen_scatter(rows, *, draws=200, seed=0):
     """Scatter of log EW(H-alpha) at fixed colours, surface brightness and redshift: what an image cannot tell.
 
     Scores are worth something only if it is at least 0.25 dex; a simulator without it would make them easy.
@@ -77,24 +81,57 @@ def unseen_scatter(rows):
     ----------
     rows : ndarray (n, 6)
         Of spaxels: number of the galaxy, log EW, two colours, log surface brightness, redshift.
+    draws, seed : int
+        Of the bootstrap over galaxies.
 
     Returns
     -------
-    float or None
-        dex: half the distance of the 16th and 84th percentile of log EW less the mean of the 20 nearest spaxels of
-        other galaxies, corrected for the scatter of that mean. None with fewer than 1000 spaxels.
+    value, low, high : float or None
+        dex: half the distance of the 16th and 84th percentile of the residuals, and 2.5 and 97.5 % of the bootstrap.
+        None with fewer than 1000 spaxels or 50 galaxies.
+
+    Notes
+    -----
+    A residual is log EW less what a linear fit to the nearest spaxels of 30 other galaxies, one of each, says at the
+    same place. It is linear, since neighbours are far apart among few galaxies: in a mean of them the trend with colour
+    would count as scatter. The fit has errors, too: with leverage h (its variance over that of one spaxel) the residual
+    is divided by sqrt(1 + h), as in leave-one-out residuals.
     """
     from scipy.spatial import cKDTree
 
-    if len(rows) < 1000:
-        return None
-    features = rows[:, 2:] / rows[:, 2:].std(0).clip(1e-6)
-    near = cKDTree(features).query(features, NEIGHBOURS + PER_GALAXY)[1]
-    other = rows[near, 0] != rows[:, None, 0]
-    other &= np.cumsum(other, axis=1) <= NEIGHBOURS
-    residual = rows[:, 1] - (rows[near, 1] * other).sum(1) / other.sum(1)
-    low, high = np.percentile(residual, [16, 84])
-    return float((high - low) / 2 / np.sqrt(1 + 1 / NEIGHBOURS))
+    galaxies, owner = np.unique(rows[:, 0], return_inverse=True)
+    if len(rows) < 1000 or len(galaxies) < 50:
+        return None, None, None
+    features = (rows[:, 2:] - rows[:, 2:].mean(0)) / rows[:, 2:].std(0).clip(1e-6)
+    near = cKDTree(features).query(features, min(NEAR, len(rows)))[1]
+    new = _first_of_each(owner[near], owner)
+    order = np.argsort(~new, axis=1, kind="stable")[:, :NEIGHBOURS]
+    near, used = (np.take_along_axis(a, order, 1) for a in (near, new))
+    x = np.concatenate([np.ones((*near.shape, 1)), features[near] - features[:, None]], axis=2) * used[..., None]
+    normal = np.einsum("nki,nkj->nij", x, x) + np.diag([0.0, *[1e-6] * 4])
+    enough = used.sum(1) >= NEIGHBOURS // 2
+    inverse = np.linalg.inv(normal[enough])
+    fit = np.einsum("nj,nkj,nk->n", inverse[:, 0], x[enough], rows[near[enough], 1])
+    residual = (rows[enough, 1] - fit) / np.sqrt(1 + inverse[:, 0, 0])
+    owner = owner[enough]
+    order = np.argsort(owner, kind="stable")
+    parts = np.split(residual[order], np.searchsorted(owner[order], np.arange(1, len(galaxies))))
+    rng, found = np.random.default_rng(seed), []
+    for number in range(1 + draws):
+        drawn = rng.integers(0, len(parts), len(parts)) if number else np.arange(len(parts))
+        low, high = np.percentile(np.concatenate([parts[i] for i in drawn]), [16, 84])
+        found.append((high - low) / 2)
+    return float(found[0]), *(float(x) for x in np.percentile(found[1:] or found, SURE))
+
+
+def _first_of_each(galaxy, own):
+    """Whether each of the neighbours (n, k) is the first of its galaxy, and not of one's own (n,)."""
+    order = np.argsort(galaxy, axis=1, kind="stable")
+    there = np.take_along_axis(galaxy, order, 1)
+    first = np.concatenate([np.ones((len(there), 1), bool), there[:, 1:] != there[:, :-1]], axis=1)
+    out = np.empty_like(first)
+    np.put_along_axis(out, order, first, 1)
+    return out & (galaxy != own[:, None])
 
 
 def _choose(found):

@@ -5,7 +5,6 @@
 `sample_spaxels` does what a survey with an IFU would have: many spaxels of each of a few other galaxies.
 """
 
-import ast
 import dataclasses
 import functools
 import hashlib
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..output import atomic_path, settings_hash
+from .code_hash import code_sha256
 from .image_view import ImageView, view_image
 from .maps import APERTURE_AREA
 
@@ -148,7 +148,8 @@ def sample_fibers(recipes, pack, n, path=None, *, progress=None):
         raise ValueError("recipes: the stages are of different architectures; give those of one training")
     steps = [(r, step) for step in range(max(r.steps for r in recipes)) for r in recipes if step < r.steps]
     key = settings_hash({"kind": "fibres", "format": FORMAT, "recipes": [r.sha256() for r in recipes],
-                         "pack": pack_sha256(pack), "simulator": simulator_sha256()})  # fmt: skip
+                         "pack": pack_sha256(pack), "simulator": simulator_sha256(),
+                         "code": _sampling_sha256()})  # fmt: skip
     return _grow(path, key, n, _FiberMaker(recipes[0], pack, steps), progress)
 
 
@@ -183,7 +184,8 @@ def sample_spaxels(recipe, pack, n, path=None, *, per_galaxy=20, seed=IFU_SEED, 
     if seed == HELD_OUT_SEED:
         raise ValueError(f"seed is {seed}, that of the held-out galaxies; take another")
     key = settings_hash({"kind": "spaxels", "format": FORMAT, "recipe": recipe.sha256(), "per_galaxy": per_galaxy,
-                         "seed": seed, "pack": pack_sha256(pack), "simulator": simulator_sha256()})  # fmt: skip
+                         "seed": seed, "pack": pack_sha256(pack), "simulator": simulator_sha256(),
+                         "code": _sampling_sha256()})  # fmt: skip
     return _grow(path, key, n, _SpaxelMaker(recipe, pack, seed, per_galaxy), progress)
 
 
@@ -191,14 +193,16 @@ def sample_spaxels(recipe, pack, n, path=None, *, per_galaxy=20, seed=IFU_SEED, 
 def simulator_sha256(root=Path(__file__).parents[1]):
     """Of the code that simulates and that reads apertures, in folder ``root``; comments and layout do not count."""
     files = [*sorted((root / "simulate").glob("*.py")), root / "model" / "local.py", root / "model" / "basis.py"]
-    digest = hashlib.sha256()
-    for file in files:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-        digest.update(f"{file.name} {ast.unparse(tree)}".encode())
-    return digest.hexdigest()
+    return code_sha256(files)
+
+
+@functools.cache
+def _sampling_sha256():
+    """Of the code that draws batches, views images and measures lines."""
+    root = Path(__file__).parents[1]
+    names = ("validate/fiber_sample", "validate/image_view", "validate/line_fit", "train/batches", "train/basis",
+             "model/distribution")  # fmt: skip
+    return code_sha256(root / f"{name}.py" for name in names)
 
 
 class _Maker:
@@ -354,7 +358,7 @@ def _read(path, key):
             raise zipfile.BadZipFile("not an npz file")
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
-                raise ValueError(f"path is {str(path)!r}: made with another recipe, template pack or simulator; remove "
+                raise ValueError(f"path is {str(path)!r}: made with another recipe, template pack or code; remove "
                                  "it or give another name")  # fmt: skip
             return [{name: stored[name] for name in ROWS}], int(stored["step"]), stored["continuum"]
     except (KeyError, OSError, EOFError, zipfile.BadZipFile) as error:

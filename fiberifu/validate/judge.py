@@ -38,8 +38,8 @@ def judge(
     """Predict all held-out galaxies by every method, and measure how good the predictions are.
 
     What is predicted already, by the same method for the same galaxies, is not predicted again; a run that is killed
-    goes on when it is called again. Where a method fails the galaxy is logged and has NaN, and the rest goes on; the next
-    call tries it again.
+    goes on when it is called again. Where a method fails the galaxy is logged and has NaN, and the rest goes on; the
+    next call tries it again.
 
     Parameters
     ----------
@@ -83,8 +83,10 @@ def judge(
 
         first = predictors[0].name if len(predictors) > 1 else None
         racing = [p.name for number, p in enumerate(predictors) if _kind(p, number) != "reference"]
+        of_role = {role: [p.name for p in predictors if _role(p) == role] for role in ("null", "null limit")}
+        nulls = dict.fromkeys(of_role["null"], of_role["null limit"][0]) if of_role["null limit"] else {}
         measures = (
-            partial(measure_scores, reference=first, competing=racing),
+            partial(measure_scores, reference=first, competing=racing, nulls=nulls),
             partial(measure_calibration, competing=racing),
         )
     held_out.build(progress=progress)
@@ -94,7 +96,7 @@ def judge(
     predictions, methods = {}, []
     for number, predictor in enumerate(predictors):
         predictions[predictor.name], failed, seconds = _load(held_out, prediction_folder(folder, predictor.name))
-        own = {"name": predictor.name, "kind": _kind(predictor, number)}
+        own = {"name": predictor.name, "kind": _kind(predictor, number), "role": _role(predictor)}
         own |= {"about": getattr(predictor, "about", None), "key": predictor.key}
         methods.append(own | {"failed": failed, "seconds_per_galaxy": round(seconds, 3)})
     rows, curves = [], []
@@ -111,6 +113,7 @@ def judge(
         "held_out": {"key": held_out.key, **held_out.settings},
         "galaxies": len(held_out),
         "positions": sum(len(t) for t in truths),
+        "chosen_spaxels": _chosen(truths),
         "predictors": methods,
         "seed": seed,
         "draws": draws,
@@ -122,6 +125,18 @@ def judge(
 
 def _kind(predictor, number):
     return getattr(predictor, "kind", "rival" if number else "judged")
+
+
+def _role(predictor):
+    return getattr(predictor, "role", "")
+
+
+def _chosen(truths):
+    """Spaxels of whole galaxies whose true H-alpha is strong enough: what most scores are made of."""
+    from .pooling import pool_truths
+
+    pooled = (pool_truths([truth]) for truth in truths)  # one by one, for the memory
+    return sum(int((one.selected("Ha") & one.region("whole")).sum()) for one in pooled)
 
 
 def prediction_folder(folder, name):

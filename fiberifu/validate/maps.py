@@ -153,10 +153,14 @@ class Predictor:
         For tables and legends.
     key : str
         Hash of everything that decides its predictions (weights, training set): cached results are kept under it.
+    role : {'', 'null', 'null limit', 'light only'}
+        'null': may not exceed the method that is 'null limit', which knows redshift and position alone. 'light only':
+        not compared in what is known beyond the light.
     """
 
     name = "?"
     key = "?"
+    role = ""
 
     def predict(self, galaxy):
         """Lines at the positions of a galaxy; looks at nothing but its image, redshift, positions and central fibre.

@@ -230,7 +230,9 @@ def summary_lines(folder):
             ends = "" if row["low"] is None else f" ({row['low']:.2f} to {row['high']:.2f})"
             yield f"R2 of log EW(H-alpha), {region}: {row['value']:.2f}{ends}, {row['galaxies']} galaxies"
     found = [row["verdict"] for row in verdicts(report)]
-    if found:
+    if "void" in found:
+        yield "against the best rival: void, the galaxies hide too little from an image"
+    elif found:
         yield (
             f"against the best rival: better in {found.count('better')} of {len(found)} comparisons, worse in "
             f"{found.count('worse')}, undecided in {found.count('undecided')}"

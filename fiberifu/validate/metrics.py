@@ -29,7 +29,9 @@ LOG_SCORES = {
 DENOISED = ("R2 log {}", "R2 log {} within galaxies")
 
 
-def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=None, reference=None, competing=None):
+def measure_scores(
+    predictions, truths, *, seed=0, draws=200, masks=None, noise=None, reference=None, competing=None, nulls=None
+):
     """Score methods on the same positions of the same galaxies.
 
     Parameters
@@ -47,12 +49,16 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
     competing : sequence of str, optional
         Methods that are compared with each other, by default all: where one has no answer, it counts as a line that is
         absent. The others are judged where they have answers.
+    nulls : dict of str to str, optional
+        Methods, and the one that each may not exceed: rows "<score>, minus <that>" as of ``reference``. Both count as
+        ``competing`` in where they are judged.
 
     Returns
     -------
     list of dict
         Tidy rows ``predictor, quantity, region, stratum, score, value, low, high, galaxies, spaxels``; low and high are
-        16 and 84 % of the bootstrap. None for what is not defined.
+        16 and 84 % of the bootstrap. Differences have ``low95, high95``, too, 2.5 and 97.5 %. None for what is not
+        defined.
 
     Raises
     ------
@@ -64,14 +70,14 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
     -----
     Spaxels are selected on truth only (`~fiberifu.validate.spaxels`), but for "RMS asinh EW", "AUC EW > 3 A" and the
     published cosine, which take all of a region. Predictions below a tenth of the limits of selection count as that,
-    and so does an answer that a method of ``competing`` does not give: all of them are scored on the same positions, and
-    who fails where it is hard gains nothing. "no answer, EW" and "no answer, flux" are the shares of chosen positions
-    without one. A method without any answer for a quantity takes no part in it. Velocities are scored where a method
-    has them.
+    and so does an answer that a method of ``competing`` does not give: all of them are scored on the same positions,
+    and who fails where it is hard gains nothing. "no answer, EW" and "no answer, flux" are the shares of chosen
+    positions without one. A method without any answer for a quantity takes no part in it. Velocities are scored where
+    a method has them.
 
     "log flux" is the flux in the aperture; all apertures are equal, so it is log surface brightness but for a constant.
-    "r after r-band" regresses on the true light: a method that multiplies the light of the image has the noise of the
-    image left, and a little more where its light is interpolated between bands at the line: near 0, not 0.
+    "r after r-band" regresses on the true light in r. r times a constant has nothing left, 0; light at the line times a
+    constant has its colour against r left, which goes with the true EW: that is not 0.
     """
     if not predictions:
         raise ValueError("predictions is empty; give at least one method")
@@ -80,6 +86,10 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
     competing = set(predictions if competing is None else competing)
     if unknown := competing - set(predictions):
         raise ValueError(f"competing has {sorted(unknown)}; it may have {sorted(predictions)}")
+    nulls = dict(nulls or {})
+    if unknown := {*nulls, *nulls.values()} - set(predictions):
+        raise ValueError(f"nulls has {sorted(unknown)}; it may have {sorted(predictions)}")
+    competing |= {*nulls, *nulls.values()}
     spaxels = pool_truths(truths, masks=masks, noise=noise)
     answers = {name: pool_predictions(maps, truths) for name, maps in predictions.items()}
     table = ScoreTable(Bootstrap(len(truths), draws, seed).weights)
@@ -95,8 +105,10 @@ def measure_scores(predictions, truths, *, seed=0, draws=200, masks=None, noise=
         _score_ratio(table, spaxels, answers, ratio, lines)
     score_diagram(table, spaxels, answers)
     score_velocity(table, spaxels, answers)
-    if reference is not None:
-        table.compare(reference)
+    pairs = [(limit, [name for name in nulls if nulls[name] == limit]) for limit in dict.fromkeys(nulls.values())]
+    pairs += [] if reference is None else [(reference, None)]
+    for limit, methods in pairs:
+        table.compare(limit, methods)
     return table.rows
 
 

@@ -17,6 +17,14 @@ from .maps import CONTINUUM, PredictedMaps, Predictor
 __all__ = ["Blank", "NoiseFloor", "Shuffled"]
 
 
+BORDER = 8  # part of the width of a stamp, on each side, where it is sky
+
+
+def _digest(galaxy):
+    """A number that hangs on the name of a galaxy alone."""
+    return int.from_bytes(hashlib.sha256(galaxy.name.encode()).digest()[:8])
+
+
 class Shuffled(Predictor):
     """A predictor that is given the image of another galaxy, with this one's redshift and positions.
 
@@ -29,6 +37,8 @@ class Shuffled(Predictor):
         Whose images are given; which one hangs on the name of the galaxy alone, never itself.
     """
 
+    role = "null"
+
     def __init__(self, predictor, galaxies):
         names = [g.name for g in galaxies]
         if len(set(names)) < 2:
@@ -39,7 +49,7 @@ class Shuffled(Predictor):
 
     def donor(self, galaxy):
         """The galaxy whose image is given instead."""
-        first = int.from_bytes(hashlib.sha256(galaxy.name.encode()).digest()[:8]) % len(self.galaxies)
+        first = _digest(galaxy) % len(self.galaxies)
         return next(g for g in self.galaxies[first:] + self.galaxies[:first] if g.name != galaxy.name)
 
     def predict(self, galaxy):
@@ -53,21 +63,38 @@ class Shuffled(Predictor):
 
 
 class Blank(Predictor):
-    """A predictor that is given an image of empty sky: zero in all bands measured, with their noise.
+    """A predictor that is given an image of empty sky: noise in all bands measured, and its errors.
+
+    The errors of a galaxy's image grow with its light and would show its shape: those of the sky, the median over the
+    border of the stamp, stand everywhere instead, and the image is one draw of that noise, independent from pixel to
+    pixel. (Zeros would have no continuum, so that no equivalent width were defined.)
 
     Parameters
     ----------
     predictor : Predictor
     """
 
+    role = "null"
+
     def __init__(self, predictor):
         self.predictor = predictor
         self.name = f"{predictor.name}, blank image"
-        self.key = settings_hash({"method": "blank", "of": predictor.key})
+        self.key = settings_hash({"method": "blank", "version": 2, "of": predictor.key})
 
     def predict(self, galaxy):
         """As `Predictor.predict`."""
-        return self.predictor.predict(dataclasses.replace(galaxy, image=np.zeros_like(galaxy.image)))
+        sigma = np.asarray(galaxy.sigma)
+        measured, border = np.isfinite(sigma), np.ones(sigma.shape, bool)
+        width = max(sigma.shape[-1] // BORDER, 1)
+        border[:, width:-width, width:-width] = False
+        blank = np.full_like(sigma, np.inf)
+        for band in np.flatnonzero(measured.any((1, 2))):
+            sky = measured[band] & border[band]
+            sky = sky if sky.any() else measured[band]
+            blank[band][measured[band]] = np.median(sigma[band][sky])
+        rng = np.random.default_rng(_digest(galaxy))
+        image = (np.where(measured, blank, 0) * rng.standard_normal(sigma.shape)).astype(sigma.dtype)
+        return self.predictor.predict(dataclasses.replace(galaxy, image=image, sigma=blank))
 
 
 class NoiseFloor(Predictor):

@@ -8,6 +8,8 @@ import astropy.units as u
 import numpy as np
 
 from ..datasets import simulated_image
+from ..output import settings_hash
+from .code_hash import prediction_sha256
 from .maps import PredictedMaps, Predictor
 
 __all__ = ["NetworkPredictor", "observed_image", "sky_positions"]
@@ -28,7 +30,8 @@ class NetworkPredictor(Predictor):
     def __init__(self, ifu, *, context=False, name=None):
         self.ifu, self.context = ifu, bool(context)
         self.name = name or ("network + fibre" if context else "network")
-        self.key = f"{ifu.weights_sha256}{' + fibre' if context else ''}"
+        settings = {"method": "network", "weights": ifu.weights_sha256, "context": self.context}
+        self.key = settings_hash(settings | {"code": prediction_sha256()})
 
     def predict(self, galaxy):
         """Lines at all positions, spectra at ``galaxy.spectrum_at``; no velocities: an image has none.

@@ -5,7 +5,7 @@ import base64
 from html import escape
 from io import BytesIO
 
-from .score_notes import best, judged_in, kinds_of, note_of, place_of, select, verdicts
+from .score_notes import best, is_void, judged_in, kinds_of, note_of, null_verdicts, place_of, select, verdicts
 
 __all__ = ["KINDS", "make_page"]
 
@@ -222,10 +222,36 @@ def _verdict_table(report):
     head = "".join(f"<th>{name}</th>" for name in names)
     return (
         f"<p>Of {len(found)} comparisons with the best rival, the model is better in {counts['better']}, worse in "
-        f"{counts['worse']}; {counts['undecided']} are undecided. Decided means: the 16 to 84 % interval of the "
-        "difference, both on the same bootstrap samples, does not hold 0.</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"{counts['worse']}; {counts['undecided']} are undecided. Decided means: the 95 % interval of the "
+        "difference, both on the same bootstrap samples, does not hold 0. (Below the numbers: 16 to 84 %.)</p>"
+        f"{'<p><b>All are void</b>: the galaxies hide too little from an image.</p>' if is_void(report) else ''}"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{_null_table(report)}"
     )
+
+
+def _null_table(report):
+    """Shuffled and blank images against position alone; nothing where they were not judged."""
+    from .report_figures import quantity_label
+
+    rows = [
+        f"<tr><td>{escape(row['predictor'])}</td><td>{escape(quantity_label(row['quantity']))}</td>"
+        f"<td>{row['region']}</td><td>{escape(row['score'])}</td><td>{_cell(row, 3)}</td>"
+        f"<td>{_cell(row['limit'], 3)}</td><td>{_cell(row['difference'], 3)}</td>"
+        f'<td class="{NULL_CLASSES[row["verdict"]]}">{row["verdict"]}</td></tr>'
+        for row in null_verdicts(report)
+    ]
+    if not rows:
+        return ""
+    names = ("null", "quantity", "region", "score", "null", "position only", "null - position only", "verdict")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return (
+        "<p>The wrong image, or none, may tell no more than redshift and position: <i>fails</i> where the 95 % "
+        f"interval of the difference says that it does.</p><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+NULL_CLASSES = {"holds": "better", "fails": "worse", "undecided": "undecided"}
 
 
 def _calibration_table(report):
@@ -325,7 +351,8 @@ def _limits(report):
         "intervals are from galaxies, which are.",
         "Intervals tell how the scores of these methods would change with other galaxies, not with another training "
         "run or another seed.",
-        "Correlation after light is compared with trees and ridge alone: light x constant EW has none by construction.",
+        "Correlation after the light in r is compared with trees and ridge alone: light x constant EW knows the "
+        "colour of the light, nothing else.",
     ]
     if 0 < galaxies < 500:
         items.insert(0, f"<b>{galaxies} galaxies are too few</b>: intervals need 500, claims about coverage 2000.")

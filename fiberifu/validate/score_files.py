@@ -8,8 +8,9 @@ import numpy as np
 __all__ = ["COLUMNS", "read_scores", "write_scores"]
 
 #: Of the table: one row for each number.
-COLUMNS = ("predictor", "quantity", "region", "stratum", "score", "value", "low", "high", "galaxies", "spaxels")
-NUMBERS = ("value", "low", "high")  # masked where not defined
+COLUMNS = ("predictor", "quantity", "region", "stratum", "score", "value", "low", "high", "low95", "high95",
+           "galaxies", "spaxels")  # fmt: skip
+NUMBERS = ("value", "low", "high", "low95", "high95")  # masked where not defined: the last two but of differences
 
 
 def write_scores(folder, report):
@@ -39,7 +40,7 @@ def write_scores(folder, report):
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     table = Table(meta=report["meta"])
     for name in COLUMNS:
-        values = [row[name] for row in report["scores"]]
+        values = [row.get(name) for row in report["scores"]]
         if name in NUMBERS:
             values = MaskedColumn(np.array(values, float), mask=[value is None for value in values])
         table[name] = values

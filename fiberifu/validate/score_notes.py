@@ -7,19 +7,32 @@ import math
 
 __all__ = [
     "GATES",
+    "NULL_GATES",
     "SCORES",
+    "UNSEEN_SCATTER",
     "ScoreNote",
     "best",
     "loss_interval",
     "loss_of",
+    "is_void",
     "note_of",
+    "null_verdicts",
     "place_of",
     "select",
     "verdicts",
 ]
 
 #: What a model has to beat its rivals in: quantity, regions, scores.
-GATES = ("Ha", "N2"), ("whole", "off-centre"), ("R2 log EW", "r after r-band", "MAE log EW [dex]")
+GATES = (
+    ("Ha", "N2"),
+    ("whole", "off-centre"),
+    ("R2 log EW", "r after r-band", "MAE log EW [dex]", "MAE log flux [dex]"),
+)
+#: Scatter of log EW(H-alpha) that an image cannot tell, dex, below which all comparisons are void: a simulator without
+#: it makes scores easy.
+UNSEEN_SCATTER = 0.25
+#: What a method that sees the wrong image, or none, may not know better than redshift and position do.
+NULL_GATES = ("Ha", "N2"), ("whole", "off-centre"), ("R2 log EW", "R2 log flux", "MAE log EW [dex]", "r after r-band")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +91,14 @@ SCORES = {
     "r after r-band": ScoreNote(
         "high",
         "Correlation of log flux, prediction with truth, after the r-band light is regressed out of both: what is "
-        "known beyond the light. Light x constant EW has none by construction.",
+        "known beyond the light in r. Light x constant EW is not 0: its light is that under the line, whose colour "
+        "against r goes with the true EW (blue galaxies have strong lines): below 0 for lines redder than r, above for "
+        "bluer ones.",
     ),
     "no answer": ScoreNote(
         None,
-        "Share of the chosen spaxels where a method has no answer. Of the model and its rivals these count as a line that "
-        "is absent (a tenth of the limit of selection); the others are judged on the rest.",
+        "Share of the chosen spaxels where a method has no answer. Of the model and its rivals these count as a line "
+        "that is absent (a tenth of the limit of selection); the others are judged on the rest.",
     ),
     "bias of sum [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true flux within 1 Re)."),
     "MAE of sum [dex]": ScoreNote("low", "Mean over galaxies of its absolute value."),
@@ -130,7 +145,9 @@ SCORES = {
     ),
     "PIT KS": ScoreNote(
         "low",
-        "Largest distance of the distribution of the PIT (where truths fall in predictions) from the uniform one.",
+        "Largest distance of the distribution of the PIT (where truths fall in predictions) from the uniform one; "
+        "never below the noise. The interval holds the true distance in at least 68 % of samples, and 0 if all may be "
+        "noise.",
     ),
 }
 
@@ -209,11 +226,13 @@ def verdicts(report):
     Returns
     -------
     list of dict
-        The row of the model, with rival (the best one's row) and verdict: "better" or "worse" where the interval of the
-        paired difference of the two (rows "<score>, minus <model>") does not hold 0 (where there is no such row: where
-        their own intervals are disjoint), else "undecided". What was not measured is left out.
+        The row of the model, with rival (the best one's row) and verdict: "better" or "worse" where the 95 % interval
+        of the paired difference of the two (rows "<score>, minus <model>") does not hold 0, else, or without such an
+        interval, "undecided"; "void", whatever the scores, where `is_void`. What was not measured is left out. In
+        "r after r-band" light x constant EW is no rival.
     """
     kinds = kinds_of(report)
+    roles = _roles(report)
     judged = judged_in(report)
     out = []
     for quantity, region, score in itertools.product(*GATES):
@@ -221,19 +240,63 @@ def verdicts(report):
         mine = rows.get((judged, score))
         rivals = [row for (name, own), row in rows.items() if own == score and kinds.get(name) == "rival"]
         rivals = [row for row in rivals if loss_interval(row) is not None]
+        if score == "r after r-band":
+            rivals = [row for row in rivals if roles[row["predictor"]] != "light only"]
         if mine is None or loss_interval(mine) is None or not rivals:
             continue
         rival = min(rivals, key=lambda row: loss_of(row["score"], row["value"]))
         difference = rows.get((rival["predictor"], f"{score}, minus {judged}"))
-        if difference is not None and difference["low"] is not None:
-            ends = difference["low"], difference["high"]
-            low, high = ends if note_of(score).better == "low" else (-ends[1], -ends[0])  # loss of rival - of model
-            verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
-        else:
-            (low, high), (other_low, other_high) = loss_interval(mine), loss_interval(rival)
-            verdict = "better" if high < other_low else "worse" if low > other_high else "undecided"
+        sign = _sign(difference, score)  # of the loss of the rival - that of the model
+        verdict = "void" if is_void(report) else {1: "better", -1: "worse", 0: "undecided"}[sign]
         out.append({**mine, "rival": rival, "difference": difference, "verdict": verdict})
     return out
+
+
+def _sign(difference, score):
+    """Of a difference of losses that is sure at 95 %, else 0."""
+    low, high = (None, None) if difference is None else (difference.get(key) for key in ("low95", "high95"))
+    if low is None or high is None or low <= 0 <= high:
+        return 0
+    return (1 if low > 0 else -1) * (1 if note_of(score).better == "low" else -1)
+
+
+def null_verdicts(report):
+    """Whether methods shown the wrong image, or none, know no more than redshift and position tell.
+
+    Parameters
+    ----------
+    report : dict
+
+    Returns
+    -------
+    list of dict
+        The row of the null, with limit (the row of the method that knows redshift and position), difference (null less
+        limit) and verdict: "fails" where the null is better and the 95 % interval of the paired difference does not
+        hold 0, "holds" where it is worse, "undecided" between.
+    """
+    roles = _roles(report)
+    limit = next((name for name, role in roles.items() if role == "null limit"), None)
+    out = []
+    for quantity, region, score in itertools.product(*NULL_GATES):
+        rows = {(row["predictor"], row["score"]): row for row in select(report, quantity, region)}
+        for null in (name for name, role in roles.items() if role == "null"):
+            own, other = rows.get((null, score)), rows.get((limit, score))
+            difference = rows.get((null, f"{score}, minus {limit}"))
+            if own is None or other is None or difference is None:
+                continue
+            verdict = {1: "holds", -1: "fails", 0: "undecided"}[_sign(difference, score)]
+            out.append({**own, "limit": other, "difference": difference, "verdict": verdict})
+    return out
+
+
+def is_void(report):
+    """Whether the galaxies hide too little from an image for comparisons to mean anything; False if not measured."""
+    scatter = report.get("unseen_scatter")
+    return scatter is not None and scatter < UNSEEN_SCATTER
+
+
+def _roles(report):
+    return {method["name"]: method.get("role") or "" for method in report["meta"]["predictors"]}
 
 
 def kinds_of(report):

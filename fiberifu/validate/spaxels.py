@@ -169,7 +169,8 @@ def shared(answers, field, index=None):
     answers : dict of str to Answers
     field : {'flux', 'ew', 'velocity'}
     index : int or tuple of int, optional
-        Columns, for a field that has them: a position counts if all are there. A method without any answer takes no part.
+        Columns, for a field that has them: a position counts if all are there. A method without any answer takes no
+        part.
     """
     groups = {}
     for name, answer in answers.items():
