@@ -16,11 +16,12 @@ from .pooling import pool_predictions, pool_truths
 from .profiles import coherent_sigma, sums_in_re, truth_sigma
 from .quantiles import gaussian_quantiles, widen_quantiles
 from .reliability import FINE, NOMINAL, PIT_BINS, QUANTILES, TOLERANCE, Tally, below, covered, tally, verdict
-from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT
+from .spaxels import MEDIAN, QUANTITIES, RATIOS, REGIONS, SNR_LIMIT
 from .table import ScoreTable
 
 __all__ = ["measure_calibration"]
 
+TAIL = 0.01  # of the median: no quantile of a ratio is less, for its logarithm
 FLUX_UNIT = "1e-17 erg/s/cm2"
 
 
@@ -50,8 +51,8 @@ def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, n
     Quantities: line fluxes ("Ha"), equivalent widths ("EW Ha"), log ratios ("N2/Ha"; errors from the covariance of the
     fluxes, first order; only positions where the method itself claims 3 sigma for both lines, so that first order is
     enough), "velocity", and "pixels" of the spectra (all pixels, each by itself). Lines, widths and ratios are judged
-    by the quantiles of a method that gives them (ratios by their logarithms, not below the floor of the upper line over
-    the predicted lower one); all else, and positions where quantiles are missing, as Gaussian. The sharpness of
+    by the quantiles of a method that gives them (ratios by their logarithms, of not less than a hundredth of the
+    median: tails may reach zero); all else, and positions where quantiles are missing, as Gaussian. The sharpness of
     quantiles is half of their range from 16 to 84 %, over the median.
 
     Errors of sums over 1 Re (region "sum") are correlated from position to position as a method says
@@ -171,14 +172,19 @@ def _judge_ratio(book, spaxels, answers, ratio, lines):
             mean, sigma = np.log10(flux[:, top] / flux[:, bottom]), np.sqrt(np.maximum(variance, 0)) / np.log(10)
             quantiles = answer.quantiles.get(ratio)
             if quantiles is not None:
-                least = spaxels.floor(lines[0])[1] / np.maximum(flux[:, bottom], spaxels.floor(lines[1])[1])
-                quantiles = np.log10(np.maximum(quantiles, least[:, None]))
-                quantiles = _quantiles(quantiles, mean, sigma, extra / np.log(10) ** 2)
+                quantiles = _quantiles(_log_quantiles(quantiles), mean, sigma, extra / np.log(10) ** 2)
             sigma = np.sqrt(sigma**2 + extra / np.log(10) ** 2)
             for region in REGIONS:
                 where = known & sure & np.isfinite(mean + sigma) & spaxels.region(region)
                 found = _tally_at(spaxels, where, truth, mean, sigma, log=True, quantiles=quantiles)
                 book.add(name, ratio, region, "all", found, "dex")
+
+
+def _log_quantiles(quantiles):
+    """log10 of quantiles (N, K) of ratios; NaN where the median is not positive."""
+    middle = quantiles[:, MEDIAN, None]
+    middle = np.where(middle > 0, middle, np.nan)
+    return np.log10(np.maximum(quantiles, TAIL * middle))
 
 
 def _judge_velocity(book, spaxels, answers, competing):
