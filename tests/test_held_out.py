@@ -430,7 +430,11 @@ def test_judge_tries_again_what_failed(made, tmp_path):
     still = Perfect(fails=[bad])
     assert judge(made, [still], tmp_path, measures=[scores])["meta"]["predictors"][0]["failed"] == 1
     again = Perfect()
+    again.role = "null"
     got = judge(made, [again], tmp_path, measures=[scores])
+    assert got["meta"]["predictors"][0]["role"] == "null"
+    chosen = [(t.ew[:, 11] > 1) & (t.flux[:, 11] > 3 * t.depth[11]) & (t.radius < 1.6) for t in made]
+    assert 0 < got["meta"]["chosen_spaxels"] == sum(map(np.sum, chosen)) < got["meta"]["positions"]
     assert still.asked == again.asked == [bad] and got["meta"]["predictors"][0]["failed"] == 0
     assert (tmp_path / "predictions" / "the-truth-exactly" / "00001.npz").stat().st_mtime_ns == good
     maps = read_predictions(tmp_path, "The truth, exactly!", made)

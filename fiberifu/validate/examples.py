@@ -96,6 +96,7 @@ def unseen_scatter(rows, *, draws=200, seed=0):
     same place. It is linear, since neighbours are far apart among few galaxies: in a mean of them the trend with colour
     would count as scatter. The fit has errors, too: with leverage h (its variance over that of one spaxel) the residual
     is divided by sqrt(1 + h), as in leave-one-out residuals.
+    What curves between far neighbours still counts: with 200 galaxies some 0.03 to 0.05 dex too much, with 1000 0.01.
     """
     from scipy.spatial import cKDTree
 

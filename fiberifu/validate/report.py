@@ -351,8 +351,8 @@ def _limits(report):
         "intervals are from galaxies, which are.",
         "Intervals tell how the scores of these methods would change with other galaxies, not with another training "
         "run or another seed.",
-        "Correlation after the light in r is compared with trees and ridge alone: light x constant EW knows the "
-        "colour of the light, nothing else.",
+        "Correlation after light is compared with trees and ridge: of methods that know no more than the light it is "
+        "the colour of the continuum under the line, not skill, and may have either sign.",
     ]
     if 0 < galaxies < 500:
         items.insert(0, f"<b>{galaxies} galaxies are too few</b>: intervals need 500, claims about coverage 2000.")

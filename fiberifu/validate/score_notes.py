@@ -95,14 +95,14 @@ SCORES = {
         "against r goes with the true EW (blue galaxies have strong lines): below 0 for lines redder than r, above for "
         "bluer ones.",
     ),
+    "bias of sum [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true flux within 1 Re)."),
+    "MAE of sum [dex]": ScoreNote("low", "Mean over galaxies of its absolute value."),
+    "R2 log sum": ScoreNote("high", "Share of the variance of the log of these sums, from galaxy to galaxy."),
     "no answer": ScoreNote(
         None,
         "Share of the chosen spaxels where a method has no answer. Of the model and its rivals these count as a line "
         "that is absent (a tenth of the limit of selection); the others are judged on the rest.",
     ),
-    "bias of sum [dex]": ScoreNote(0.0, "Mean over galaxies of log (predicted / true flux within 1 Re)."),
-    "MAE of sum [dex]": ScoreNote("low", "Mean over galaxies of its absolute value."),
-    "R2 log sum": ScoreNote("high", "Share of the variance of the log of these sums, from galaxy to galaxy."),
     "cosine (published)": ScoreNote(
         "high",
         "Cosine of maps shifted by their median and scaled by their inter-quartile range, as published (Peng et al. "
