@@ -41,20 +41,23 @@ def mixture_quantiles(levels, weight, mean, sigma):
     Returns
     -------
     ndarray (Q, ...)
+        NaN where some sigma is not above 0.
     """
     levels = np.asarray(levels, float)
+    weight, mean, sigma = np.broadcast_arrays(weight, mean, sigma)
+    known = (sigma > 0).all(-1)
+    shape, (weight, mean, sigma) = known.shape, (x[known] for x in (weight, mean, sigma))
     # each component has less than any level below its own quantile, so the mixture lies between the outermost
     reach = _reach(levels)
     low, high = (mean - reach * sigma).min(-1), (mean + reach * sigma).max(-1)
-    shape, low, high = low.shape, low.ravel(), high.ravel()
-    weight, mean, sigma = (x.reshape(-1, x.shape[-1]) for x in np.broadcast_arrays(weight, mean, sigma))
 
     def law(x, at):
         pull = (x[:, None] - mean[at]) / sigma[at]
         return (weight[at] * ndtr(pull)).sum(-1), (weight[at] * _normal(pull) / sigma[at]).sum(-1)
 
-    found = _invert(law, levels, low, high, _moments(weight, mean, sigma), sigma.min(-1))
-    return found.reshape(len(levels), *shape)
+    out = np.full((len(levels), *shape), np.nan)
+    out[:, known] = _invert(law, levels, low, high, _moments(weight, mean, sigma), sigma.min(-1))
+    return out
 
 
 def ratio_cdf(t, weight, mean, covariance):
