@@ -5,12 +5,13 @@ Shapes: ``...`` anything, J components on the last axis.
 """
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 __all__ = ["mixture_cdf", "mixture_quantiles", "ratio_cdf", "ratio_quantiles"]
 
-STEPS = 50  # bisections: to 1e-15 of the bracket
+STEPS = 100  # at most; some five are enough but for mixtures of far peaks
 UNSURE = 0.1  # probability of a denominator below zero, above which a ratio is noise over noise
+CLOSE = 1e-5  # of the narrowest component: a step of Newton's method so small leaves an error of its square
 
 
 def mixture_cdf(x, weight, mean, sigma):
@@ -41,12 +42,23 @@ def mixture_quantiles(levels, weight, mean, sigma):
     Returns
     -------
     ndarray (Q, ...)
+        NaN where some sigma is not above 0.
     """
     levels = np.asarray(levels, float)
+    weight, mean, sigma = np.broadcast_arrays(weight, mean, sigma)
+    known = (sigma > 0).all(-1)
+    shape, (weight, mean, sigma) = known.shape, (x[known] for x in (weight, mean, sigma))
     # each component has less than any level below its own quantile, so the mixture lies between the outermost
-    reach = np.sqrt(2 * np.log(2 / np.minimum(levels, 1 - levels).min())) + 1
+    reach = _reach(levels)
     low, high = (mean - reach * sigma).min(-1), (mean + reach * sigma).max(-1)
-    return _bisect(lambda x: mixture_cdf(x, weight, mean, sigma), levels, low, high)
+
+    def law(x, at):
+        pull = (x[:, None] - mean[at]) / sigma[at]
+        return (weight[at] * ndtr(pull)).sum(-1), (weight[at] * _normal(pull) / sigma[at]).sum(-1)
+
+    out = np.full((len(levels), *shape), np.nan)
+    out[:, known] = _invert(law, levels, low, high, _moments(weight, mean, sigma), sigma.min(-1))
+    return out
 
 
 def ratio_cdf(t, weight, mean, covariance):
@@ -71,9 +83,13 @@ def ratio_cdf(t, weight, mean, covariance):
     t = np.asarray(t)[..., None]
     (a, b), (aa, bb, ab) = mean, covariance
     variance = np.maximum(aa - 2 * t * ab + t**2 * bb, 1e-30)
-    below = (weight * ndtr((t * b - a) / np.sqrt(variance))).sum(-1)
-    lost = (weight * ndtr(-b / np.sqrt(bb))).sum(-1)  # what the sum is far below, and lacks to 1 far above
-    return (below - lost) / (1 - 2 * lost)
+    lost = _lost(weight, b, bb)
+    return ((weight * ndtr((t * b - a) / np.sqrt(variance))).sum(-1) - lost) / (1 - 2 * lost)
+
+
+def _lost(weight, b, bb):
+    """Probability of ``b < 0``: what a sum is far below, and lacks to 1 far above."""
+    return (weight * ndtr(-b / np.sqrt(bb))).sum(-1)
 
 
 def ratio_quantiles(levels, weight, mean, covariance):
@@ -83,25 +99,90 @@ def ratio_quantiles(levels, weight, mean, covariance):
     -------
     ndarray (Q, ...)
     """
-    (a, b), (aa, bb, _) = mean, covariance
-    sure = (weight * ndtr(-b / np.sqrt(bb))).sum(-1) < UNSURE
-    b = np.where(sure[..., None], b, 1.0)
     levels = np.asarray(levels, float)
+    shape = np.broadcast_shapes(weight.shape, mean[0].shape)[:-1]
+    lost = np.broadcast_to(_lost(weight, mean[1], covariance[1]), shape)
+    sure = lost < UNSURE
+    weight, a, b, aa, bb, ab = (
+        np.broadcast_to(x, (*shape, x.shape[-1]))[sure] for x in (weight, *mean, *covariance)
+    )  # those that have a ratio in one row
+    lost = lost[sure]
     # far enough for the faintest of denominators
-    reach = 8 * np.sqrt(aa).max(-1) + np.abs(a).max(-1)
-    bound = 10 * reach / np.where(sure, np.maximum((weight * b).sum(-1), 1e-30), 1.0) / (1 - levels.max())
-    mean = (a, b)
-    found = _bisect(lambda t: ratio_cdf(t, weight, mean, covariance), levels, -bound, bound)
-    return np.where(sure, found, np.nan)
+    bound = 10 * (8 * np.sqrt(aa) + np.abs(a)).max(-1) / (weight * b).sum(-1) / (1 - levels.max())
+
+    def law(t, at):
+        t = t[:, None]
+        variance = np.maximum(aa[at] - 2 * t * ab[at] + t**2 * bb[at], 1e-30)
+        excess, root = t * b[at] - a[at], np.sqrt(variance)
+        pull = excess / root
+        slope = b[at] / root - excess * (t * bb[at] - ab[at]) / (variance * root)
+        kept = 1 - 2 * lost[at]
+        below, density = (weight[at] * ndtr(pull)).sum(-1), (weight[at] * _normal(pull) * slope).sum(-1)
+        return (below - lost[at]) / kept, density / kept
+
+    ratio = a / np.maximum(b, (weight * b).sum(-1, keepdims=True) / 10)
+    sigma = np.sqrt(np.maximum(aa - 2 * ratio * ab + ratio**2 * bb, 1e-30)) / np.maximum(b, 3 * np.sqrt(bb))
+    out = np.full((len(levels), *shape), np.nan)  # first order is where it starts, not the result
+    out[:, sure] = _invert(law, levels, -bound, bound, _moments(weight, ratio, sigma), sigma.min(-1))
+    return out
 
 
-def _bisect(cdf, levels, low, high):
-    """Where a rising function of values between ``low`` and ``high`` (...) reaches the levels (Q,)."""
-    shape = (len(levels), *np.shape(low))
-    low, high = (np.broadcast_to(x, shape).copy() for x in (low, high))
-    wanted = levels.reshape(-1, *(1,) * (len(shape) - 1))
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        below = cdf(middle) < wanted
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return (low + high) / 2
+def _reach(levels):
+    """Standard deviations from its mean within which a Gaussian has all the quantiles."""
+    return np.sqrt(2 * np.log(2 / np.minimum(levels, 1 - levels).min())) + 1
+
+
+def _normal(x):
+    return np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def _moments(weight, mean, sigma):
+    """Mean and standard deviation (P,) of mixtures (P, J)."""
+    middle = (weight * mean).sum(-1)
+    return middle, np.sqrt((weight * (sigma**2 + (mean - middle[:, None]) ** 2)).sum(-1))
+
+
+def _invert(law, levels, low, high, moments, scale):
+    """Where the probabilities of P distributions reach the levels, by Newton's method in their normal quantiles.
+
+    A Gaussian is a straight line there, done in one step. The root stays between bounds that every step narrows; what
+    would leave them, and every fifth step, is a bisection.
+
+    Parameters
+    ----------
+    law : callable
+        ``(x, at)``, values and numbers (k,) of distributions, to probability below ``x`` and its density, (k,) each.
+    levels : ndarray (Q,)
+    low, high : ndarray (P,)
+        With all quantiles between them.
+    moments : tuple of ndarray (P,)
+        Mean and standard deviation, for the start.
+    scale : ndarray (P,)
+        The smallest width in a distribution.
+
+    Returns
+    -------
+    ndarray (Q, P)
+    """
+    shape = (len(levels), len(low))
+    low, high, mean, sigma, scale = (np.broadcast_to(x, shape).ravel() for x in (low, high, *moments, scale))
+    low, high = low.copy(), high.copy()
+    wanted = np.repeat(ndtri(levels), shape[1])
+    x = np.clip(mean + wanted * sigma, low, high)
+    left = np.arange(len(x))  # not found yet
+    for step in range(1, STEPS + 1):
+        here = x[left]
+        probability, density = law(here, left % shape[1])
+        place = ndtri(np.clip(probability, 0.0, 1.0))  # weights sum to 1 but for rounding
+        over = place > wanted[left]
+        high[left[over]], low[left[~over]] = here[over], here[~over]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            shift = (wanted[left] - place) * _normal(place) / density
+        done = np.abs(shift) <= CLOSE * scale[left]
+        new = here + shift
+        inside = (new > low[left]) & (new < high[left]) & (step % 5 > 0)
+        x[left] = np.where(done | inside, new, (low[left] + high[left]) / 2)
+        left = left[~done]
+        if not len(left):
+            break
+    return x.reshape(shape)

@@ -296,8 +296,9 @@ class Prediction:
         ----------
         levels : float or sequence of float, shape (Q,)
             Probabilities, inside (0, 1).
-        lines : str or sequence of str
-            A table name ("strong", "all") or L line keys.
+        lines : str or sequence of str or of tuple of str
+            A table name ("strong", "all") or L line keys. A tuple is a sum of lines, such as a doublet: of their
+            fluxes; the width is that of the sum over the mean of their continua.
         quantity : {"flux", "ew"}
 
         Returns
@@ -313,8 +314,10 @@ class Prediction:
         """
         if quantity not in ("flux", "ew"):
             raise ValueError(f"quantity={quantity!r}: 'flux' or 'ew'")
-        keys = [str(key) for key in _select_lines(lines)["key"]]
-        out = self._quantiles(levels, [[key] for key in keys], "continuum" if quantity == "ew" else None)
+        if isinstance(lines, str):
+            lines = [str(key) for key in _select_lines(lines)["key"]]
+        sums = [[key] if isinstance(key, str) else list(key) for key in lines]
+        out = self._quantiles(levels, sums, "continuum" if quantity == "ew" else None)
         return out * (FLUX_DENSITY * u.AA if quantity == "flux" else u.AA)
 
     def line_sums(self, lines="strong", where=None, *, levels=(0.16, 0.5, 0.84), draws=400, seed=None):

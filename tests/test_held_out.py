@@ -21,7 +21,10 @@ from fiberifu.train.split import MARGIN, is_held_out, sky_block
 from fiberifu.validate import HeldOutSet, NetworkPredictor, PredictedMaps, Predictor, judge, read_predictions
 from fiberifu.validate.depth import aperture_factor, line_depth
 from fiberifu.validate.held_out import SEED
+from fiberifu.validate.maps import LEVELS
 from fiberifu.validate.predictors import observed_image, sky_positions
+from fiberifu.validate.quantiles import KEYS
+from fiberifu.validate.spaxels import MEDIAN
 from fiberifu.validate.truth import RULE, choose_galaxies, galaxy_truth, sky_position
 
 HA, N2 = LINES.index("Ha"), LINES.index("N2_6583")
@@ -232,6 +235,7 @@ class FakeIFU:
     """Reads H-alpha off the r image where the sky positions are, by the image's own WCS."""
 
     weights_sha256 = "fake"
+    passport = {"calibration": {"coherence": [0.4, 5.0]}}
 
     def predict(self, image, positions, *, redshift, wavelength, context=()):
         self.context = context
@@ -251,6 +255,15 @@ class FakeIFU:
         where = {"redshift": self.z, "positions": self.where}
         covariance = covariance[:, ::-1, ::-1]
         return LineMaps(order, flux[::-1], sigma, 2 * flux[::-1], sigma, mask=mask, covariance=covariance, **where)
+
+    def line_quantiles(self, levels, lines, quantity):
+        parts = np.array([sum(LINES.index(line) + 1 for line in one) for one in lines])
+        unit = u.Unit("1e-17 erg / (s cm2)") if quantity == "flux" else u.AA
+        return (parts[:, None] * self.value + np.array(levels)[:, None, None]) * unit
+
+    def ratio_quantiles(self, numerator, denominator, levels):
+        top, bottom = (sum(LINES.index(line) + 1 for line in one) for one in (numerator, denominator))
+        return top / bottom + np.array(levels)[:, None] * np.ones(len(self.value))
 
     def spectrum(self):
         flux = np.repeat(self.value[:, None], len(self.wave), 1)
@@ -282,6 +295,12 @@ def test_east_is_east(made):
     np.testing.assert_allclose(np.diagonal(maps.covariance[1]), 1 + np.arange(15.0))
     assert maps.spectrum.shape == (2, len(galaxy.wave)) and np.isnan(maps.spectrum[:, :5]).all()
     np.testing.assert_allclose(maps.spectrum_sigma[:, 5:], 0.5)
+    assert set(maps.quantiles) == set(KEYS) and maps.coherence == (0.4, 5.0)
+    s2 = maps.flux[1:, LINES.index("S2_6716")] + maps.flux[1:, LINES.index("S2_6731")]
+    np.testing.assert_allclose(maps.quantiles["S2"][1:], s2[:, None] + np.array(LEVELS), rtol=1e-5)
+    ratio = maps.quantiles["N2/Ha"]
+    assert ratio.shape == (n, len(LEVELS)) and np.isnan(ratio[0]).all()
+    np.testing.assert_allclose(ratio[5], (N2 + 1) / (HA + 1) + np.array(LEVELS), rtol=1e-5)
     # on the sky, too
     sky = NetworkPredictor(ifu := FakeIFU(), context=True)
     sky.predict(galaxy)
@@ -299,7 +318,7 @@ def test_network_sees_the_light_where_it_is(made):
 
     class Spy:
         def __init__(self, ifu):
-            self.ifu, self.weights_sha256 = ifu, ifu.weights_sha256
+            self.ifu, self.weights_sha256, self.passport = ifu, ifu.weights_sha256, ifu.passport
 
         def predict(self, *arguments, **keywords):
             seen.append(self.ifu.predict(*arguments, **keywords))
@@ -310,6 +329,9 @@ def test_network_sees_the_light_where_it_is(made):
     band = np.argmax(galaxy.present)
     light, true = seen[0].photometry["flux"][:, band], galaxy.band[:, band]
     assert np.isfinite(maps.flux[:, HA]).all() and maps.spectrum.shape == galaxy.spectrum.shape
+    middle, (low, high) = maps.quantiles["Ha"][:, MEDIAN], maps.quantiles["Ha"][:, [0, -1]].T
+    assert (np.abs(middle - maps.flux[:, HA]) < maps.flux_sigma[:, HA]).all()  # of any distribution
+    assert ((low < middle) & (middle < high)).all()
     error = np.abs(light - true)
     wrong = np.abs(galaxy.grid(light)[:, ::-1] - galaxy.grid(true))  # East and West exchanged
     assert np.median(error) < 0.05 * np.median(true)
@@ -335,8 +357,10 @@ class Perfect(Predictor):
             raise ValueError("no light")
         sigma = np.full(galaxy.flux.shape, 0.1)
         covariance = 0.01 * (np.eye(15) + np.arange(15)[:, None] + np.arange(15))[None].repeat(len(galaxy), 0)
+        quantiles = {"Ha": galaxy.flux[:, [HA]] + LEVELS, "N2/Ha": np.ones((len(galaxy), 1)) * LEVELS}
         return PredictedMaps(galaxy.flux, sigma, galaxy.ew, sigma, covariance=covariance, spectrum=galaxy.spectrum,
-                             spectrum_sigma=0.1 * np.ones_like(galaxy.spectrum))  # fmt: skip
+                             spectrum_sigma=0.1 * np.ones_like(galaxy.spectrum), quantiles=quantiles,
+                             coherence=(0.3, 4.0 + galaxy.index))  # fmt: skip
 
 
 class Plain(Predictor):
@@ -383,7 +407,11 @@ def test_judge(made, tmp_path, caplog):
     np.testing.assert_allclose(
         maps[3].covariance[0], 0.01 * (np.eye(15) + np.add.outer(range(15), range(15))), rtol=1e-6
     )
-    assert read_predictions(tmp_path, "plain", made)[0].spectrum is None
+    assert maps[1].quantiles is None and maps[1].coherence is None and set(maps[2].quantiles) == {"Ha", "N2/Ha"}
+    np.testing.assert_allclose(maps[2].quantiles["Ha"], made[2].flux[:, [HA]] + LEVELS, rtol=1e-6)
+    assert maps[3].coherence == (0.3, 4.0 + made[3].index)
+    plain = read_predictions(tmp_path, "plain", made)[0]
+    assert plain.spectrum is None and plain.quantiles is None and plain.coherence is None
 
 
 def test_judge_resumes(made, tmp_path):
@@ -428,5 +456,20 @@ def test_judge_refuses(made, tmp_path):
         judge(made, [Plain(), Plain()], tmp_path, measures=[scores])
     with pytest.raises(RuntimeError, match="every galaxy.*no light"):
         judge(made, [Perfect(fails=[g.index for g in made])], tmp_path, measures=[scores])
+    for wrong, message in (
+        ({"quantiles": {"Ha": np.zeros((3, 3))}}, "quantiles.*'Ha'.* shape"),
+        ({"quantiles": {"Halpha": np.zeros((3, 3))}}, "key 'Halpha'"),
+        ({"coherence": (1.2, 3.0)}, "coherence"),
+    ):
+        predictor = Plain()
+        predictor.predict = lambda g, wrong=wrong: PredictedMaps(*[np.ones(g.flux.shape)] * 4, **wrong)
+        with pytest.raises(RuntimeError, match=message):
+            judge(made, [predictor], tmp_path, measures=[scores], overwrite=True)
+    path = tmp_path / "predictions" / "the-truth-exactly" / "00000.npz"
+    judge(made, [Perfect()], tmp_path, measures=[scores])
+    stored = dict(np.load(path))
+    np.savez(path, **stored | {"levels": np.array(LEVELS) / 2})
+    with pytest.raises(ValueError, match="quantiles at"):
+        read_predictions(tmp_path, "The truth, exactly!", made)
     with pytest.raises(FileNotFoundError, match="judge"):
         read_predictions(tmp_path, "nobody", made)

@@ -13,13 +13,15 @@ from .bootstrap import Bootstrap
 from .maps import CONTINUUM
 from .metrics import STRATIFIED
 from .pooling import pool_predictions, pool_truths
-from .profiles import sums_in_re, truth_sigma
+from .profiles import coherent_sigma, sums_in_re, truth_sigma
+from .quantiles import gaussian_quantiles, widen_quantiles
 from .reliability import FINE, NOMINAL, PIT_BINS, QUANTILES, TOLERANCE, Tally, below, covered, tally, verdict
-from .spaxels import QUANTITIES, RATIOS, REGIONS, SNR_LIMIT
+from .spaxels import MEDIAN, QUANTITIES, RATIOS, REGIONS, SNR_LIMIT
 from .table import ScoreTable
 
 __all__ = ["measure_calibration"]
 
+TAIL = 0.01  # of the median: no quantile of a ratio is less, for its logarithm
 FLUX_UNIT = "1e-17 erg/s/cm2"
 
 
@@ -29,7 +31,8 @@ def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, n
     Parameters
     ----------
     predictions, truths, seed, draws, masks, noise, competing
-        See `~fiberifu.validate.measure_scores`. Known errors of the truth (``noise``) are added to those predicted.
+        See `~fiberifu.validate.measure_scores`. Known errors of the truth (``noise``) are added to those predicted:
+        quantiles go away from their median in quadrature (`~fiberifu.validate.quantiles.widen_quantiles`).
 
     Returns
     -------
@@ -47,12 +50,15 @@ def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, n
     -----
     Quantities: line fluxes ("Ha"), equivalent widths ("EW Ha"), log ratios ("N2/Ha"; errors from the covariance of the
     fluxes, first order; only positions where the method itself claims 3 sigma for both lines, so that first order is
-    enough), "velocity", and "pixels" of the spectra (all pixels, each by itself). Predictions are taken as Gaussian.
+    enough), "velocity", and "pixels" of the spectra (all pixels, each by itself). Lines, widths and ratios are judged
+    by the quantiles of a method that gives them (ratios by their logarithms, of not less than a hundredth of the
+    median: tails may reach zero); all else, and positions where quantiles are missing, as Gaussian. The sharpness of
+    quantiles is half of their range from 16 to 84 %, over the median.
 
-    Sums over 1 Re (region "sum") assume errors that are independent from position to position: neither apertures that
-    overlap nor errors of the model that a galaxy shares are in there, and `PredictedMaps` has no covariance of
-    positions. Region "sum, coherent errors" assumes the opposite, errors that are the same everywhere: the truth lies
-    between.
+    Errors of sums over 1 Re (region "sum") are correlated from position to position as a method says
+    (``PredictedMaps.coherence``). Without, they are taken as independent: neither apertures that overlap nor errors of
+    the model that a galaxy shares are in there; region "sum, coherent errors", for these methods only, assumes the
+    opposite, errors that are the same everywhere: the truth lies between.
 
     Methods without errors have no rows; positions where one of ``competing`` (by default all) that gives errors has
     none are left out for all.
@@ -122,16 +128,32 @@ def _judge_line(book, spaxels, answers, quantity, field, label, unit, competing)
         parts += [("whole", stratum, members & spaxels.region("whole")) for stratum, members in spaxels.strata()]
     for name, there in _with_errors(answers, field, i, competing).items():
         mean, sigma = (getattr(answers[name], part)[:, i] for part in (field, f"{field}_sigma"))
+        quantiles = _quantiles(answers[name].quantiles.get(label), mean, sigma, extra)
         sigma = np.sqrt(sigma**2 + extra)
         for region, stratum, place in parts:
-            found = _tally_at(spaxels, there & known & place, truth, mean, sigma, floor=floor)
+            where = there & known & place
+            found = _tally_at(spaxels, where, truth, mean, sigma, floor=floor, quantiles=quantiles)
             book.add(name, label, region, stratum, found, unit)
 
 
-def _tally_at(spaxels, where, truth, mean, sigma, *, log=False, floor=None):
+def _quantiles(given, mean, sigma, extra):
+    """Quantiles (N, K) with known errors of the truth, Gaussian where there are none; None for a method without any."""
+    if given is None:
+        return None
+    missing = np.flatnonzero(np.isnan(given[:, 0]))
+    out = given.astype(float)
+    out[missing] = gaussian_quantiles(mean[missing], sigma[missing])
+    return widen_quantiles(out, extra) if np.any(extra) else out
+
+
+def _tally_at(spaxels, where, truth, mean, sigma, *, log=False, floor=None, quantiles=None):
     where = np.flatnonzero(where)
     floor = np.nan if floor is None else floor[where]
-    return tally(truth[where], mean[where], sigma[where], spaxels.galaxy[where], spaxels.size, log=log, floor=floor)
+    quantiles = None if quantiles is None else quantiles[where]
+    galaxy = spaxels.galaxy[where]
+    return tally(
+        truth[where], mean[where], sigma[where], galaxy, spaxels.size, log=log, floor=floor, quantiles=quantiles
+    )
 
 
 def _judge_ratio(book, spaxels, answers, ratio, lines):
@@ -147,12 +169,22 @@ def _judge_ratio(book, spaxels, answers, ratio, lines):
             sure = np.logical_and.reduce([flux[:, i] > SNR_LIMIT * np.sqrt(c[:, i, i]) for i in (top, bottom)])
             variance = sum(c[:, i, i] / flux[:, i] ** 2 for i in (top, bottom))
             variance = variance - 2 * c[:, top, bottom] / (flux[:, top] * flux[:, bottom])
-            sigma = np.sqrt(np.maximum(variance, 0) + extra) / np.log(10)
-            mean = np.log10(flux[:, top] / flux[:, bottom])
+            mean, sigma = np.log10(flux[:, top] / flux[:, bottom]), np.sqrt(np.maximum(variance, 0)) / np.log(10)
+            quantiles = answer.quantiles.get(ratio)
+            if quantiles is not None:
+                quantiles = _quantiles(_log_quantiles(quantiles), mean, sigma, extra / np.log(10) ** 2)
+            sigma = np.sqrt(sigma**2 + extra / np.log(10) ** 2)
             for region in REGIONS:
                 where = known & sure & np.isfinite(mean + sigma) & spaxels.region(region)
-                found = _tally_at(spaxels, where, truth, mean, sigma, log=True)
+                found = _tally_at(spaxels, where, truth, mean, sigma, log=True, quantiles=quantiles)
                 book.add(name, ratio, region, "all", found, "dex")
+
+
+def _log_quantiles(quantiles):
+    """log10 of quantiles (N, K) of ratios; NaN where the median is not positive."""
+    middle = quantiles[:, MEDIAN, None]
+    middle = np.where(middle > 0, middle, np.nan)
+    return np.log10(np.maximum(quantiles, TAIL * middle))
 
 
 def _judge_velocity(book, spaxels, answers, competing):
@@ -173,9 +205,13 @@ def _judge_sums(book, spaxels, answers, quantity, competing):
         floor = sums_in_re(spaxels, spaxels.floor(quantity)[1], ok)
         mean, sigma = (getattr(answers[name], part)[:, i] for part in ("flux", "flux_sigma"))
         mean = sums_in_re(spaxels, mean, ok)
-        apart = np.sqrt(sums_in_re(spaxels, sigma**2, ok, power=2) + extra**2)
-        coherent = np.hypot(sums_in_re(spaxels, sigma, ok), extra)
-        for region, error in (("sum", apart), ("sum, coherent errors", coherent)):
+        if answers[name].coherence is not None:
+            errors = {"sum": coherent_sigma(spaxels, sigma, ok, answers[name].coherence)}
+        else:
+            apart, same = np.sqrt(sums_in_re(spaxels, sigma**2, ok, power=2)), sums_in_re(spaxels, sigma, ok)
+            errors = {"sum": apart, "sum, coherent errors": same}
+        for region, error in errors.items():
+            error = np.hypot(error, extra)
             found = tally(truth[galaxy], mean[galaxy], error[galaxy], galaxy, spaxels.size, floor=floor[galaxy])
             book.add(name, quantity, region, "all", found, FLUX_UNIT)
 

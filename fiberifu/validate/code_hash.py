@@ -22,9 +22,10 @@ PREDICTING = (
         "image",
         "instrument",
         "kinematics",
+        "mixture",
     ),
     *("observe", "photometry", "pointing", "prediction", "prepared", "psf", "redshift", "resample", "shape", "stamps"),
-    *("model/*", "lines/maps", "lines/table", "simulate/observe", "validate/predictors"),
+    *("model/*", "lines/maps", "lines/table", "simulate/observe", "validate/maps", "validate/predictors"),
 )
 
 

@@ -18,7 +18,9 @@ from tqdm import tqdm
 from ..output import atomic_path, prepare_output_folder
 from ..provenance import software_version
 from .held_out import remove_halves
-from .maps import PredictedMaps
+from .maps import LEVELS, PredictedMaps
+from .pooling import check_coherence
+from .quantiles import check_quantiles
 from .score_files import write_scores
 
 __all__ = ["judge", "prediction_folder", "read_predictions", "read_shard"]
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 _LINES = ("flux", "flux_sigma", "ew", "ew_sigma")
 _HALF = ("spectrum", "spectrum_sigma")
 _OPTIONAL = ("covariance", "velocity", "velocity_sigma", *_HALF)
+_QUANTILES = "quantiles/"  # before their keys
 _TRIANGLE = np.tril_indices(15)
 _MOST = 6e4  # below the largest half-precision number
 
@@ -242,6 +245,9 @@ def _check(maps, galaxy):
     for name in _LINES:
         if np.shape(getattr(maps, name)) != galaxy.flux.shape:
             raise ValueError(f"{name} has the shape {np.shape(getattr(maps, name))}; it must be {galaxy.flux.shape}")
+    check_quantiles(maps.quantiles, len(galaxy), galaxy.name)
+    if maps.coherence is not None:
+        check_coherence(maps.coherence, galaxy.name)
 
 
 def _shapes(galaxy):
@@ -270,6 +276,14 @@ def _write(path, galaxies, made, failed, seconds):
             parts.append(value[:, *_TRIANGLE] if name == "covariance" else value)
         values = np.concatenate(parts).astype(np.float32)
         out[name] = values.clip(-_MOST, _MOST).astype(np.float16) if name in _HALF else values
+    given = [{} if maps is None else maps.quantiles or {} for maps in made]
+    for key in dict.fromkeys(key for one in given for key in one):
+        blanks = (np.full((len(galaxy), len(LEVELS)), np.nan) for galaxy in galaxies)
+        parts = [one.get(key, blank) for one, blank in zip(given, blanks, strict=True)]
+        out |= {_QUANTILES + key: np.concatenate(parts).astype(np.float32), "levels": np.array(LEVELS)}
+    coherence = [None if maps is None else maps.coherence for maps in made]
+    if any(pair is not None for pair in coherence):
+        out["coherence"] = np.array([(np.nan, np.nan) if pair is None else pair for pair in coherence])
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **out)
 
@@ -278,6 +292,10 @@ def _read(path):
     """Predictions of a shard, what failed, seconds."""
     with np.load(path, allow_pickle=False) as stored:
         data = {name: stored[name] for name in stored.files}
+    if "levels" in data and not np.array_equal(data["levels"], LEVELS):
+        raise ValueError(
+            f"{path} has quantiles at {data['levels'].tolist()}, not at {LEVELS}; predict with overwrite=True"
+        )
     ends = {False: np.cumsum(data["length"]), True: np.cumsum(data["spectra"])}
     starts = {key: value - data["spectra" if key else "length"] for key, value in ends.items()}
     out = []
@@ -293,6 +311,12 @@ def _read(path):
                 square[:, *_TRIANGLE] = square[:, _TRIANGLE[1], _TRIANGLE[0]] = value
                 value = square
             values[name] = value
+        if not failed:
+            rows = slice(starts[False][i], ends[False][i])
+            keys = [name for name in data if name.startswith(_QUANTILES)]
+            values["quantiles"] = {name.removeprefix(_QUANTILES): data[name][rows] for name in keys} or None
+            if "coherence" in data and np.isfinite(data["coherence"][i]).all():
+                values["coherence"] = tuple(data["coherence"][i].tolist())
         out.append(PredictedMaps(**values))
     return out, data["failed"].tolist(), data["seconds"]
 

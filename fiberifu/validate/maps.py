@@ -11,13 +11,16 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["APERTURE_AREA", "CONTINUUM", "PredictedMaps", "Predictor", "TruthMaps"]
+__all__ = ["APERTURE_AREA", "CONTINUUM", "LEVELS", "PredictedMaps", "Predictor", "TruthMaps"]
 
 #: Of the network's aperture, arcsec2.
 APERTURE_AREA = np.pi / 4 * 1.5**2
 
 #: Continuum below a line that is called zero when an equivalent width needs it, 1e-17 erg/s/cm2/Angstrom.
 CONTINUUM = 1e-4
+
+#: Probabilities of the quantiles of predicted distributions.
+LEVELS = (0.005, 0.025, 0.05, 0.1, 0.16, 0.25, 0.375, 0.5, 0.625, 0.75, 0.84, 0.9, 0.95, 0.975, 0.995)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,6 +134,14 @@ class PredictedMaps:
         Of the gas, km/s; None for methods that predict none.
     spectrum, spectrum_sigma : ndarray (M, N), optional
         At ``truth.spectrum_at``, on ``truth.wave``.
+    quantiles : dict of str to ndarray (n, len(LEVELS)), optional
+        Of the distributions at `LEVELS`, for errors that are no Gaussians: of fluxes "Ha", "Hb", "O3", "N2", "S2", "O2"
+        (S2 and O2: of the sum of the doublet), equivalent widths "EW Ha" ..., and ratios of fluxes "N2/Ha", "O3/Hb",
+        "S2/Ha", "Ha/Hb" (not their logarithms). Any of them; NaN where not predicted. Medians are then the best guess
+        of logarithms; ``flux`` stays the mean. Gaussians without.
+    coherence : (float, float), optional
+        Amplitude and length [arcsec] of the correlation of the errors of line fluxes at two positions a distance d
+        apart, ``amplitude exp(-d / length)``; 1 for a position with itself. Independent without.
     """
 
     flux: np.ndarray
@@ -142,6 +153,8 @@ class PredictedMaps:
     velocity_sigma: np.ndarray | None = None
     spectrum: np.ndarray | None = None
     spectrum_sigma: np.ndarray | None = None
+    quantiles: dict | None = None
+    coherence: tuple | None = None
 
 
 class Predictor:

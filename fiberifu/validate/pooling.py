@@ -6,9 +6,11 @@ N positions of G galaxies, Q quantities (lines and sums of doublets).
 
 import numpy as np
 
-from .spaxels import NAMES, QUANTITIES, Answers, Spaxels
+from .maps import LEVELS
+from .quantiles import check_quantiles
+from .spaxels import NAMES, QUANTITIES, RATIOS, Answers, Spaxels
 
-__all__ = ["pool_predictions", "pool_truths"]
+__all__ = ["check_coherence", "pool_predictions", "pool_truths"]
 
 INCLINED = 60.0  # degrees
 
@@ -75,6 +77,7 @@ def pool_truths(truths, *, masks=None, noise=None):
         variance=None if noise is None else (whole["flux_variance"], whole["ew_variance"]),
         labels=_labels(truths),
         cell=np.array([truth.spaxel**2 for truth in truths]),
+        place=np.stack([row("east"), row("north")], 1),
     )
 
 
@@ -94,7 +97,8 @@ def pool_predictions(predictions, truths):
     Raises
     ------
     ValueError
-        If number or shapes do not fit the galaxies.
+        If number or shapes do not fit the galaxies, for quantiles of what is not known or that decrease, and for a
+        coherence that is none.
     """
     if len(predictions) != len(truths):
         raise ValueError(f"predictions has {len(predictions)} entries for {len(truths)} galaxies; give one for each")
@@ -124,15 +128,64 @@ def pool_predictions(predictions, truths):
     whole = {name: np.concatenate(part) for name, part in parts.items()}
     # Errors of the equivalent widths of a doublet are correlated as those of its fluxes.
     correlation = np.concatenate(correlations)
+    flux, ew = _add(whole["flux"], lines), _add(whole["ew"], lines)
     return Answers(
-        flux=_add(whole["flux"], lines),
+        flux=flux,
         flux_sigma=_add_errors(whole["flux_sigma"], correlation, lines),
-        ew=_add(whole["ew"], lines),
+        ew=ew,
         ew_sigma=_add_errors(whole["ew_sigma"], correlation, lines),
         covariance=np.concatenate(covariances),
         velocity=whole["velocity"],
         velocity_sigma=whole["velocity_sigma"],
+        quantiles=_pool_quantiles(predictions, truths, flux, ew),
+        coherence=_pool_coherence(predictions, truths),
     )
+
+
+def _pool_quantiles(predictions, truths, flux, ew):
+    """Quantiles of all galaxies; rows are whole, and only where there is a value, too."""
+    given = [getattr(maps, "quantiles", None) or {} for maps in predictions]
+    out = {}
+    for truth, one in zip(truths, given, strict=True):
+        check_quantiles(one, len(truth), truth.name)
+    for key in dict.fromkeys(key for one in given for key in one):
+        if key in RATIOS:
+            values = flux[:, [NAMES.index(line) for line in RATIOS[key]]]
+        else:
+            values = (ew if key.startswith("EW ") else flux)[:, [NAMES.index(key.removeprefix("EW "))]]
+        rows = np.full((len(flux), len(LEVELS)), np.nan, np.float32)
+        start = 0
+        for truth, one in zip(truths, given, strict=True):
+            if key in one:
+                rows[start : start + len(truth)] = one[key]
+            start += len(truth)
+        rows[~(np.isfinite(rows).all(1) & np.isfinite(values).all(1))] = np.nan
+        out[key] = rows
+    return out
+
+
+def _pool_coherence(predictions, truths):
+    given = [getattr(maps, "coherence", None) for maps in predictions]
+    if all(one is None for one in given):
+        return None
+    pairs = zip(given, truths, strict=True)
+    return np.array([(0.0, 1.0) if one is None else check_coherence(one, truth.name) for one, truth in pairs])
+
+
+def check_coherence(coherence, of="the galaxy"):
+    """Amplitude and length of a coherence.
+
+    Raises
+    ------
+    ValueError
+        If it is not two numbers, the first from 0 to 1, the second above 0.
+    """
+    given = np.asarray(coherence, float)
+    if given.shape != (2,) or not (0 <= given[0] <= 1 and 0 < given[1] < np.inf):
+        raise ValueError(
+            f"coherence predicted for {of} is {coherence!r}; give an amplitude from 0 to 1 and a length above 0 arcsec"
+        )
+    return tuple(given.tolist())
 
 
 def _parts():

@@ -10,7 +10,8 @@ import numpy as np
 from ..datasets import simulated_image
 from ..output import settings_hash
 from .code_hash import prediction_sha256
-from .maps import PredictedMaps, Predictor
+from .maps import LEVELS, PredictedMaps, Predictor
+from .spaxels import QUANTITIES, RATIOS
 
 __all__ = ["NetworkPredictor", "observed_image", "sky_positions"]
 
@@ -36,7 +37,9 @@ class NetworkPredictor(Predictor):
     def predict(self, galaxy):
         """Lines at all positions, spectra at ``galaxy.spectrum_at``; no velocities: an image has none.
 
-        Equivalent widths are given wherever fluxes are, over continua that may be noise, too: their errors say so.
+        Equivalent widths are given wherever fluxes are, over continua that may be noise, too: their errors say so. They
+        have quantiles only over continua, ratios only over lines, of three errors. The coherence of errors is that of
+        the calibration in the passport of the weights, none without.
         """
         from ..model import LINES
 
@@ -61,6 +64,8 @@ class NetworkPredictor(Predictor):
             for j, b in enumerate(LINES[: i + 1]):
                 both = np.where(usable[a] & usable[b], maps.covariance(a, b).value, np.nan)
                 covariance[:, i, j] = covariance[:, j, i] = both
+        quantiles = _quantiles(prediction, usable)
+        coherence = self.ifu.passport.get("calibration", {}).get("coherence")
         # the prepared image, so that the second call prepares none; only these few positions are rendered
         spectra = self.ifu.predict(prediction.image, where[galaxy.spectrum_at], **keywords).spectrum()
         bad = spectra.mask | ~(spectra.uncertainty.array > 0)
@@ -70,6 +75,8 @@ class NetworkPredictor(Predictor):
             ew=table("ew"),
             ew_sigma=table("ew", error=True),
             covariance=covariance,
+            quantiles=quantiles,
+            coherence=None if coherence is None else tuple(coherence),
             spectrum=np.where(bad, np.nan, spectra.flux.value).astype(np.float32),
             spectrum_sigma=np.where(bad, np.nan, np.where(bad, 1, spectra.uncertainty.array) ** -0.5).astype(
                 np.float32
@@ -89,6 +96,22 @@ class NetworkPredictor(Predictor):
             uncertainty=InverseVariance(galaxy.central_ivar * FLUX_DENSITY**-2),
         )
         return spectrum, sky_positions(galaxy, image, *galaxy.central_offset)
+
+
+def _quantiles(prediction, usable):
+    """Quantiles (n, K) of all that may have them; NaN where a line of it is not usable, ``usable`` has (n,) of each."""
+    found = {}
+    for quantity, prefix in (("flux", ""), ("ew", "EW ")):
+        values = prediction.line_quantiles(LEVELS, list(QUANTITIES.values()), quantity).value  # (K, 6, n)
+        found |= {prefix + name: values[:, i] for i, name in enumerate(QUANTITIES)}
+    for ratio, (top, bottom) in RATIOS.items():
+        found[ratio] = prediction.ratio_quantiles(QUANTITIES[top], QUANTITIES[bottom], LEVELS)
+    out = {}
+    for key, values in found.items():
+        lines = sum((QUANTITIES[name] for name in RATIOS.get(key, [key.removeprefix("EW ")])), ())
+        known = np.logical_and.reduce([usable[line] for line in lines])
+        out[key] = np.where(known, values, np.nan).T.astype(np.float32)
+    return out
 
 
 def observed_image(galaxy):

@@ -5,6 +5,7 @@ Neighbouring apertures overlap, so fluxes are never added: sums are of surface b
 """
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from .bootstrap import galaxy_sums
 from .maps import APERTURE_AREA
@@ -13,6 +14,7 @@ from .survey_truth import correlated_sigma
 
 __all__ = [
     "BINS",
+    "coherent_sigma",
     "galaxy_gradient",
     "o3n2_metallicity",
     "radial_profiles",
@@ -59,6 +61,38 @@ def sums_in_re(spaxels, values, ok, *, power=1):
     where = np.flatnonzero(ok & (spaxels.radius < 1))
     count, total = galaxy_sums(spaxels.galaxy[where], spaxels.size, 1, values[where])
     return np.where(count >= FEWEST, total * (spaxels.cell / APERTURE_AREA) ** power, np.nan)
+
+
+def coherent_sigma(spaxels, sigma, ok, coherence):
+    """1-sigma errors of sums in 1 Re whose positions err together: ``sqrt(sum_ij rho_ij sigma_i sigma_j)``.
+
+    Parameters
+    ----------
+    spaxels : `~fiberifu.validate.spaxels.Spaxels`
+    sigma : ndarray (N,)
+        Errors of fluxes in the aperture.
+    ok : ndarray (N,) of bool
+        As of `sums_in_re`.
+    coherence : ndarray (G, 2)
+        Amplitude and length of the correlation ``rho = amplitude exp(-distance / length)``; rho of a position with
+        itself is 1.
+
+    Returns
+    -------
+    ndarray (G,)
+        1e-17 erg/s/cm2; NaN below 5 positions.
+    """
+    where = np.flatnonzero(ok & (spaxels.radius < 1))
+    count = np.bincount(spaxels.galaxy[where], minlength=spaxels.size)
+    ends = np.cumsum(count)
+    variance = np.full(spaxels.size, np.nan)
+    for i in np.flatnonzero(count >= FEWEST):
+        rows = where[ends[i] - count[i] : ends[i]]
+        amplitude, length = coherence[i]
+        s, rho = sigma[rows], amplitude * np.exp(-pdist(spaxels.place[rows]) / length)
+        first, second = np.triu_indices(len(rows), 1)
+        variance[i] = (s**2).sum() + 2 * (rho * s[first] * s[second]).sum()
+    return np.sqrt(variance) * spaxels.cell / APERTURE_AREA
 
 
 def truth_sigma(spaxels, quantity, ok):

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Gaussian predictions against the truth: ``truth, mean, sigma -> PIT, CRPS -> Tally per galaxy -> coverage, verdict``.
+"""Predictions against the truth: ``truth, mean, sigma or quantiles -> PIT, CRPS -> Tally per galaxy -> coverage``.
 
 The probability integral transform (PIT) of a truth is its place in the predicted distribution: uniform from 0 to 1 if
 the errors are right, at the ends if they are too small, in the middle if too large. N values of G galaxies.
@@ -11,6 +11,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from .bootstrap import galaxy_sums
+from .quantiles import quantile_crps, quantile_pit, quantile_sigma
+from .spaxels import MEDIAN
 
 __all__ = [
     "NOMINAL",
@@ -148,7 +150,7 @@ def below(fractions, q):
     return fractions[:, : round(FINE * q)].sum(1)
 
 
-def tally(truth, mean, sigma, galaxy, n, *, log=False, floor=np.nan):
+def tally(truth, mean, sigma, galaxy, n, *, log=False, floor=np.nan, quantiles=None):
     """Sum up the values of each of n galaxies.
 
     Parameters
@@ -162,18 +164,25 @@ def tally(truth, mean, sigma, galaxy, n, *, log=False, floor=np.nan):
         Values are log10 already: sigma is in dex. Else that is sigma / (ln 10 x max(mean, floor)), known without truth.
     floor : float or ndarray (N,)
         What a smaller prediction counts as there; NaN where dex make no sense.
+    quantiles : ndarray (N, K), optional
+        Finite, at `~fiberifu.validate.maps.LEVELS`: judged in place of the Gaussians. Mean and sigma are then their
+        median and half of their range from 16 to 84 % (`~fiberifu.validate.quantiles.quantile_sigma`).
 
     Returns
     -------
     Tally
     """
-    place = np.minimum((gaussian_pit(truth, mean, sigma) * FINE).astype(int), FINE - 1)
+    if quantiles is None:
+        pit, score = gaussian_pit(truth, mean, sigma), gaussian_crps(truth, mean, sigma)
+    else:
+        quantiles = np.asarray(quantiles, float)
+        pit, score = quantile_pit(truth, quantiles), quantile_crps(truth, quantiles)
+        mean, sigma = quantiles[:, MEDIAN], quantile_sigma(quantiles)
+    place = np.minimum((pit * FINE).astype(int), FINE - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         width = np.log(sigma if log else sigma / np.maximum(mean, floor) / np.log(10))
     known = np.isfinite(width)
-    crps, width, n_width = galaxy_sums(
-        galaxy, n, gaussian_crps(truth, mean, sigma), np.where(known, width, 0), known.astype(float)
-    )
+    crps, width, n_width = galaxy_sums(galaxy, n, score, np.where(known, width, 0), known.astype(float))
     pit = np.bincount(galaxy * FINE + place, minlength=n * FINE).reshape(n, FINE).astype(float)
     return Tally(pit, crps, width, n_width)
 

@@ -9,9 +9,12 @@ import dataclasses
 
 import numpy as np
 
+from .maps import LEVELS
+
 __all__ = [
     "EW_LIMIT",
     "EW_LIMIT_HB",
+    "MEDIAN",
     "NAMES",
     "QUANTITIES",
     "RATIOS",
@@ -19,6 +22,7 @@ __all__ = [
     "SNR_LIMIT",
     "Answers",
     "Spaxels",
+    "answered_ratio",
     "complete",
     "log_ratio",
     "shared",
@@ -45,6 +49,7 @@ REGIONS = {"whole": (0.0, 1.6), "centre": (0.0, 0.7), "off-centre": (0.7, 1.6)}
 EW_LIMIT, EW_LIMIT_HB = 1.0, 0.5  # Angstrom, rest frame
 SNR_LIMIT = 3.0
 NEAR = 1.5  # arcsec from a peak of the light: one aperture
+MEDIAN = LEVELS.index(0.5)  # its column among quantiles
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +75,8 @@ class Spaxels:
         Strata that are whole galaxies.
     cell : ndarray (G,)
         Area of a position of the grid, arcsec2.
+    place : ndarray (N, 2)
+        East and north of the centre of the stamp, arcsec.
     """
 
     galaxy: np.ndarray
@@ -84,6 +91,7 @@ class Spaxels:
     variance: tuple | None
     labels: dict
     cell: np.ndarray
+    place: np.ndarray
 
     def column(self, quantity):
         """Column of a quantity, by name."""
@@ -133,6 +141,10 @@ class Answers:
         Of the fluxes; diagonal for a method that gives none.
     velocity, velocity_sigma : ndarray (N,)
         NaN where not predicted.
+    quantiles : dict of str to ndarray (N, len(LEVELS))
+        As of `~fiberifu.validate.PredictedMaps`, only what the method has; rows of NaN where not predicted.
+    coherence : ndarray (G, 2), optional
+        Amplitude and length, arcsec; an amplitude of 0 for galaxies without.
     """
 
     flux: np.ndarray
@@ -142,6 +154,24 @@ class Answers:
     covariance: np.ndarray
     velocity: np.ndarray
     velocity_sigma: np.ndarray
+    quantiles: dict = dataclasses.field(default_factory=dict)
+    coherence: np.ndarray | None = None
+
+    def median(self, field, quantity):
+        """Best guess (N,) of what is judged in logarithms: the median where there are quantiles, else the value.
+
+        Parameters
+        ----------
+        field : {'flux', 'ew'}
+        quantity : str
+            Of `QUANTITIES`.
+        """
+        value = getattr(self, field)[:, NAMES.index(quantity)]
+        quantiles = self.quantiles.get(quantity if field == "flux" else f"EW {quantity}")
+        if quantiles is None:
+            return value
+        middle = quantiles[:, MEDIAN]
+        return np.where(np.isfinite(middle), middle, value)
 
 
 def complete(spaxels, answers):
@@ -192,3 +222,31 @@ def log_ratio(spaxels, flux, ratio, where):
     """log10 of a ratio at positions ``where``; lines below their floor count as that."""
     top, bottom = (np.maximum(flux[where, spaxels.column(line)], spaxels.floor(line)[1][where]) for line in ratio)
     return np.log10(top / bottom)
+
+
+def answered_ratio(spaxels, answer, name, where):
+    """log10 of a ratio of `RATIOS` as a method answers it, at positions ``where``.
+
+    The median of the ratio where the method gives quantiles and both its lines are above their floor; else the ratio of
+    the medians of the lines (their fluxes, without quantiles) as of `log_ratio`.
+
+    Parameters
+    ----------
+    spaxels : Spaxels
+    answer : Answers
+    name : str
+        Of `RATIOS`.
+    where : ndarray of int
+
+    Returns
+    -------
+    ndarray (len(where),)
+    """
+    flux = np.stack([answer.median("flux", quantity) for quantity in NAMES], 1)
+    out = log_ratio(spaxels, flux, RATIOS[name], where)
+    if name in answer.quantiles:
+        middle = answer.quantiles[name][where, MEDIAN]
+        lit = [flux[where, spaxels.column(line)] > spaxels.floor(line)[1][where] for line in RATIOS[name]]
+        known = np.isfinite(middle) & (middle > 0) & np.logical_and.reduce(lit)
+        out[known] = np.log10(middle[known])
+    return out
