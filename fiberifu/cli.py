@@ -100,6 +100,10 @@ TRAIN = """\
 Trains a model by a recipe, on simulated galaxies; the weights go to DIR/model.
 The same command resumes a run."""
 
+CALIBRATE = """\
+Measures how far the errors of a model are right, on fibres all over simulated galaxies that it was not trained on, and
+writes the model with what mends them (factors, temperatures, how far errors reach) to the folder DIR."""
+
 VALIDATE = """\
 Judges a model on simulated galaxies that nobody trained on, with their truth, beside simpler methods."""
 
@@ -199,6 +203,7 @@ def _parser():
     lines = command("lines", _lines, "emission-line maps of a cube", LINES, LINES_EXAMPLES)
     simulate = command("simulate", _simulate, "galaxies as a survey would see them", SIMULATE, SIMULATE_EXAMPLES)
     train = command("train", _train, "train a model", TRAIN)
+    calibrate = command("calibrate", _calibrate, "make a model's errors right", CALIBRATE)
     validate = commands.add_parser("validate", help="judge a model", description=VALIDATE, formatter_class=plain)
     validate.set_defaults(parser=validate)
     kinds = validate.add_subparsers(metavar="WHAT", title="what is judged")
@@ -292,6 +297,13 @@ def _parser():
     train.add_argument("--weights", metavar="MODEL", help="model folder to start a new run from")
     train.add_argument("--stop-after", type=_positive, metavar="SECONDS")
     train.add_argument("--device", default="cpu", help="cpu or cuda")
+
+    calibrate.add_argument("model", metavar="MODEL", help="model folder")
+    calibrate.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the calibrated model")
+    calibrate.add_argument("--data", metavar="FOLDER", help="of the survey templates")
+    calibrate.add_argument("--galaxies", type=_count, default=400, help="(400)")
+    calibrate.add_argument("--fibers", type=_count, default=8, help="of each, anywhere in it (8)")
+    calibrate.add_argument("--seed", type=_count, metavar="N", help="of the galaxies")
     return parser
 
 
@@ -413,6 +425,13 @@ def _train(options):
         device=options.device,
     )
     print(done)
+
+
+def _calibrate(options):
+    from .train.calibrate import main as calibrate
+
+    print(calibrate(options.model, options.output, data=options.data, galaxies=options.galaxies,
+                    fibers=options.fibers, seed=options.seed))  # fmt: skip
 
 
 def _validate_maps(options):

@@ -10,6 +10,7 @@ from scipy.special import ndtr, ndtri
 __all__ = ["mixture_cdf", "mixture_quantiles", "ratio_cdf", "ratio_quantiles"]
 
 STEPS = 100  # at most; some five are enough but for mixtures of far peaks
+UNSURE = 0.1  # probability of a denominator below zero, above which a ratio is noise over noise
 CLOSE = 1e-5  # of the narrowest component: a step of Newton's method so small leaves an error of its square
 
 
@@ -63,8 +64,8 @@ def mixture_quantiles(levels, weight, mean, sigma):
 def ratio_cdf(t, weight, mean, covariance):
     """Probability that a ratio ``a / b`` of jointly Gaussian components is below ``t``, for ``b`` that is positive.
 
-    ``a / b < t`` is ``a - t b < 0``, and that is linear: no expansion. What little probability ``b < 0`` has counts on
-    the wrong side (Hinkley 1969, Biometrika 56, 635); where it is not little, the ratio is noise over noise.
+    ``a / b < t`` is ``a - t b < 0``, and that is linear: no expansion (Hinkley 1969, Biometrika 56, 635). What little
+    probability the Gaussians give to ``b < 0`` is taken off at both ends.
 
     Parameters
     ----------
@@ -82,40 +83,43 @@ def ratio_cdf(t, weight, mean, covariance):
     t = np.asarray(t)[..., None]
     (a, b), (aa, bb, ab) = mean, covariance
     variance = np.maximum(aa - 2 * t * ab + t**2 * bb, 1e-30)
-    return (weight * ndtr((t * b - a) / np.sqrt(variance))).sum(-1)
+    below = (weight * ndtr((t * b - a) / np.sqrt(variance))).sum(-1)
+    lost = (weight * ndtr(-b / np.sqrt(bb))).sum(-1)  # what the sum is far below, and lacks to 1 far above
+    return (below - lost) / (1 - 2 * lost)
 
 
 def ratio_quantiles(levels, weight, mean, covariance):
-    """Quantiles of ``a / b``, see `ratio_cdf`; NaN where b, in the mean, is not positive by three of its errors.
+    """Quantiles of ``a / b``, see `ratio_cdf`; NaN where b is below zero with a probability above `UNSURE`.
 
     Returns
     -------
     ndarray (Q, ...)
     """
     levels = np.asarray(levels, float)
-    shape = np.broadcast_shapes(weight.shape, mean[0].shape)[:-1]
-    sure = (mean[1] > 3 * np.sqrt(covariance[1])).all(-1) & np.ones(shape, bool)
-    weight, a, b, aa, bb, ab = (
-        np.broadcast_to(x, (*shape, x.shape[-1]))[sure] for x in (weight, *mean, *covariance)
-    )  # those that have a ratio in one row
-    reach = _reach(levels)
-    # a within its own reach, over b at its smallest: a ratio beyond has no probability left
-    width = reach * np.sqrt(aa)
-    least = np.maximum(b - reach * np.sqrt(bb), 0.05 * b)
-    low, high = np.minimum((a - width) / least, 0).min(-1), np.maximum((a + width) / least, 0).max(-1)
+    weight, a, b, aa, bb, ab = np.broadcast_arrays(weight, *mean, *covariance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lost = (weight * ndtr(-b / np.sqrt(bb))).sum(-1)
+    sure = lost < UNSURE  # False for the NaN of nothing
+    shape, lost = sure.shape, lost[sure]
+    weight, a, b, aa, bb, ab = (x[sure] for x in (weight, a, b, aa, bb, ab))  # those that have a ratio in one row
 
     def law(t, at):
-        t = t[:, None]
+        t, rest = t[:, None], 1 - 2 * lost[at]
         variance = np.maximum(aa[at] - 2 * t * ab[at] + t**2 * bb[at], 1e-30)
         excess, root = t * b[at] - a[at], np.sqrt(variance)
         pull = excess / root
         slope = b[at] / root - excess * (t * bb[at] - ab[at]) / (variance * root)
-        return (weight[at] * ndtr(pull)).sum(-1), (weight[at] * _normal(pull) * slope).sum(-1)
+        below, density = (weight[at] * ndtr(pull)).sum(-1), (weight[at] * _normal(pull) * slope).sum(-1)
+        return (below - lost[at]) / rest, density / rest
 
-    ratio = a / b
-    sigma = np.sqrt(np.maximum(aa - 2 * ratio * ab + ratio**2 * bb, 1e-30)) / b  # first order: a start, not a result
+    over = (weight * b).sum(-1)  # of all components: one alone may be faint
+    # far enough for the faintest of denominators
+    bound = 10 * (8 * np.sqrt(aa).max(-1) + np.abs(a).max(-1)) / over / (1 - levels.max())
+    middle, over = ((weight * a).sum(-1) / over)[:, None], over[:, None]
+    sigma = np.sqrt(np.maximum(aa - 2 * middle * ab + middle**2 * bb, 1e-30)) / over
+    start = _moments(weight, middle + (a - middle * b) / over, sigma)  # first order: a start, not a result
     out = np.full((len(levels), *shape), np.nan)
-    out[:, sure] = _invert(law, levels, low, high, _moments(weight, ratio, sigma), sigma.min(-1))
+    out[:, sure] = _invert(law, levels, -bound, bound, start, sigma.min(-1))
     return out
 
 
@@ -165,7 +169,7 @@ def _invert(law, levels, low, high, moments, scale):
     for step in range(1, STEPS + 1):
         here = x[left]
         probability, density = law(here, left % shape[1])
-        place = ndtri(np.minimum(probability, 1.0))  # weights sum to 1 but for rounding
+        place = ndtri(np.clip(probability, 0.0, 1.0))  # but for rounding it is
         over = place > wanted[left]
         high[left[over]], low[left[~over]] = here[over], here[~over]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

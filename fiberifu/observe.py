@@ -314,7 +314,7 @@ class VirtualIFU:
     ):
         import torch
 
-        from .model import Node
+        from .model import Node, aperture_snr, apply_calibration
 
         aperture = resolve_aperture(aperture)
         offsets = prepared.offsets(positions.ravel() if positions.shape else positions)
@@ -348,6 +348,9 @@ class VirtualIFU:
         made, photometry = [], {}
         for z, weight, sigma_z in zip(nodes.z, nodes.weights, nodes.sigma, strict=True):
             mixture, sigma_gas, seen = decode(self._model, prepared, offsets, points, scale, z, spectra, progress)
+            if "calibration" in self.passport:
+                snr = aperture_snr(*(torch.from_numpy(seen[name]).float() for name in ("flux", "error")))
+                mixture = apply_calibration(mixture, snr, self.passport["calibration"])
             total = np.sqrt(sigma_gas**2 + gas_prior**2 + (C_KMS * sigma_z / (1 + z)) ** 2)
             made.append(Node(float(z), float(weight), mixture, torch.from_numpy(total.astype(np.float32))))
             photometry = {name: photometry.get(name, 0.0) + weight * value for name, value in seen.items()}
@@ -390,6 +393,8 @@ class VirtualIFU:
             renderer=renderer,
             photometry=photometry,
             usable=usable,
+            offsets=offsets,
+            field=tuple(self.passport.get("calibration", {}).get("field", (0.0, 1.0))),
             ebv_out=0.0 if deredden else prepared.ebv,
         )
 

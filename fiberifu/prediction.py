@@ -59,6 +59,8 @@ class Prediction:
     renderer: object = dataclasses.field(repr=False)
     photometry: dict = dataclasses.field(repr=False)
     usable: np.ndarray = dataclasses.field(repr=False)
+    offsets: np.ndarray = dataclasses.field(repr=False)
+    field: tuple = (0.0, 1.0)
     ebv_out: float = 0.0
 
     def __repr__(self):
@@ -162,11 +164,11 @@ class Prediction:
         return (np.moveaxis(total, -1, 0) if self.wcs is not None else total) * FLUX_DENSITY
 
     def sample(self, n, *, seed=None):
-        """Draw noiseless spectra, coherent in wavelength as the errors are.
+        """Draw noiseless spectra, coherent in wavelength and from position to position as the errors are.
 
-        The error of the photometric scale is common to all positions of a draw, the rest is drawn independently: how
-        far model errors reach from one position to the next is not modelled, so that sums over positions vary less
-        than they should.
+        The error of the photometric scale is common to all positions of a draw. How far the others reach was measured
+        when the weights were calibrated, and is in their passport: without that, positions are drawn independently, and
+        sums over positions vary less than they should.
 
         Parameters
         ----------
@@ -180,18 +182,25 @@ class Prediction:
         """
         import torch
 
+        out = np.empty((n, len(self.usable), len(self.wavelength)), np.float32)
+        for i, (node, coefficients, generator) in enumerate(self._draws(n, seed)):
+            mean = self.renderer.mean(node, coefficients)
+            noise = torch.randn(mean.shape, generator=generator)
+            out[i] = (mean * (1 + self.renderer.floor * noise)).numpy()
+        return out.reshape(n, *self.shape, -1) * FLUX_DENSITY
+
+    def _draws(self, n, seed):
+        """Yield n times a node of the redshifts, coefficients (N, K) and the generator that drew them."""
+        import torch
+
         if n < 1:
             raise ValueError(f"n={n}: draw at least one sample")
         generator = torch.Generator().manual_seed(self.provenance.seed if seed is None else seed)
         weights = torch.tensor([node.weight for node in self.nodes])
-        chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
-        out = np.empty((n, len(self.usable), len(self.wavelength)), np.float32)
-        for i, index in enumerate(chosen):
+        offsets = torch.from_numpy(np.where(np.isfinite(self.offsets), self.offsets, 0.0))
+        for index in torch.multinomial(weights, n, replacement=True, generator=generator):
             node = self.nodes[index]
-            mean = self.renderer.mean(node, node.mixture.sample(1, generator)[0])
-            noise = torch.randn(mean.shape, generator=generator)
-            out[i] = (mean * (1 + self.renderer.floor * noise)).numpy()
-        return out.reshape(n, *self.shape, -1) * FLUX_DENSITY
+            yield node, node.mixture.sample(offsets, generator, self.field), generator
 
     # --- lines ----------------------------------------------------------------------------------------------------
     def line_maps(self, lines="strong"):
@@ -295,8 +304,8 @@ class Prediction:
         Returns
         -------
         `~astropy.units.Quantity`, shape (Q, L) + positions.shape
-            Without the Q axis for one level. NaN where nothing is predicted, and for widths over a continuum below
-            three of its errors.
+            Without the Q axis for one level. NaN where nothing is predicted, and for widths over a continuum that
+            may be below zero.
 
         Raises
         ------
@@ -311,6 +320,46 @@ class Prediction:
         out = self._quantiles(levels, sums, "continuum" if quantity == "ew" else None)
         return out * (FLUX_DENSITY * u.AA if quantity == "flux" else u.AA)
 
+    def line_sums(self, lines="strong", where=None, *, levels=(0.16, 0.5, 0.84), draws=400, seed=None):
+        """Quantiles of line fluxes added up over spaxels, whose errors are not independent.
+
+        Parameters
+        ----------
+        lines : str or sequence of str
+            A table name ("strong", "all") or L line keys.
+        where : ndarray of bool, same shape as ``positions``, optional
+            Spaxels to be added; by default all that are usable.
+        levels : float or sequence of float, shape (Q,)
+            Probabilities, inside (0, 1).
+        draws : int
+            Coherent draws, as of `sample`, from which the quantiles are taken.
+        seed : int, optional
+            By default that of the prediction.
+
+        Returns
+        -------
+        `~astropy.units.Quantity`, shape (Q, L)
+            Without the Q axis for one level.
+
+        Raises
+        ------
+        ValueError
+            For a list of positions: their apertures may overlap, and fluxes in them cannot be added.
+        """
+        if self.wcs is None:
+            raise ValueError("line_sums(): this prediction is a list of positions, whose apertures may overlap; use "
+                             "predict_cube()")  # fmt: skip
+        where = np.ones(self.shape, bool) if where is None else np.asarray(where)
+        if where.shape != self.shape or where.dtype != bool:
+            raise ValueError(f"where: {where.dtype} of shape {where.shape}; a boolean map of shape {self.shape} fits")
+        given = _levels(levels)
+        rows = np.flatnonzero(where.ravel() & self.usable)
+        table, sums = _select_lines(lines), []
+        for node, coefficients, _ in self._draws(draws, seed):
+            sums.append(self._functionals(node, table)[0] @ coefficients[rows].double().sum(0).numpy())
+        found = np.quantile(sums, given, axis=0) * (FLUX_DENSITY * u.AA)
+        return found[0] if np.ndim(levels) == 0 else found
+
     def ratio_quantiles(self, numerator, denominator, levels=(0.16, 0.5, 0.84)):
         """Quantiles of a ratio of line fluxes, or of sums of lines, with what errs together in both.
 
@@ -324,7 +373,7 @@ class Prediction:
         Returns
         -------
         ndarray (Q,) + positions.shape
-            NaN where the denominator is below three of its errors.
+            NaN where the denominator may be below zero (probability above 0.1).
         """
         above, below = ([x] if isinstance(x, str) else list(x) for x in (numerator, denominator))
         _select_lines(above + below)
@@ -334,9 +383,7 @@ class Prediction:
         """Quantiles (Q, M, *shape) of M sums of lines, as they are or over a sum of lines or their ``continuum``."""
         from .mixture import mixture_quantiles, ratio_quantiles
 
-        given = np.atleast_1d(np.asarray(levels, float))
-        if given.ndim != 1 or not ((given > 0) & (given < 1)).all():
-            raise ValueError(f"levels={levels!r}: give probabilities between 0 and 1, such as (0.16, 0.5, 0.84)")
+        given = _levels(levels)
         table = _select_lines(list(dict.fromkeys([*sum(sums, []), *(over if isinstance(over, list) else [])])))
         keys = [str(key) for key in table["key"]]
         pick = np.array([[key in parts for key in keys] for parts in sums], float)  # (M, L)
@@ -531,6 +578,13 @@ class Prediction:
         dict of str to int
         """
         return {f.name: int(((self.flags & f.value) != 0).sum()) for f in Flag if ((self.flags & f.value) != 0).any()}
+
+
+def _levels(levels):
+    given = np.atleast_1d(np.asarray(levels, float))
+    if given.ndim != 1 or not ((given > 0) & (given < 1)).all():
+        raise ValueError(f"levels={levels!r}: give probabilities between 0 and 1, such as (0.16, 0.5, 0.84)")
+    return given
 
 
 def _select_lines(lines):

@@ -1,5 +1,7 @@
 """The main job on the bundled weights: images and positions in, spectra, cubes and line maps out."""
 
+import dataclasses
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from specutils import Spectrum
 
 from fiberifu import Flag, Gaussian, Spaxel, VirtualIFU
 from fiberifu.datasets import example_image, example_truth
+from fiberifu.prediction import _select_lines
 
 CENTER = SkyCoord(150.0, 2.0, unit="deg")  # of the image
 GALAXY = CENTER.spherical_offsets_by(2.99 * u.arcsec, -1.55 * u.arcsec)  # where its light peaks
@@ -345,6 +348,55 @@ def test_samples_have_the_stated_spread(cube_prediction):
     a, b, other = (cube_prediction.sample(2, seed=s).value for s in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
     assert not np.allclose(a, other)
+
+
+def test_quantiles_are_those_of_samples(cube_prediction):
+    """Fluxes, widths, ratios and sums against draws of coefficients."""
+    lines, levels = ["Ha", "N2_6583"], (0.16, 0.5, 0.84)
+    table = _select_lines(lines)
+    weights, sides = cube_prediction._functionals(cube_prediction.nodes[0], table)
+    draws = np.stack([c.numpy() for _, c, _ in cube_prediction._draws(3000, 1)])[:, 8 * 16 + 8]  # (n, K)
+    flux, continuum = draws @ weights.T, draws @ sides.T
+    for got, drawn in (
+        (cube_prediction.line_quantiles(levels, lines), flux),
+        (cube_prediction.line_quantiles(levels, lines, "ew"), flux / continuum / (1 + cube_prediction.redshift)),
+        (cube_prediction.ratio_quantiles("N2_6583", "Ha", levels)[:, None], (flux[:, 1] / flux[:, 0])[:, None]),
+    ):
+        got = np.asarray(getattr(got, "value", got))[..., 8, 8]
+        np.testing.assert_allclose(got, np.quantile(drawn, levels, axis=0), rtol=0.08, atol=0.02 * abs(got).max())
+    one = cube_prediction.line_quantiles(0.5, lines)
+    np.testing.assert_allclose(one.value, cube_prediction.line_quantiles(levels, lines)[1].value)
+    where = np.zeros(cube_prediction.shape, bool)
+    where[8, 8] = True
+    alone = cube_prediction.line_sums(lines, where, draws=2000)
+    assert alone.unit == one.unit and alone.shape == (3, 2)
+    np.testing.assert_allclose(alone.value, cube_prediction.line_quantiles(levels, lines)[..., 8, 8].value, rtol=0.15)
+
+
+def test_sums_of_lines_know_that_errors_are_coherent(cube_prediction):
+    """Between independent errors, and errors that are the same everywhere."""
+    low, high = cube_prediction.line_sums("Ha", levels=(0.16, 0.84))[:, 0].value
+    each = np.diff(cube_prediction.line_quantiles((0.16, 0.84), "Ha")[:, 0].value, axis=0)
+    assert np.sqrt((each**2).sum()) < high - low < 1.1 * each.sum()
+    field = dataclasses.replace(cube_prediction, field=(0.0, 1.0))
+    apart = np.diff(field.line_sums("Ha", levels=(0.16, 0.84))[:, 0].value)[0]
+    if cube_prediction.field[0] > 0.3:
+        assert high - low > 1.5 * apart
+
+
+@pytest.mark.parametrize("bad", [0, 1, (0.5, 1.2), [[0.5]]])
+def test_bad_levels(cube_prediction, bad):
+    with pytest.raises(ValueError, match="levels"):
+        cube_prediction.line_quantiles(bad, "Ha")
+
+
+def test_bad_sums(ifu, image, cube_prediction):
+    with pytest.raises(ValueError, match="overlap"):
+        ifu.predict(image, NEAR).line_sums("Ha")
+    with pytest.raises(ValueError, match="where"):
+        cube_prediction.line_sums("Ha", where=np.ones(3, bool))
+    with pytest.raises(ValueError, match="quantity"):
+        cube_prediction.line_quantiles(0.5, "Ha", quantity="width")
 
 
 def test_predicted_map_resembles_the_truth(ifu, image):

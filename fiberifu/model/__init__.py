@@ -4,6 +4,7 @@
 """
 
 from .basis import RestBasis, desi_lsf, pixel_edges
+from .calibration import LINE_GROUPS, aperture_snr, apply_calibration
 from .checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from .config import ModelConfig
 from .decoder import Decoded, anchor, photometric_shape
@@ -15,6 +16,7 @@ from .render import Node, Renderer
 __all__ = [
     "AMPLITUDES",
     "LINES",
+    "LINE_GROUPS",
     "LINE_WAVELENGTH",
     "CoefficientGaussian",
     "CoefficientMixture",
@@ -27,6 +29,8 @@ __all__ = [
     "Renderer",
     "RestBasis",
     "anchor",
+    "aperture_snr",
+    "apply_calibration",
     "desi_lsf",
     "load_checkpoint",
     "photometric_shape",

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 __all__ = ["CoefficientGaussian", "CoefficientMixture", "coefficient_nll", "compress", "fit_coefficients",
-           "functional_nll", "measure", "mixture_nll", "pixel_nll", "marginal_variance"]  # fmt: skip
+           "functional_nll", "marginal_variance", "measure", "mixture_nll", "pixel_nll", "unit_inverse"]  # fmt: skip
 
 BLOCK = 256  # pixels
+WAVES = 256  # of a random field
 SOFTENING = 3.0  # measured errors, where the scale of line amplitudes turns from linear to logarithmic
 
 
@@ -82,16 +83,45 @@ class CoefficientMixture:
         variance = torch.einsum("fmk,fjk->fjm", weights**2, self.diag**2)
         return mean, variance + (weights[:, None] @ self.factors).square().sum(-1)
 
-    def sample(self, n, generator=None):
-        """Draw coefficients (n, F, K). The last factor, the photometric scale, is common to all positions of a draw."""
+    def sample(self, offset, generator=None, field=(0.0, 1.0)):
+        """Draw coefficients (F, K), coherent from one position to the next.
+
+        Parameters
+        ----------
+        offset : Tensor (F, 2)
+            arcsec.
+        generator : torch.Generator, optional
+        field : tuple of float
+            Amplitude and length [arcsec] of the correlation ``amplitude exp(-distance / length)`` of what decides: the
+            component, and the errors within it. The error of the photometric scale is common to all positions.
+        """
         size, _, k = self.mean.shape
-        picked = torch.multinomial(self.weight, n, replacement=True, generator=generator).T  # (n, F)
+        r = self.factors.shape[-1]
+        draws = _fields(offset, 1 + k + r, field, generator).to(self.mean)
+        draws[:, -1] = torch.randn((), generator=generator)
+        place = torch.special.ndtr(draws[:, :1])
+        picked = (self.weight.cumsum(-1)[:, :-1] < place).sum(-1)
         row = torch.arange(size)
         mean, diag, factors = (x[row, picked] for x in (self.mean, self.diag, self.factors))
-        noise = torch.randn((n, size, k), generator=generator).to(mean)
-        common = torch.randn((n, size, factors.shape[-1]), generator=generator).to(mean)
-        common[..., -1] = common[:, :1, -1]
-        return mean + diag * noise + torch.einsum("nfkr,nfr->nfk", factors, common)
+        return mean + diag * draws[:, 1 : 1 + k] + torch.einsum("fkr,fr->fk", factors, draws[:, 1 + k :])
+
+
+def _fields(offset, n, coherence, generator):
+    """Standard normal fields (F, n) at offsets (F, 2), correlated as ``amplitude exp(-distance / length)``.
+
+    Random Fourier features (Rahimi & Recht 2007, NIPS): waves whose numbers follow the transform of the exponential in
+    two dimensions, a bivariate Cauchy distribution.
+    """
+    amplitude, length = coherence
+    white = torch.randn((len(offset), n), generator=generator)
+    if not amplitude:
+        return white
+    normal = torch.randn((WAVES, 3), generator=generator, dtype=torch.float64)
+    number = normal[:, :2] / (length * normal[:, 2:].abs())
+    phase = offset.double() @ number.T
+    waves = torch.cat([phase.cos(), phase.sin()], 1).float() / WAVES**0.5
+    field = waves @ torch.randn((2 * WAVES, n), generator=generator)
+    return amplitude**0.5 * field + (1 - amplitude) ** 0.5 * white
 
 
 def fit_coefficients(basis, flux, weight):
@@ -209,7 +239,7 @@ def functional_nll(mixture, weights, best, precision, limit):
         Mean over the functionals that are measured; 0 where none is.
     """
     weights = weights.double()
-    inverse, unit = _unit_inverse(precision)
+    inverse, unit = unit_inverse(precision)
     scaled = weights * unit[:, None]
     noise = torch.einsum("fmk,fkl,fml->fm", scaled, inverse, scaled)
     good = (noise > 0) & (noise < limit**2)
@@ -234,11 +264,11 @@ def pixel_nll(mixture, basis, flux, ivar, floor):
 
 def marginal_variance(precision):
     """Diagonal (F, K) of the inverse of ``precision`` (F, K, K); very large where a coefficient is not measured."""
-    inverse, unit = _unit_inverse(precision)
+    inverse, unit = unit_inverse(precision)
     return unit**2 * inverse.diagonal(dim1=-2, dim2=-1)
 
 
-def _unit_inverse(precision):
+def unit_inverse(precision):
     """Inverse (F, K, K) of ``precision`` in units (F, K) in which its diagonal is 1, and these units."""
     unit = precision.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).rsqrt()
     ridge = 1e-9 * torch.eye(precision.shape[-1], device=precision.device, dtype=precision.dtype)
