@@ -83,13 +83,9 @@ def ratio_cdf(t, weight, mean, covariance):
     t = np.asarray(t)[..., None]
     (a, b), (aa, bb, ab) = mean, covariance
     variance = np.maximum(aa - 2 * t * ab + t**2 * bb, 1e-30)
-    lost = _lost(weight, b, bb)
-    return ((weight * ndtr((t * b - a) / np.sqrt(variance))).sum(-1) - lost) / (1 - 2 * lost)
-
-
-def _lost(weight, b, bb):
-    """Probability of ``b < 0``: what a sum is far below, and lacks to 1 far above."""
-    return (weight * ndtr(-b / np.sqrt(bb))).sum(-1)
+    below = (weight * ndtr((t * b - a) / np.sqrt(variance))).sum(-1)
+    lost = (weight * ndtr(-b / np.sqrt(bb))).sum(-1)  # what the sum is far below, and lacks to 1 far above
+    return (below - lost) / (1 - 2 * lost)
 
 
 def ratio_quantiles(levels, weight, mean, covariance):
@@ -100,30 +96,30 @@ def ratio_quantiles(levels, weight, mean, covariance):
     ndarray (Q, ...)
     """
     levels = np.asarray(levels, float)
-    shape = np.broadcast_shapes(weight.shape, mean[0].shape)[:-1]
-    lost = np.broadcast_to(_lost(weight, mean[1], covariance[1]), shape)
-    sure = lost < UNSURE
-    weight, a, b, aa, bb, ab = (
-        np.broadcast_to(x, (*shape, x.shape[-1]))[sure] for x in (weight, *mean, *covariance)
-    )  # those that have a ratio in one row
-    lost = lost[sure]
-    # far enough for the faintest of denominators
-    bound = 10 * (8 * np.sqrt(aa) + np.abs(a)).max(-1) / (weight * b).sum(-1) / (1 - levels.max())
+    weight, a, b, aa, bb, ab = np.broadcast_arrays(weight, *mean, *covariance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lost = (weight * ndtr(-b / np.sqrt(bb))).sum(-1)
+    sure = lost < UNSURE  # False for the NaN of nothing
+    shape, lost = sure.shape, lost[sure]
+    weight, a, b, aa, bb, ab = (x[sure] for x in (weight, a, b, aa, bb, ab))  # those that have a ratio in one row
 
     def law(t, at):
-        t = t[:, None]
+        t, rest = t[:, None], 1 - 2 * lost[at]
         variance = np.maximum(aa[at] - 2 * t * ab[at] + t**2 * bb[at], 1e-30)
         excess, root = t * b[at] - a[at], np.sqrt(variance)
         pull = excess / root
         slope = b[at] / root - excess * (t * bb[at] - ab[at]) / (variance * root)
-        kept = 1 - 2 * lost[at]
         below, density = (weight[at] * ndtr(pull)).sum(-1), (weight[at] * _normal(pull) * slope).sum(-1)
-        return (below - lost[at]) / kept, density / kept
+        return (below - lost[at]) / rest, density / rest
 
-    ratio = a / np.maximum(b, (weight * b).sum(-1, keepdims=True) / 10)
-    sigma = np.sqrt(np.maximum(aa - 2 * ratio * ab + ratio**2 * bb, 1e-30)) / np.maximum(b, 3 * np.sqrt(bb))
-    out = np.full((len(levels), *shape), np.nan)  # first order is where it starts, not the result
-    out[:, sure] = _invert(law, levels, -bound, bound, _moments(weight, ratio, sigma), sigma.min(-1))
+    over = (weight * b).sum(-1)  # of all components: one alone may be faint
+    # far enough for the faintest of denominators
+    bound = 10 * (8 * np.sqrt(aa).max(-1) + np.abs(a).max(-1)) / over / (1 - levels.max())
+    middle, over = ((weight * a).sum(-1) / over)[:, None], over[:, None]
+    sigma = np.sqrt(np.maximum(aa - 2 * middle * ab + middle**2 * bb, 1e-30)) / over
+    start = _moments(weight, middle + (a - middle * b) / over, sigma)  # first order: a start, not a result
+    out = np.full((len(levels), *shape), np.nan)
+    out[:, sure] = _invert(law, levels, -bound, bound, start, sigma.min(-1))
     return out
 
 
@@ -173,7 +169,7 @@ def _invert(law, levels, low, high, moments, scale):
     for step in range(1, STEPS + 1):
         here = x[left]
         probability, density = law(here, left % shape[1])
-        place = ndtri(np.clip(probability, 0.0, 1.0))  # weights sum to 1 but for rounding
+        place = ndtri(np.clip(probability, 0.0, 1.0))  # but for rounding it is
         over = place > wanted[left]
         high[left[over]], low[left[~over]] = here[over], here[~over]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

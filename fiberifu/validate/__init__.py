@@ -10,7 +10,7 @@ from .calibration import measure_calibration
 from .fiber_sample import LineSample, sample_fibers, sample_spaxels
 from .held_out import HeldOutSet
 from .judge import judge, read_predictions
-from .maps import PredictedMaps, Predictor, TruthMaps
+from .maps import LEVELS, PredictedMaps, Predictor, TruthMaps
 from .maps_job import judge_to_page, validate_maps_to_folder
 from .metrics import measure_scores
 from .nulls import Blank, NoiseFloor, Shuffled
@@ -23,6 +23,7 @@ __all__ = [
     "FiberTrees",
     "HeldOutSet",
     "IFUTrees",
+    "LEVELS",
     "LightTimesEW",
     "LineSample",
     "NetworkPredictor",

@@ -138,7 +138,7 @@ class PredictedMaps:
         Of the distributions at `LEVELS`, for errors that are no Gaussians: of fluxes "Ha", "Hb", "O3", "N2", "S2", "O2"
         (S2 and O2: of the sum of the doublet), equivalent widths "EW Ha" ..., and ratios of fluxes "N2/Ha", "O3/Hb",
         "S2/Ha", "Ha/Hb" (not their logarithms). Any of them; NaN where not predicted. Medians are then the best guess
-        of logarithms; ``flux`` stays the mean. Gaussians without.
+        of logarithms; ``flux`` stays the mean, and needs its sigma as well. Gaussians without.
     coherence : (float, float), optional
         Amplitude and length [arcsec] of the correlation of the errors of line fluxes at two positions a distance d
         apart, ``amplitude exp(-d / length)``; 1 for a position with itself. Independent without.

@@ -78,7 +78,8 @@ def measure_scores(
     The best guess of a logarithm is the median, where a method gives quantiles (``PredictedMaps.quantiles``), and its
     value elsewhere: so in all scores of log flux, of equivalent widths (asinh and order, too), of ratios, and in the
     classes and gradients that are made of them. Sums, profiles and the published cosine are of fluxes themselves, and
-    take the value: that is the mean.
+    take the value: that is the mean. Where lines are chosen for being strong in truth, medians of right
+    distributions are too faint, and lower than means where the bright tail is long.
 
     "log flux" is the flux in the aperture; all apertures are equal, so it is log surface brightness but for a constant.
     "r after r-band" regresses on the true light in r. r times a constant has nothing left, 0; light at the line times a

@@ -38,8 +38,8 @@ class NetworkPredictor(Predictor):
         """Lines at all positions, spectra at ``galaxy.spectrum_at``; no velocities: an image has none.
 
         Equivalent widths are given wherever fluxes are, over continua that may be noise, too: their errors say so. They
-        have quantiles only over continua, ratios only over lines, of three errors. The coherence of errors is that of
-        the calibration in the passport of the weights, none without.
+        have quantiles only over continua, ratios only over lines, that are hardly below zero. The coherence of errors
+        is that of the calibration in the passport of the weights, none without.
         """
         from ..model import LINES
 
@@ -110,7 +110,8 @@ def _quantiles(prediction, usable):
     for key, values in found.items():
         lines = sum((QUANTITIES[name] for name in RATIOS.get(key, [key.removeprefix("EW ")])), ())
         known = np.logical_and.reduce([usable[line] for line in lines])
-        out[key] = np.where(known, values, np.nan).T.astype(np.float32)
+        # in order: over a denominator that may be faint, a level may be reached more than once
+        out[key] = np.sort(np.where(known, values, np.nan), axis=0).T.astype(np.float32)
     return out
 
 

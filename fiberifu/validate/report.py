@@ -20,7 +20,7 @@ REGIONS = {
     "whole": "whole galaxies (R < 1.6 Re)",
     "off-centre": "off-centre (0.7 Re < R < 1.6 Re)",
     "centre": "centre (R < 0.7 Re)",
-    "sum": "sums within 1 Re (intervals: errors independent from position to position)",
+    "sum": "sums within 1 Re (intervals: errors correlated as the method says; independent if it says nothing)",
     "sum, coherent errors": "sums within 1 Re (intervals: errors the same everywhere)",
     "gradient": "metallicity gradients",
 }

@@ -24,11 +24,13 @@ RELIABILITY = {
     "off-centre": (("Ha", "N2", "O3", "EW Ha", "N2/Ha"), "Off-centre (0.7 to 1.6 Re), all positions."),
     "sum": (
         ("Ha", "N2", "O3", "Hb", "S2"),
-        "Sums within 1 Re, errors taken as independent from position to position: they come out too small.",
+        "Sums within 1 Re, errors correlated from position to position as the method says. If it says nothing they are "
+        "taken as independent, and come out too small.",
     ),
     "sum, coherent errors": (
         ("Ha", "N2", "O3", "Hb", "S2"),
-        "Sums within 1 Re, errors taken as the same everywhere: they come out too large. The truth lies between.",
+        "Sums within 1 Re, errors taken as the same everywhere, for methods that do not say how they correlate: they "
+        "come out too large. The truth lies between.",
     ),
 }
 STRATA_SCORES = ("R2 log EW", "MAE log EW [dex]", "bias log flux [dex]")
