@@ -4,14 +4,12 @@
 Each function adds rows to a `~fiberifu.validate.table.ScoreTable`, for all methods on the same positions.
 """
 
-from functools import partial
-
 import numpy as np
 
 from ..lines.diagnostics import BPT_DIAGRAMS
 from . import scores
 from .profiles import BINS, galaxy_gradient, o3n2_metallicity, radial_profiles, selected_sums, sums_in_re, truth_sigma
-from .spaxels import RATIOS, REGIONS, SNR_LIMIT, answered_ratio, log_ratio, shared, strong_lines
+from .spaxels import RATIOS, REGIONS, SNR_LIMIT, log_ratio, shared, strong_lines
 
 __all__ = ["score_diagram", "score_profiles", "score_sums", "score_velocity"]
 
@@ -21,10 +19,7 @@ BPT_CLASSES = 3  # star-forming, composite, AGN
 
 # ---------------------------------------------------------------- sums and profiles
 def score_sums(table, spaxels, answers, quantity):
-    """Sums in 1 Re (region "sum") of galaxies whose true sum is strong enough: R2, bias and MAE in dex.
-
-    Of ``flux``, the mean, also where there are quantiles: medians do not add up.
-    """
+    """Sums in 1 Re (region "sum") of galaxies whose true sum is strong enough: R2, bias and MAE in dex."""
     i = spaxels.column(quantity)
     for there, names in shared(answers, "flux", i):
         ok = there & np.isfinite(spaxels.flux[:, i]) & np.isfinite(spaxels.ew[:, i])
@@ -80,12 +75,11 @@ def score_diagram(table, spaxels, answers):
     """Classes in the [N II] BPT diagram, and gradients of the metallicity of what is star-forming there in truth.
 
     Three classes: star-forming (below Kauffmann et al. 2003), composite, AGN (above Kewley et al. 2001). Kappa counts
-    all disagreements alike; with linear weights, star-forming taken for AGN counts twice. Predicted ratios are medians
-    where a method gives quantiles.
+    all disagreements alike; with linear weights, star-forming taken for AGN counts twice.
     """
 
-    def place(log_of, where):
-        x, y = (log_of(ratio, where) for ratio in ("N2/Ha", "O3/Hb"))
+    def place(flux, where):
+        x, y = (log_ratio(spaxels, flux, RATIOS[ratio], where) for ratio in ("N2/Ha", "O3/Hb"))
         return x, y, np.minimum(BPT_DIAGRAMS["N2"].classify(x, y), BPT_CLASSES - 1).astype(int)
 
     for strong, names in strong_lines(spaxels, answers, BPT_LINES):
@@ -94,10 +88,10 @@ def score_diagram(table, spaxels, answers):
             if not len(where):
                 continue
             galaxy = spaxels.galaxy[where]
-            x, y, truth = place(lambda ratio, at: log_ratio(spaxels, spaxels.flux, RATIOS[ratio], at), where)
+            x, y, truth = place(spaxels.flux, where)
             forming = truth == 0
             for name in names:
-                px, py, predicted = place(partial(answered_ratio, spaxels, answers[name]), where)
+                px, py, predicted = place(answers[name].flux, where)
                 found = {
                     "kappa BPT": scores.kappa(truth, predicted, galaxy, BPT_CLASSES, table.weights),
                     "kappa BPT, linear weights": scores.kappa(

@@ -10,7 +10,7 @@ from . import scores
 from .bootstrap import Bootstrap, galaxy_ranks
 from .galaxy_metrics import score_diagram, score_profiles, score_sums, score_velocity
 from .pooling import pool_predictions, pool_truths
-from .spaxels import QUANTITIES, RATIOS, REGIONS, answered_ratio, complete, log_ratio, shared, strong_lines
+from .spaxels import QUANTITIES, RATIOS, REGIONS, complete, log_ratio, shared, strong_lines
 from .table import ScoreTable
 
 __all__ = ["STRATIFIED", "measure_scores"]
@@ -75,11 +75,8 @@ def measure_scores(
     positions without one. A method without any answer for a quantity takes no part in it. Velocities are scored where
     a method has them.
 
-    The best guess of a logarithm is the median, where a method gives quantiles (``PredictedMaps.quantiles``), and its
-    value elsewhere: so in all scores of log flux, of equivalent widths (asinh and order, too), of ratios, and in the
-    classes and gradients that are made of them. Sums, profiles and the published cosine are of fluxes themselves, and
-    take the value: that is the mean. Where lines are chosen for being strong in truth, medians of right
-    distributions are too faint, and lower than means where the bright tail is long.
+    What is scored is the value that a method gives, as its maps hold it: a mean, where it says so. Its quantiles, where
+    it gives them, are judged by `measure_calibration`.
 
     "log flux" is the flux in the aperture; all apertures are equal, so it is log surface brightness but for a constant.
     "r after r-band" regresses on the true light in r. r times a constant has nothing left, 0; light at the line times a
@@ -135,10 +132,7 @@ def _score_line(table, spaxels, answers, quantity):
                     if not len(where):
                         continue
                     galaxies = len(np.unique(spaxels.galaxy[where]))
-                    if field == "flux" and part is _score_all:  # of sums, not of logarithms
-                        predicted = {name: answers[name].flux[where, i] for name in names}
-                    else:
-                        predicted = {name: answers[name].median(field, quantity)[where] for name in names}
+                    predicted = {name: getattr(answers[name], field)[where, i] for name in names}
                     for name, found in part(spaxels, predicted, field, i, where, floor[where], table.weights):
                         table.add(name, quantity, region, stratum, found, galaxies, len(where))
 
@@ -229,6 +223,6 @@ def _score_ratio(table, spaxels, answers, ratio, lines):
             galaxy = spaxels.galaxy[where]
             truth = log_ratio(spaxels, spaxels.flux, lines, where)
             for name in names if len(where) else ():
-                predicted = answered_ratio(spaxels, answers[name], ratio, where)
+                predicted = log_ratio(spaxels, answers[name].flux, lines, where)
                 found = _log_scores("ratio", truth, predicted, galaxy, table.weights)
                 table.add(name, ratio, region, "all", found, len(np.unique(galaxy)), len(where))

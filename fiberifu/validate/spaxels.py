@@ -22,7 +22,6 @@ __all__ = [
     "SNR_LIMIT",
     "Answers",
     "Spaxels",
-    "answered_ratio",
     "complete",
     "log_ratio",
     "shared",
@@ -157,22 +156,6 @@ class Answers:
     quantiles: dict = dataclasses.field(default_factory=dict)
     coherence: np.ndarray | None = None
 
-    def median(self, field, quantity):
-        """Best guess (N,) of what is judged in logarithms: the median where there are quantiles, else the value.
-
-        Parameters
-        ----------
-        field : {'flux', 'ew'}
-        quantity : str
-            Of `QUANTITIES`.
-        """
-        value = getattr(self, field)[:, NAMES.index(quantity)]
-        quantiles = self.quantiles.get(quantity if field == "flux" else f"EW {quantity}")
-        if quantiles is None:
-            return value
-        middle = quantiles[:, MEDIAN]
-        return np.where(np.isfinite(middle), middle, value)
-
 
 def complete(spaxels, answers):
     """Answers with the floor where there is none, but for quantities that are answered nowhere.
@@ -222,31 +205,3 @@ def log_ratio(spaxels, flux, ratio, where):
     """log10 of a ratio at positions ``where``; lines below their floor count as that."""
     top, bottom = (np.maximum(flux[where, spaxels.column(line)], spaxels.floor(line)[1][where]) for line in ratio)
     return np.log10(top / bottom)
-
-
-def answered_ratio(spaxels, answer, name, where):
-    """log10 of a ratio of `RATIOS` as a method answers it, at positions ``where``.
-
-    The median of the ratio where the method gives quantiles and both its lines are above their floor; else the ratio of
-    the medians of the lines (their fluxes, without quantiles) as of `log_ratio`.
-
-    Parameters
-    ----------
-    spaxels : Spaxels
-    answer : Answers
-    name : str
-        Of `RATIOS`.
-    where : ndarray of int
-
-    Returns
-    -------
-    ndarray (len(where),)
-    """
-    flux = np.stack([answer.median("flux", quantity) for quantity in NAMES], 1)
-    out = log_ratio(spaxels, flux, RATIOS[name], where)
-    if name in answer.quantiles:
-        middle = answer.quantiles[name][where, MEDIAN]
-        lit = [flux[where, spaxels.column(line)] > spaxels.floor(line)[1][where] for line in RATIOS[name]]
-        known = np.isfinite(middle) & (middle > 0) & np.logical_and.reduce(lit)
-        out[known] = np.log10(middle[known])
-    return out
