@@ -57,7 +57,9 @@ def make_passport(recipe, step, ranges, training_data="fiberifu.simulate"):
     dict
     """
     model, survey = recipe.model, recipe.survey
-    seen = step * recipe.batch
+    # batches that are kept for another pass hold no new galaxies
+    block, within = divmod(step, recipe.passes * recipe.shelf) if recipe.passes > 1 else (0, step)
+    seen = (block * recipe.shelf + (min(within, recipe.shelf) if recipe.passes > 1 else within)) * recipe.batch
     placement = recipe.simulator.get("placement", "desi") if survey is None else dataclasses.asdict(survey)
     return {
         "bands": list(model.bands),
