@@ -44,11 +44,22 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
         Recipe.read(tmp_path / "absent.toml")
 
 
-def test_packaged_recipe_is_the_nano_model():
+@pytest.mark.parametrize(
+    ("name", "fewest", "most"),
+    [("nano", 1.0e6, 1.6e6), ("tiny", 4e6, 6e6), ("base", 1e8, 2e8)],
+)
+def test_packaged_recipes_make_models_of_their_size(name, fewest, most):
     from importlib import resources
 
-    with resources.as_file(resources.files("fiberifu.train") / "recipes" / "nano.toml") as path:
-        assert Recipe.read(path).model == ModelConfig()
+    from fiberifu.model import FiberMAE
+
+    with resources.as_file(resources.files("fiberifu.train") / "recipes" / f"{name}.toml") as path:
+        r = Recipe.read(path)
+    assert r.model.name == name and (name != "nano" or r.model == ModelConfig())
+    assert r.model.width % r.model.heads == 0 and (r.model.width // r.model.heads) % 4 == 0
+    with torch.device("meta"):
+        trained = sum(p.numel() for p in FiberMAE(r.model).parameters())
+    assert fewest <= trained <= most
 
 
 def test_augmentation_turns_image_and_fibres_together():
