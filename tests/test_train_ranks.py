@@ -13,9 +13,20 @@ import numpy as np
 import pytest
 import torch
 
+from fiberifu.model import load_checkpoint
 from fiberifu.model.encoder import Block
 from fiberifu.simulate import analytic_template_pack
-from fiberifu.train import Picture, Ranks, Recipe, join, simulated_batches, simulated_step, train
+from fiberifu.train import (
+    Picture,
+    Ranks,
+    Recipe,
+    join,
+    main,
+    make_passport,
+    simulated_batches,
+    simulated_step,
+    train,
+)
 from fiberifu.train.metrics import metrics
 
 RECIPE = """
@@ -99,7 +110,11 @@ def test_runs_do_not_depend_on_the_number_of_ranks(pack_path, recipe, tmp_path):
         subprocess.Popen(command, env=os.environ | meeting | {"RANK": str(rank)}, stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, text=True) for rank in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=100) for process in started]
+    try:
+        said = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [out for out, _ in said] == ["3\n", "3\n"], said
     assert started[1].returncode == -signal.SIGKILL and started[0].returncode != 0
     assert torch.load(run / "state.pt", weights_only=True)["step"] == 4
@@ -109,6 +124,23 @@ def test_runs_do_not_depend_on_the_number_of_ranks(pack_path, recipe, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
     rows = [line.split(",")[0] for line in (run / "log.csv").read_text().splitlines()]
     assert rows == ["step", "0"]
+
+
+def test_a_run_folder_has_a_model_when_stopped_and_a_mark_when_finished(pack_path, tmp_path):
+    path, run = tmp_path / "r.toml", tmp_path / "run"
+    path.write_text(RECIPE.replace("steps = 5", "steps = 2"))
+    run.mkdir()
+    (run / "pack.npz").write_bytes(pack_path.read_bytes())
+    for done in (1, 2):
+        assert main(path, run, device="cpu", stop_after=0.0).startswith(f"{done} of 2 steps")
+        assert load_checkpoint(run / "model")[1]["steps"] == done
+        assert (run / "finished").is_file() == (done == 2)
+
+
+def test_passports_count_galaxies_once():
+    """Of 3 x 4 steps that see 4 batches, and 5 of the next ones, which see 4 more."""
+    counts = {p: make_passport(Recipe(batch=2, passes=p, shelf=4), 17, {})["training_galaxies"] for p in (1, 3)}
+    assert counts == {1: 34, 3: 16}
 
 
 def test_ranks_share_pieces():

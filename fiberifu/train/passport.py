@@ -22,7 +22,8 @@ def training_range(model, batches):
     Returns
     -------
     dict
-        Band or pair of bands (``"g"``, ``"g-r"``) -> the middle 99.8 % of its AB magnitudes or colours [mag].
+        Band or pair of bands (``"g"``, ``"g-r"``) -> the middle 99.8 % of its AB magnitudes or colours [mag];
+        without those that no aperture has.
     """
     flux, error = [], []
     for b in batches:
@@ -37,7 +38,8 @@ def training_range(model, batches):
     values |= {f"{a}-{b}": mag[:, i] - mag[:, i + 1] for i, (a, b) in enumerate(zip(bands, bands[1:], strict=False))}
     if {"r", "z"} <= set(bands):
         values["r-z"] = mag[:, bands.index("r")] - mag[:, bands.index("z")]
-    return {name: [round(float(p), 3) for p in np.nanpercentile(v, PERCENTILES)] for name, v in values.items()}
+    seen = {name: v[np.isfinite(v)] for name, v in values.items()}
+    return {name: [round(float(p), 3) for p in np.percentile(v, PERCENTILES)] for name, v in seen.items() if len(v)}
 
 
 def make_passport(recipe, step, ranges, training_data="fiberifu.simulate"):
