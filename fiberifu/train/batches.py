@@ -6,6 +6,9 @@ import contextlib
 import functools
 import itertools
 import multiprocessing
+import os
+import signal
+import threading
 
 import numpy as np
 import torch
@@ -30,9 +33,18 @@ def _make_source(pack_path, settings, seed, survey):
 
 
 def _start_worker(*source):
+    """Of a simulating process, which ends with its parent and not before: signals to a whole group stop runs neatly."""
     global _source
+    for name in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+        signal.signal(name, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _source = _make_source(*source)
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _make_in_worker(*piece):
