@@ -157,7 +157,7 @@ def main():
     parser.add_argument("--recipe", default="nano.toml", help="a file, or one of the package")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16, help="galaxies at a time")
-    parser.add_argument("--steps", type=int, default=4, help="timed, an even number")
+    parser.add_argument("--steps", type=int, default=6, help="timed; of six, all kinds of masks have their shares")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="our attention blocks")
     parser.add_argument("--only", choices=("recipe", "equal", "published"), action="append", help="of the networks")
