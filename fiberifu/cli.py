@@ -297,7 +297,8 @@ def _parser():
     train.add_argument("--data", metavar="FOLDER", help="of the survey templates")
     train.add_argument("--weights", metavar="MODEL", help="model folder to start a new run from")
     train.add_argument("--stop-after", type=_positive, metavar="SECONDS")
-    train.add_argument("--device", default="cpu", help="cpu or cuda")
+    train.add_argument("--device", help="cpu or cuda; by default a GPU where there is one")
+    train.add_argument("--tensorboard", action="store_true", help="write events too, where tensorboard is installed")
 
     calibrate.add_argument("model", metavar="MODEL", help="model folder")
     calibrate.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the calibrated model")
@@ -424,6 +425,8 @@ def _train(options):
         weights=options.weights,
         stop_after=options.stop_after,
         device=options.device,
+        tensorboard=options.tensorboard,
+        progress=True,
     )
     print(done)
 

@@ -387,5 +387,6 @@ def test_train(monkeypatch, capsys):
 
     monkeypatch.setitem(sys.modules, "fiberifu.train", types.SimpleNamespace(main=main))
     assert cli.main(["train", "nano.toml", "-o", "RUN", "--stop-after", "60"]) == 0
-    assert calls == [("nano.toml", "RUN", {"data": None, "weights": None, "stop_after": 60.0, "device": "cpu"})]
+    keywords = dict(data=None, weights=None, stop_after=60.0, device=None, tensorboard=False, progress=True)
+    assert calls == [("nano.toml", "RUN", keywords)]
     assert "5 of 9 steps" in capsys.readouterr().out

@@ -34,7 +34,16 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention + MLP with learned residual scales, started at ``scale``."""
+    """Pre-norm attention + MLP with learned residual scales, started at ``scale``.
+
+    Attributes
+    ----------
+    bfloat16 : bool
+        Whether its products are in half precision: for GPUs. What is outside of blocks, above all the likelihood of
+        spectra, needs all digits.
+    """
+
+    bfloat16 = False
 
     def __init__(self, width, heads, scale=1.0):
         super().__init__()
@@ -45,10 +54,11 @@ class Block(nn.Module):
 
     def forward(self, x, offset, keep, source=None):
         """Self-attention, or cross-attention where ``source`` (keys, values) is given."""
-        h = self.norm(x)
-        source = self.attention.source(h, offset) if source is None else source
-        x = x + self.scale[0] * self.attention(h, offset, source, keep)
-        return x + self.scale[1] * self.mlp(self.norm_mlp(x))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            h = self.norm(x)
+            source = self.attention.source(h, offset) if source is None else source
+            x = x + self.scale[0] * self.attention(h, offset, source, keep)
+            return x + self.scale[1] * self.mlp(self.norm_mlp(x))
 
 
 class Encoder(nn.Module):

@@ -8,29 +8,37 @@ import itertools
 import torch
 
 from .basis import fill_basis, principal_components
-from .batches import augment, drop_bands, simulated_batches
+from .batches import augment, drop_bands, simulated_batches, simulated_step
 from .config import Recipe
 from .finite_survey import FiniteSurvey, Survey
 from .loop import train
 from .passport import make_passport, training_range
+from .picture import Picture
+from .ranks import Ranks, join
 
 __all__ = [
     "FiniteSurvey",
+    "Picture",
+    "Ranks",
     "Recipe",
     "Survey",
     "augment",
     "drop_bands",
     "fill_basis",
+    "join",
     "main",
     "make_passport",
     "principal_components",
     "simulated_batches",
+    "simulated_step",
     "train",
     "training_range",
 ]
 
 
-def main(recipe, output, *, data=None, weights=None, stop_after=None, device="cpu"):
+def main(
+    recipe, output, *, data=None, weights=None, stop_after=None, device=None, tensorboard=False, progress=False
+):  # fmt: skip
     """Train by a recipe and write a model folder; what ``fiberifu train`` calls.
 
     Parameters
@@ -38,14 +46,18 @@ def main(recipe, output, *, data=None, weights=None, stop_after=None, device="cp
     recipe : path-like
         TOML file.
     output : path-like
-        Run folder; the weights go to ``output/model``.
+        Run folder, which all ranks see; the weights go to ``output/model``, and ``output/finished`` is there when all
+        steps are done.
     data : path-like, optional
         Folder of the survey templates; by default `fiberifu.simulate.find_data_dir`.
     weights : path-like, optional
         Model folder to start a new run from.
     stop_after : float, optional
         Seconds; the run can be resumed by the same call.
-    device : str
+    device : str, optional
+        By default a GPU where there is one. See `join`.
+    tensorboard, progress : bool
+        See `~fiberifu.train.train`.
 
     Returns
     -------
@@ -54,26 +66,38 @@ def main(recipe, output, *, data=None, weights=None, stop_after=None, device="cp
     """
     from pathlib import Path
 
-    from ..model import load_checkpoint, save_checkpoint, weights_sha256
+    from ..model import load_checkpoint
     from ..simulate import build_template_pack, find_data_dir
 
     settings = Recipe.read(recipe)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    pack = output / "pack.npz"
-    if not pack.is_file():
-        build_template_pack(data or find_data_dir(), pack)
-    start = None if weights is None else load_checkpoint(weights)[0]
-    model, step = train(settings, pack, output, start=start, stop_after=stop_after, device=device)
+    with join(device) as device:
+        ranks = Ranks.current()
+        pack = output / "pack.npz"
+        if ranks.first and not pack.is_file():
+            build_template_pack(data or find_data_dir(), pack)
+        ranks.wait()
+        start = None if weights is None else load_checkpoint(weights)[0]
+        model, step = train(settings, pack, output, start=start, stop_after=stop_after, device=device,
+                            tensorboard=tensorboard, progress=progress)  # fmt: skip
+    if ranks.first:
+        _write(model.cpu(), step, settings, output, weights)
+    return f"{step} of {settings.steps} steps; weights in {output / 'model'}"
+
+
+def _write(model, step, recipe, output, weights):
+    """The model folder of a run, and the mark of its end."""
+    from ..model import save_checkpoint, weights_sha256
+
     batches = simulated_batches(
-        pack, settings.simulator, settings.batch, settings.seed, 0, workers=0, survey=settings.survey
+        output / "pack.npz", recipe.simulator, min(recipe.batch, 32), recipe.seed, 0, workers=0, survey=recipe.survey
     )
-    ranges = training_range(model.cpu(), (batch for _, batch in itertools.islice(batches, 30)))
-    passport = make_passport(settings, step, ranges)
+    ranges = training_range(model, (batch for _, batch in itertools.islice(batches, min(30, max(recipe.steps, 1)))))
+    passport = make_passport(recipe, step, ranges)
     if weights is not None:
         passport["started_from_sha256"] = weights_sha256(weights)
-    card = (
-        f"# {settings.model.name}\n\nTrained for {step} of {settings.steps} steps on simulated galaxies. Not scored.\n"
-    )
+    card = f"# {recipe.model.name}\n\nTrained for {step} of {recipe.steps} steps on simulated galaxies. Not scored.\n"
     save_checkpoint(output / "model", model, card=card, passport=passport, dtype=torch.float16)
-    return f"{step} of {settings.steps} steps; weights in {output / 'model'}"
+    if step == recipe.steps:
+        (output / "finished").write_text(f"{step}\n", encoding="utf-8")

@@ -1,53 +1,59 @@
-"""Batches of simulated galaxies, made ahead by worker processes and always the same for a (seed, step)."""
+"""Batches of simulated galaxies, made ahead by worker processes and always the same for a (seed, step, piece)."""
 
 import collections
 import concurrent.futures
+import contextlib
+import functools
 import itertools
 import multiprocessing
+import os
+import signal
+import threading
 
+import numpy as np
 import torch
 
-__all__ = ["augment", "drop_bands", "simulated_batches"]
+__all__ = ["augment", "drop_bands", "simulated_batches", "simulated_step"]
 
 _source = None  # of a worker process
+KEEP = ("image", "sigma", "present", "psf_fwhm", "fiber_galaxy", "fiber_offset", "fiber_redshift", "sigma_z", "flux",
+        "ivar")  # fmt: skip
 
 
 def _make_source(pack_path, settings, seed, survey):
-    """A function ``(step, n) -> batch`` of the simulator."""
+    """A function ``(step, piece, n) -> piece of a batch`` of the simulator, of ``n`` galaxies."""
     from ..simulate import SimConfig, Simulator, load_template_pack
     from .finite_survey import FiniteSurvey
 
     simulator = Simulator(load_template_pack(pack_path), config=SimConfig(**settings))
     if survey is not None:
-        return FiniteSurvey(simulator, survey, _batch_seed(seed, 0)).batch
-    return lambda step, n: simulator.batch(n, _batch_seed(seed, step))
+        finite = FiniteSurvey(simulator, survey, _batch_seed(seed, 0))
+        return lambda step, piece, pieces, n: finite.batch(step * pieces + piece, n)
+    return lambda step, piece, pieces, n: simulator.batch(n, _batch_seed(seed, step), piece * n)
 
 
 def _start_worker(*source):
+    """Of a simulating process, which ends with its parent and not before: signals to a whole group stop runs neatly."""
     global _source
+    for name in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+        signal.signal(name, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _source = _make_source(*source)
 
 
-def _make_in_worker(step, n):
-    return _make(_source, step, n)
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
-def _make(source, step, n):
-    batch = source(step, n)
-    keep = (
-        "image",
-        "sigma",
-        "present",
-        "psf_fwhm",
-        "fiber_galaxy",
-        "fiber_offset",
-        "fiber_redshift",
-        "sigma_z",
-        "flux",
-        "ivar",
-    )
-    return {k: batch[k].numpy() for k in keep}
+def _make_in_worker(*piece):
+    return _make(_source, *piece)
+
+
+def _make(source, *piece):
+    batch = source(*piece)
+    return {k: batch[k].numpy() for k in KEEP}
 
 
 def _batch_seed(seed, step):
@@ -55,8 +61,24 @@ def _batch_seed(seed, step):
     return seed * 10_000_000 + step
 
 
-def simulated_batches(pack_path, settings, n, seed, first_step, workers=1, survey=None):
-    """Iterate over ``(step, batch)`` from ``first_step``; what a step holds depends on (seed, step) alone.
+def simulated_step(step, seed, passes, shelf):
+    """Which simulated batch a step reads: the first ``shelf`` of them ``passes`` times, then the next ones.
+
+    The first pass is in order, as they are made; the later ones are shuffled. With one pass it is the step itself.
+    """
+    block, within = divmod(step, passes * shelf)
+    turn, place = divmod(within, shelf)
+    if turn:
+        place = np.random.default_rng([seed, block, turn]).permutation(shelf)[place]
+    return block * shelf + int(place)
+
+
+def simulated_batches(
+    pack_path, settings, n, seed, first_step, workers=1, survey=None, *, pieces=1, mine=(0,), passes=1, shelf=1
+):
+    """Iterate over ``(number, batch)`` from ``first_step``; what a number holds depends on the seed and itself alone.
+
+    A batch of ``n`` galaxies comes in equal pieces; number ``step x pieces + piece`` is one of them.
 
     Parameters
     ----------
@@ -70,33 +92,69 @@ def simulated_batches(pack_path, settings, n, seed, first_step, workers=1, surve
         Simulating processes; 0 simulates in this one.
     survey : Survey, optional
         A finite set of galaxies; by default every step has new ones.
+    pieces : int
+        Of a batch.
+    mine : sequence of int
+        Pieces to yield.
+    passes, shelf : int
+        Batches are kept, ``shelf`` of them, and read ``passes`` times (see `simulated_step`) while the next ones are
+        made. So a simulator that is slower than the network does not hold it up.
 
     Yields
     ------
-    step : int
+    number : int
     batch : dict of Tensor
     """
-    if workers == 0:
-        source = _make_source(pack_path, settings, seed, survey)
-        for step in itertools.count(first_step):
-            batch = _make(source, step, n)
-            yield step, {k: torch.from_numpy(v) for k, v in batch.items()}
-    context = multiprocessing.get_context("spawn")
+    wanted = (
+        (step * pieces + piece, (simulated_step(step, seed, passes, shelf), piece, pieces, n // pieces),
+         step // shelf % passes == passes - 1)
+        for step in itertools.count(first_step) for piece in mine
+    )  # fmt: skip
     source = (str(pack_path), settings, seed, survey)
+    busy = 2 * workers + 1 if workers else 0
+    most = 2 * shelf * len(mine) if passes > 1 else busy
+    with _maker(source, workers) as make, contextlib.closing(_kept(wanted, make, most, busy)) as kept:
+        for number, batch in kept:
+            yield number, {k: torch.from_numpy(v) for k, v in batch.items()}
+
+
+@contextlib.contextmanager
+def _maker(source, workers):
+    """A function that starts to make a piece and returns its future."""
+    if workers == 0:
+        make = _make_source(*source)
+
+        def now(*piece):
+            future = concurrent.futures.Future()
+            future.set_result(_make(make, *piece))
+            return future
+
+        yield now
+        return
+    context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, source) as pool:
-        ahead = collections.deque()
-        step = first_step
-        try:
-            while True:
-                while len(ahead) < 2 * workers + 1:
-                    next_step = step + len(ahead)
-                    ahead.append(pool.submit(_make_in_worker, next_step, n))
-                batch = ahead.popleft().result()
-                yield step, {k: torch.from_numpy(v) for k, v in batch.items()}
-                step += 1
-        finally:
-            for future in ahead:
-                future.cancel()
+        yield functools.partial(pool.submit, _make_in_worker)
+
+
+def _kept(wanted, make, most, busy):
+    """Batches ``(number, batch)`` of ``(number, piece, last)``, made ahead: up to ``most`` kept, ``busy`` in work.
+
+    A piece is kept until it was wanted for the last time.
+    """
+    queue, shelf = collections.deque(), {}
+    try:
+        while True:
+            while not queue or (len(shelf) < most and sum(not f.done() for f in shelf.values()) < busy):
+                number, piece, last = next(wanted)
+                if piece not in shelf:
+                    shelf[piece] = make(*piece)
+                queue.append((number, piece, last))
+            number, piece, last = queue.popleft()
+            batch = (shelf.pop(piece) if last else shelf[piece]).result()
+            yield number, batch
+    finally:
+        for future in shelf.values():
+            future.cancel()
 
 
 def augment(batch, generator):

@@ -11,6 +11,10 @@ from .finite_survey import Survey
 
 __all__ = ["Recipe"]
 
+MOST_STEPS = 5_000_000  # of a seed; what is simulated for validation lies beyond
+UNHASHED = ("compile", "picture_steps")  # where and how, not what
+NEWER = ("survey", "pieces", "passes", "shelf", "bfloat16")  # recipes without them keep the hash that they always had
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -34,6 +38,21 @@ class Recipe:
     mixtures: int = 2000  # of SSPs, for the principal components of the continuum
     workers: int = 1  # simulating processes; 0 simulates in this one
     checkpoint_seconds: float = 120.0
+    pieces: int = 1  # of a batch, with masks of their own: gradients add up over them, and ranks share them
+    passes: int = 1  # how often a simulated galaxy is seen, in other orientations and behind other masks
+    shelf: int = 64  # batches kept for the next pass
+    bfloat16: bool = True  # products of attention and its networks on a GPU; a CPU computes in float32
+    compile: bool = False  # attention blocks, by torch.compile
+    picture_steps: int = 0  # between pictures of a held-out galaxy; 0: none
+
+    def __post_init__(self):
+        for name in ("batch", "pieces", "passes", "shelf"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; one or more are needed")
+        if self.batch % self.pieces:
+            raise ValueError(f"pieces: got {self.pieces}; a batch of {self.batch} galaxies needs equal ones")
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"steps: got {self.steps}; beyond {MOST_STEPS} galaxies are held out, use another seed")
 
     @classmethod
     def read(cls, path):
@@ -56,9 +75,9 @@ class Recipe:
             raise ValueError(f"recipe {path}: unknown names {extra}; known: {sorted(known)}")
         for name, value in values.items():
             default = getattr(cls(), name)
-            if name not in ("model", "survey") and not isinstance(
-                value, (int, float) if isinstance(default, float) else type(default)
-            ):
+            kind = (int, float) if isinstance(default, float) else type(default)
+            truth = isinstance(value, bool) != isinstance(default, bool)  # which are int, to Python
+            if name not in ("model", "survey") and (truth or not isinstance(value, kind)):
                 raise ValueError(f"recipe {path}: {name}={value!r} should be a {type(default).__name__}")
         if "model" in values:
             defaults = json.loads(ModelConfig().to_json())
@@ -70,11 +89,15 @@ class Recipe:
                 raise ValueError(f"recipe {path}: {error}") from error
             if placed := sorted({"placement", "pair_fraction"} & set(values.get("simulator", {}))):
                 raise ValueError(f"recipe {path}: simulator {placed} have no effect where [survey] places the fibres")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"recipe {path}: {error}") from error
 
     def sha256(self):
         """Hash of all settings: a run resumes under its own recipe only."""
-        settings = dataclasses.asdict(self)
-        if self.survey is None:
-            del settings["survey"]  # recipes without one keep the hash that they had before there were surveys
+        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in UNHASHED}
+        for name in NEWER:
+            if getattr(self, name) == getattr(type(self), name):
+                del settings[name]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

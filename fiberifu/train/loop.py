@@ -1,7 +1,6 @@
 """The training loop, from top to bottom."""
 
 import contextlib
-import csv
 import logging
 import math
 import os
@@ -10,18 +9,32 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..model import FiberMAE
+from ..model.encoder import Block
 from .basis import fill_basis
-from .batches import augment, drop_bands, simulated_batches
+from .batches import _batch_seed, augment, drop_bands, simulated_batches, simulated_step
+from .metrics import metrics
+from .picture import Picture
+from .ranks import Ranks
 
 __all__ = ["train"]
 
 logger = logging.getLogger(__name__)
 
+MOST_BAD = 10  # steps in a row
+PARTS = ("total", "misfit", "fit", "spread", "image", "redshift")  # of the loss
 
-def train(recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu", resume=True):
+
+def train(
+    recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu", resume=True, tensorboard=False,
+    progress=False,
+):  # fmt: skip
     """Train a model on simulated galaxies; a run killed at any moment resumes and gives the same weights.
+
+    In the process group of `~fiberifu.train.join`, every rank computes its share of the pieces of each batch, and all
+    return the same weights; they are those of a single process, but for the order of sums.
 
     Parameters
     ----------
@@ -29,7 +42,7 @@ def train(recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu
     pack_path : path-like
         Template pack (npz) of `fiberifu.simulate.build_template_pack`.
     folder : path-like
-        Holds ``state.pt`` (everything needed to resume) and ``log.csv``.
+        Holds ``state.pt`` (everything needed to resume, on any number of ranks) and ``log.csv``.
     start : FiberMAE, optional
         Weights to start a new run from, instead of random ones; its configuration must be the recipe's.
     stop_after : float, optional
@@ -37,6 +50,10 @@ def train(recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu
     device : str
     resume : bool
         Go on from ``state.pt`` if there is one.
+    tensorboard : bool
+        Write events to ``folder/tensorboard`` too.
+    progress : bool
+        Show a bar on a terminal.
 
     Returns
     -------
@@ -48,13 +65,19 @@ def train(recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu
     Raises
     ------
     ValueError
-        When the folder holds the state of another recipe, or ``start`` is another architecture.
+        When the folder holds the state of another recipe, ``start`` is another architecture, or there are more ranks
+        than pieces.
     FloatingPointError
         When ten steps in a row gave a loss or gradient that is not finite.
+    ImportError
+        When ``tensorboard`` is not installed.
     """
     from ..simulate import load_template_pack
 
+    ranks = Ranks.current()
     _check_geometry(recipe)
+    if ranks.size > recipe.pieces:
+        raise ValueError(f"recipe: pieces={recipe.pieces} are too few for {ranks.size} ranks; each needs one at least")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
@@ -65,77 +88,130 @@ def train(recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu
             raise ValueError("start: weights of another architecture than the recipe's")
         model.load_state_dict(start.state_dict())
     model.to(device)
+    for block in (m for m in model.modules() if isinstance(m, Block)):
+        block.bfloat16 = recipe.bfloat16 and device != "cpu"
+        if recipe.compile:
+            block.compile(dynamic=True)
     average = {k: v.clone() for k, v in model.state_dict().items()}
-    decay = [p for p in model.parameters() if p.dim() >= 2]
-    rest = [p for p in model.parameters() if p.dim() < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=recipe.learning_rate, betas=(0.9, 0.98), fused=device != "cpu",
-    )  # fmt: skip
-    step = 0
+    optimizer = _optimizer(model, recipe, device)
+    step = skipped = 0
     state_path = folder / "state.pt"
     if resume and state_path.is_file():
         state = torch.load(state_path, map_location=device, weights_only=True)
         if state["recipe"] != recipe.sha256():
             raise ValueError(f"{folder}: holds a run of another recipe; give a new folder or the same recipe")
         model.load_state_dict(state["model"])
-        average, step = state["average"], state["step"]
+        average, step, skipped = state["average"], state["step"], state.get("skipped", 0)
         optimizer.load_state_dict(state["optimizer"])
         logger.info("resumed at step %d", step)
-    logger.info("%.3g trained parameters; basis explains %.5f of the variance",
-                sum(p.numel() for p in model.parameters()), explained)  # fmt: skip
+    logger.info("%.3g trained parameters; basis explains %.5f of the variance; %d ranks of %s",
+                sum(p.numel() for p in model.parameters()), explained, ranks.size, device)  # fmt: skip
 
     def save():
-        state = {"recipe": recipe.sha256(), "step": step, "model": model.state_dict(),
-                 "average": average, "optimizer": optimizer.state_dict()}  # fmt: skip
-        part = state_path.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, state_path)
+        if ranks.first:
+            state = {"recipe": recipe.sha256(), "step": step, "skipped": skipped, "model": model.state_dict(),
+                     "average": average, "optimizer": optimizer.state_dict()}  # fmt: skip
+            part = state_path.with_suffix(".part")
+            torch.save(state, part)
+            os.replace(part, state_path)
 
     began = saved = time.monotonic()
     bad = 0
+    loss = ranks.parallel(_Loss(model, recipe))
+    mine = ranks.pieces(recipe.pieces)
+    pictures = Picture(recipe, pack_path, folder / "pictures")
     batches = simulated_batches(
-        pack_path, recipe.simulator, recipe.batch, recipe.seed, step, recipe.workers, recipe.survey
-    )
-    with _stop_signal() as stopping, contextlib.closing(batches), _log(folder / "log.csv", step) as log:
-        for step_now, batch in batches:
-            if step_now >= recipe.steps:
-                break
-            generator = torch.Generator().manual_seed(recipe.seed * 10_000_000 + step_now)
-            batch = augment(drop_bands(batch, recipe.band_dropout, generator), generator)
-            batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+        pack_path, recipe.simulator, recipe.batch, recipe.seed, step, recipe.workers, recipe.survey,
+        pieces=recipe.pieces, mine=mine, passes=recipe.passes, shelf=recipe.shelf,
+    )  # fmt: skip
+    with (
+        _stop_signal() as stopping,
+        contextlib.closing(batches),
+        _log(folder, step, tensorboard, ranks) as log,
+        _bar(recipe.steps, step, progress and ranks.first) as advance,
+    ):
+        while step < recipe.steps:
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _schedule(step_now, recipe)
-            losses = model(batch, generator, recipe.image_weight, recipe.redshift_weight)
+                group["lr"] = recipe.learning_rate * _schedule(step, recipe)
             optimizer.zero_grad(set_to_none=True)
-            losses.total.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            if torch.isfinite(norm) and torch.isfinite(losses.total):
+            # losses and whether to stop, summed over pieces and ranks
+            summary = torch.zeros(len(PARTS) + 1, device=device)
+            for piece in mine:
+                number, batch = next(batches)
+                generator = torch.Generator().manual_seed(recipe.seed * 10_000_000 * recipe.pieces + number)
+                batch = _to(device, augment(drop_bands(batch, recipe.band_dropout, generator), generator))
+                with ranks.alone(loss) if piece != mine[-1] else contextlib.nullcontext():
+                    total, parts = loss(batch, generator)
+                    (total * (ranks.size / recipe.pieces)).backward()  # gradients are averaged over ranks
+                summary[:-1] += parts / recipe.pieces
+            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            summary[-1] = stopping() or (stop_after is not None and time.monotonic() - began > stop_after)
+            *values, stop = ranks.total(summary).tolist()
+            values = dict(zip(PARTS, values, strict=True), gradient=norm.item())
+            if all(math.isfinite(v) for v in values.values()):
                 optimizer.step()
                 bad = 0
             else:  # skip the step; a run that cannot recover stops rather than writing such weights
-                bad += 1
-                logger.warning(
-                    "step %d: loss %s, gradient norm %s; skipped", step_now, losses.total.item(), norm.item()
-                )
-                if bad == 10:
-                    raise FloatingPointError(f"step {step_now}: ten steps in a row were not finite")
-            ema = min(recipe.ema, (step_now + 1) / (step_now + 10))
-            with torch.no_grad():
-                for name, value in model.state_dict().items():
-                    average[name].lerp_(value, 1 - ema) if value.is_floating_point() else average[name].copy_(value)
-            step = step_now + 1
-            if step_now % 10 == 0:
-                parts = losses.misfit, losses.fit, losses.spread, losses.image, losses.redshift, norm
-                log((step_now, *(f"{x.item():.5f}" for x in parts), f"{time.monotonic() - began:.1f}"))
+                bad, skipped = bad + 1, skipped + 1
+                logger.warning("step %d: %s; skipped", step, values)
+                if bad == MOST_BAD:
+                    raise FloatingPointError(
+                        f"step {step}: ten steps in a row were not finite, the last with {values}, by a recipe of seed "
+                        f"{recipe.seed}; lower learning_rate or clip, or look at Simulator.batch({recipe.batch}, "
+                        f"{_batch_seed(recipe.seed, simulated_step(step, recipe.seed, recipe.passes, recipe.shelf))})"
+                    )
+            _update(average, model, min(recipe.ema, (step + 1) / (step + 10)))
+            if step % 10 == 0:
+                log(step, {k: f"{v:.5f}" for k, v in values.items()}
+                    | {"seconds": f"{time.monotonic() - began:.1f}", "skipped": skipped})  # fmt: skip
+            step += 1
+            advance(values["total"])
+            if ranks.first and recipe.picture_steps and step % recipe.picture_steps == 0:
+                pictures.draw(model, average, step)
             if time.monotonic() - saved > recipe.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
-            if stopping() or (stop_after is not None and time.monotonic() - began > stop_after):
+            if stop:
                 break
     save()
+    ranks.wait()  # for the file
     model.load_state_dict(average)
+    for block in (m for m in model.modules() if isinstance(m, Block)):
+        block.bfloat16 = False
     return model.eval(), step
+
+
+class _Loss(nn.Module):
+    """The loss of a piece of a batch, as a module that can run on many ranks: ``total`` and the values of its parts."""
+
+    def __init__(self, model, recipe):
+        super().__init__()
+        self.model, self.weights = model, (recipe.image_weight, recipe.redshift_weight)
+
+    def forward(self, batch, generator):
+        losses = self.model(batch, generator, *self.weights)
+        return losses.total, torch.stack([getattr(losses, name).detach().float() for name in PARTS])
+
+
+def _optimizer(model, recipe, device):
+    """AdamW, fused on a GPU; vectors and scalars (norms, biases, scales) do not decay."""
+    decay = [p for p in model.parameters() if p.dim() >= 2]
+    rest = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=device != "cpu")
+
+
+@torch.no_grad()
+def _update(average, model, ema):
+    """Move the averaged weights a step of 1 - ``ema`` to the present ones; buffers do not change."""
+    for name, value in model.named_parameters():
+        average[name].lerp_(value, 1 - ema)
+
+
+def _to(device, batch):
+    if device == "cpu":
+        return batch
+    return {k: v.pin_memory().to(device, non_blocking=True) for k, v in batch.items()}
 
 
 def _check_geometry(recipe):
@@ -173,20 +249,26 @@ def _stop_signal():
             signal.signal(name, handler)
 
 
+def _log(folder, step, tensorboard, ranks):
+    """`metrics` of the first rank; the others write none."""
+    if not ranks.first:
+        return contextlib.nullcontext(lambda step, values: None)
+    names = (*PARTS[1:], "gradient", "seconds", "skipped")
+    return metrics(folder / "log.csv", step, names, folder / "tensorboard" if tensorboard else None)
+
+
 @contextlib.contextmanager
-def _log(path, step):
-    """Append rows to a CSV file, after dropping those of steps that will be done again."""
-    header = ("step", "misfit", "fit", "spread", "image", "redshift", "gradient", "seconds")
-    rows = []
-    if path.is_file():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) < step]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerows([header, *rows])
+def _bar(steps, step, progress):
+    """A function that moves a bar on a terminal by one step; tqdm is not needed for training."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda loss: None
+        return
+    with tqdm(total=steps, initial=step, unit="step", disable=None if progress else True, leave=False) as bar:
 
-        def log(row):
-            writer.writerow(row)
-            file.flush()
+        def advance(loss):
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
 
-        yield log
+        yield advance

@@ -22,7 +22,8 @@ def training_range(model, batches):
     Returns
     -------
     dict
-        Band or pair of bands (``"g"``, ``"g-r"``) -> the middle 99.8 % of its AB magnitudes or colours [mag].
+        Band or pair of bands (``"g"``, ``"g-r"``) -> the middle 99.8 % of its AB magnitudes or colours [mag];
+        without those that no aperture has.
     """
     flux, error = [], []
     for b in batches:
@@ -37,7 +38,8 @@ def training_range(model, batches):
     values |= {f"{a}-{b}": mag[:, i] - mag[:, i + 1] for i, (a, b) in enumerate(zip(bands, bands[1:], strict=False))}
     if {"r", "z"} <= set(bands):
         values["r-z"] = mag[:, bands.index("r")] - mag[:, bands.index("z")]
-    return {name: [round(float(p), 3) for p in np.nanpercentile(v, PERCENTILES)] for name, v in values.items()}
+    seen = {name: v[np.isfinite(v)] for name, v in values.items()}
+    return {name: [round(float(p), 3) for p in np.percentile(v, PERCENTILES)] for name, v in seen.items() if len(v)}
 
 
 def make_passport(recipe, step, ranges, training_data="fiberifu.simulate"):
@@ -57,7 +59,9 @@ def make_passport(recipe, step, ranges, training_data="fiberifu.simulate"):
     dict
     """
     model, survey = recipe.model, recipe.survey
-    seen = step * recipe.batch
+    # batches that are kept for another pass hold no new galaxies
+    block, within = divmod(step, recipe.passes * recipe.shelf) if recipe.passes > 1 else (0, step)
+    seen = (block * recipe.shelf + (min(within, recipe.shelf) if recipe.passes > 1 else within)) * recipe.batch
     placement = recipe.simulator.get("placement", "desi") if survey is None else dataclasses.asdict(survey)
     return {
         "bands": list(model.bands),
