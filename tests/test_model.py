@@ -230,10 +230,12 @@ def test_functionals_are_scored_one_by_one():
 
 def test_functionals_and_samples_agree():
     mixture = make_mixture(1, 3, 4, 2, seed=2)
+    mixture.factors[..., -1] = 0  # the scale, which all positions of a draw share
     weights = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
     mean, variance = mixture.project(weights)
     collapsed_mean, collapsed_variance = mixture.collapse().project(weights)
-    draws = mixture.sample(200_000, torch.Generator().manual_seed(5))[:, 0] @ weights.T
+    many = CoefficientMixture(*(x.expand(200_000, *x.shape[1:]) for x in vars(mixture).values()))
+    draws = many.sample(torch.zeros(200_000, 2), torch.Generator().manual_seed(5)) @ weights.T
     np.testing.assert_allclose(draws.mean(0), collapsed_mean[0], atol=0.03)
     np.testing.assert_allclose(draws.var(0), collapsed_variance[0], rtol=0.02)
     expected = mixture_cdf(np.zeros(3), mixture.weight[0].numpy(), mean[0].T.numpy(), variance[0].T.sqrt().numpy())
