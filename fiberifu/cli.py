@@ -121,9 +121,10 @@ examples:
   fiberifu validate maps RUN/model -o mine --recipe recipe.toml --held-out scores/truth
   fiberifu validate maps -o scores --page-only              the page again, from what is there
 
-Baselines: constant, trees, ridge, ifu-trees, central, position, floor; and, as slow as the model itself and made only
-when they are named: fiber, blank, shuffled. They learn from the fibres the model was trained on, which its recipes say,
-and need scikit-learn: pip install 'fiberifu[validate]'. The documentation (Validation) tells what every score means."""
+Baselines: constant, trees, wide-trees, ridge, ifu-trees, central, position, floor; and, as slow as the model itself and
+made only when they are named: fiber, blank, shuffled. They learn from the fibres the model was trained on, which its
+recipes say, and need scikit-learn: pip install 'fiberifu[validate]'. The documentation (Validation) tells what every
+score means."""
 
 
 def main(args=None):

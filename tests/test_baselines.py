@@ -254,6 +254,34 @@ def test_east_is_east(ridge):
     )
 
 
+def test_trees_that_see_the_patch(monkeypatch):
+    """A law of the light around a position, which its own colours cannot tell, is learned from patches alone."""
+    monkeypatch.setattr("fiberifu.model.lines.AMPLITUDES", ("Ha",))
+    monkeypatch.setattr(baselines, "make_trees", lambda: make_trees(50, 8, 8))
+    rng = np.random.default_rng(7)
+    around = rng.uniform(0.2, 5, 300)  # a disc, whose middle alone the aperture sees
+    patch = around[:, None, None, None] * np.ones((1, 4, 7, 7))
+    patch[:, :, 2:5, 2:5] = 4.0
+    one = np.ones((300, 4))
+    view = image_view.ImageView(one, 0.1 * one, patch, np.full(300, 0.05), np.full(300, 1.2), np.ones(300))
+    ew = np.tile(4 * around[:, None], len(LINES)) + 0.3 * rng.standard_normal((300, len(LINES)))
+    lines = dict.fromkeys(("ew", "line_flux", "true_ew", "true_flux"), ew)
+    lines |= dict.fromkeys(("ew_sigma", "line_flux_sigma"), np.full_like(ew, 0.3))
+    sample = fiber_sample.LineSample(
+        **vars(view), **lines, radius=around, galaxy=np.arange(300), continuum=polynomials()
+    )
+    for method, error in ((baselines.FiberTrees, (0.2, 2)), (baselines.PatchTrees, (0, 0.05))):
+        learned = method(sample[:200])
+        got, _ = learned.regress(learned.features(sample[200:].view))
+        off = np.log10(got[:, HA] / (4 * around[200:]))
+        assert error[0] <= off.std() < error[1]
+    # features by hand: a band that is missing, and a gradient
+    patch[:, 2], patch[0, 0] = np.nan, np.arange(7)[:, None]
+    x = learned.features(view)
+    assert x.shape == (300, 24) and np.isnan(x[:, [15, 19]]).all() and np.isfinite(np.delete(x, [15, 19], 1)).all()
+    assert x[0, 13] == pytest.approx(np.arcsinh(3 / 0.05)) and x[0, 17] == pytest.approx(0)
+
+
 @pytest.mark.parametrize("missing", ["i", "grz", "griz"])
 def test_missing_bands(sample, trees, ridge, missing):
     galaxy = make_galaxy(2, missing=missing)
@@ -268,8 +296,8 @@ def test_missing_bands(sample, trees, ridge, missing):
 
 def test_keys(sample):
     """A key hangs on the training set and on the method, and comes without training."""
-    methods = (baselines.FiberTrees, baselines.IFUTrees, baselines.PatchRidge, baselines.PositionOnly,
-               baselines.LightTimesEW, baselines.CentralTimesLight)  # fmt: skip
+    methods = (baselines.FiberTrees, baselines.PatchTrees, baselines.IFUTrees, baselines.PatchRidge,
+               baselines.PositionOnly, baselines.LightTimesEW, baselines.CentralTimesLight)  # fmt: skip
     keys = [method(s).key for s in (sample, sample[:-1]) for method in methods]
     again = [method(sample[slice(None)]).key for method in methods]
     assert len(set(keys)) == len(keys) and again == keys[: len(methods)]

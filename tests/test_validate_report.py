@@ -508,12 +508,12 @@ def test_methods_are_made_from_their_samples(held_out):
     names = parse_baselines(",".join(BASELINES))
     made = make_baselines(names, network=network, galaxies=held_out, fibers=lambda: fibers, spaxels=lambda: spaxels)
     assert [type(one).__name__ for one in made] == [
-        *("LightTimesEW", "FiberTrees", "PatchRidge", "IFUTrees", "CentralTimesLight", "PositionOnly", "NoiseFloor"),
-        *("NetworkPredictor", "Blank", "Shuffled"),
+        *("LightTimesEW", "FiberTrees", "PatchTrees", "PatchRidge", "IFUTrees", "CentralTimesLight", "PositionOnly"),
+        *("NoiseFloor", "NetworkPredictor", "Blank", "Shuffled"),
     ]
     assert len({one.name for one in made}) == len({one.key for one in made}) == len(made)
-    assert [one.name for one in made if one.kind == "rival"] == [made[i].name for i in range(3)]
-    assert made[3].sample.kind == "spaxels" and all(one.about for one in made)
+    assert [one.name for one in made if one.kind == "rival"] == [made[i].name for i in range(4)]
+    assert made[4].sample.kind == "spaxels" and all(one.about for one in made)
 
 
 def test_recipes_of_the_training():

@@ -12,11 +12,20 @@ from functools import cached_property, partial
 import numpy as np
 
 from ..output import settings_hash
-from .image_view import ImageView, colour_features, image_continuum, patch_features, view_image
+from .image_view import SOFT_BRIGHTNESS, ImageView, colour_features, image_continuum, patch_features, view_image
 from .maps import PredictedMaps, Predictor
 from .regress import LineRegression, make_ridge, make_trees
 
-__all__ = ["CentralTimesLight", "FiberTrees", "IFUTrees", "LightTimesEW", "PatchRidge", "PositionOnly", "view_galaxy"]
+__all__ = [
+    "CentralTimesLight",
+    "FiberTrees",
+    "IFUTrees",
+    "LightTimesEW",
+    "PatchRidge",
+    "PatchTrees",
+    "PositionOnly",
+    "view_galaxy",
+]
 
 VERSION = 1  # of what this module and `regress` predict; part of all keys
 #: Errors by which a line must stand out to enter the median of `LightTimesEW`.
@@ -188,8 +197,28 @@ class FiberTrees(_Learned):
     name = "trees (fibres)"
 
 
+class PatchTrees(FiberTrees):
+    """The same trees, which also see what surrounds the position: light and colours of the 7 x 7 patch, 3.7 arcsec.
+
+    Parameters
+    ----------
+    sample : LineSample
+    name : str, optional
+    """
+
+    name = "trees (7 x 7 patch)"
+
+    def features(self, view):
+        """`colour_features`, with patch, its g - r and r - z, inner 3 x 3 less patch, g - r of that (n, 24)."""
+        means = view.patch.mean((2, 3)), view.patch[:, :, 2:5, 2:5].mean((2, 3))  # NaN with a pixel that is missing
+        whole, inner = (np.arcsinh(mean / SOFT_BRIGHTNESS) for mean in means)
+        steep = inner - whole
+        colours = whole[:, 0] - whole[:, 1], whole[:, 1] - whole[:, 3], steep[:, 0] - steep[:, 1]
+        return np.column_stack([colour_features(view), whole, steep, *colours])
+
+
 class IFUTrees(FiberTrees):
-    """The same trees on spaxels of an IFU survey: what fibres alone lack.
+    """`FiberTrees` on spaxels of an IFU survey: of a few galaxies, twenty of each, what their cubes would teach.
 
     Parameters
     ----------

@@ -34,8 +34,11 @@ BASELINES = {
     "trees": Baseline(
         "rival", "gradient-boosted trees on colours, surface brightness, redshift and PSF at the position"
     ),
+    "wide-trees": Baseline("rival", "the same trees, which also see light and colours of the 7 x 7 patch around it"),
     "ridge": Baseline("rival", "linear regression on the pixels of a 7 x 7 patch, the published baseline"),
-    "ifu-trees": Baseline("reference", "the same trees, trained on IFU spaxels all over other galaxies", "spaxels"),
+    "ifu-trees": Baseline(
+        "reference", "the first of these trees, trained on IFU spaxels all over some other galaxies", "spaxels"
+    ),
     "central": Baseline("reference", "EW of the central fibre's spectrum x continuum of the image"),
     "position": Baseline("reference", "trees on redshift and distance from the centre: no image"),
     "floor": Baseline("reference", "the truth, observed with MaNGA's noise: the floor", None),
@@ -95,6 +98,7 @@ def make_baselines(names, *, network, galaxies, fibers, spaxels):
     makers = {
         "constant": lambda: baselines.LightTimesEW(fibers()),
         "trees": lambda: baselines.FiberTrees(fibers()),
+        "wide-trees": lambda: baselines.PatchTrees(fibers()),
         "ridge": lambda: baselines.PatchRidge(fibers()),
         "ifu-trees": lambda: baselines.IFUTrees(spaxels()),
         "central": lambda: baselines.CentralTimesLight(fibers()),
