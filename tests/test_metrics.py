@@ -281,9 +281,19 @@ def test_references_take_nothing_away(truths):
     found = find(rows, "MAE log EW [dex]", predictor="holes")
     assert found["value"] == 0 and found["galaxies"] == 5
     assert find(rows, "MAE of sum [dex]", region="sum", predictor="holes")["value"] == pytest.approx(0, abs=1e-9)
-    rows, curves = measure_calibration({"half": half, "holes": holes}, truths, **options)
+    rows, curves = measure_calibration({"half": half, "holes": holes}, truths, draws=0)
     assert [row for row in rows if row["predictor"] == "half"] == alone_curves[0]
-    assert find_curve(curves, "holes", "Ha")["values"] < find_curve(curves, "half", "Ha")["values"]
+    # nor does it to anyone's calibration; who answers too little has no verdict
+    missing = np.concatenate([np.arange(60) < (20 if i < 3 else 60 if i == 5 else 0) for i in range(6)])
+    inside = np.concatenate([t.radius for t in truths]) < 1.6
+    for name, there in (("half", np.ones(360, bool)), ("holes", ~missing)):
+        curve = find_curve(curves, name, "Ha")
+        assert curve["values"] == (there & inside).sum()
+        assert curve["answered"] == pytest.approx(there[inside].mean())
+        assert value(rows, name, "answered") == curve["answered"]
+        assert (curve["verdict"] == "void") == (name == "holes")
+    assert find_curve(curves, "holes", "Ha", "sum")["verdict"] == "void"
+    assert find_curve(curves, "holes", "N2/Ha")["answered"] < 0.5
     with pytest.raises(ValueError, match="competing has"):
         measure_scores({"half": half}, truths, competing=["other"])
 

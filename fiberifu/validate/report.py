@@ -118,7 +118,8 @@ _ERRORS = (
     "3.5 are cut off. Rivals without errors are not in it. Verdicts: <i>overconfident</i> (intervals hold too few "
     "truths), <i>underconfident</i> (too many), <i>wrong shape</i> (too few at 68 %, too many at 95 %, or the "
     "reverse), <i>biased</i> (too many truths on one side of the predicted median, or in one tail), beyond three "
-    "errors and beyond what matters: a sigma wrong by 6 %, a mean wrong by a tenth of sigma."
+    "errors and beyond what matters: a sigma wrong by 6 %, a mean wrong by a tenth of sigma; <i>void</i> where less "
+    "than 90 % of the positions were answered. Each method is judged where it has an answer."
 )
 _EXAMPLES = (
     "Chosen by rule, not by beauty: of the galaxies with at least 30 chosen spaxels, those at 10, 50 and 90 % of "

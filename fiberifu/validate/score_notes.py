@@ -143,6 +143,11 @@ SCORES = {
         "Predicted error over the prediction (which counts as the floor of the scores below that), in dex; geometric "
         "mean. It knows nothing of the truth. Small is good only where the coverage is right: never read it alone.",
     ),
+    "answered": ScoreNote(
+        None,
+        "Share of the positions where a method gives a value and its error: errors are judged there. Below 90 % "
+        "the verdict on them is void.",
+    ),
     "PIT KS": ScoreNote(
         "low",
         "Largest distance of the distribution of the PIT (where truths fall in predictions) from the uniform one; "
