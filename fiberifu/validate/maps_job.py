@@ -235,7 +235,9 @@ def summary_lines(folder):
             yield f"R2 of log EW(H-alpha), {region}: {row['value']:.2f}{ends}, {row['galaxies']} galaxies"
     found = [row["verdict"] for row in verdicts(report)]
     if "void" in found:
-        yield "against the best rival: void, the galaxies hide too little from an image"
+        yield "against the best rival: void, the galaxies may hide too little from an image"
+    elif "too few galaxies" in found:
+        yield "against the best rival: too few galaxies for a verdict"
     elif found:
         yield (
             f"against the best rival: better in {found.count('better')} of {len(found)} comparisons, worse in "

@@ -31,6 +31,7 @@ GATES = (
 #: Scatter of log EW(H-alpha) that an image cannot tell, dex, below which all comparisons are void: a simulator without
 #: it makes scores easy.
 UNSEEN_SCATTER = 0.25
+FEWEST = 500  # galaxies for a verdict
 #: What a method that sees the wrong image, or none, may not know better than redshift and position do.
 NULL_GATES = ("Ha", "N2"), ("whole", "off-centre"), ("R2 log EW", "R2 log flux", "MAE log EW [dex]", "r after r-band")
 
@@ -233,12 +234,13 @@ def verdicts(report):
     list of dict
         The row of the model, with rival (the best one's row) and verdict: "better" or "worse" where the 95 % interval
         of the paired difference of the two (rows "<score>, minus <model>") does not hold 0, else, or without such an
-        interval, "undecided"; "void", whatever the scores, where `is_void`. What was not measured is left out. In
-        "r after r-band" light x constant EW is no rival.
+        interval, "undecided". Whatever the scores, "too few galaxies" below 500, and "void" where `is_void`. What was
+        not measured is left out. In "r after r-band" light x constant EW is no rival.
     """
     kinds = kinds_of(report)
     roles = _roles(report)
     judged = judged_in(report)
+    none = "too few galaxies" if (report["meta"].get("galaxies") or 0) < FEWEST else "void" if is_void(report) else None
     out = []
     for quantity, region, score in itertools.product(*GATES):
         rows = {(row["predictor"], row["score"]): row for row in select(report, quantity, region)}
@@ -252,7 +254,7 @@ def verdicts(report):
         rival = min(rivals, key=lambda row: loss_of(row["score"], row["value"]))
         difference = rows.get((rival["predictor"], f"{score}, minus {judged}"))
         sign = _sign(difference, score)  # of the loss of the rival - that of the model
-        verdict = "void" if is_void(report) else {1: "better", -1: "worse", 0: "undecided"}[sign]
+        verdict = none or {1: "better", -1: "worse", 0: "undecided"}[sign]
         out.append({**mine, "rival": rival, "difference": difference, "verdict": verdict})
     return out
 
@@ -295,9 +297,12 @@ def null_verdicts(report):
 
 
 def is_void(report):
-    """Whether the galaxies hide too little from an image for comparisons to mean anything; False if not measured."""
-    scatter = report.get("unseen_scatter")
-    return scatter is not None and scatter < UNSEEN_SCATTER
+    """Whether the galaxies may hide too little from an image for comparisons to mean anything.
+
+    They may if the lower end of the 95 % interval of the unseen scatter is below 0.25 dex, and if it is not known.
+    """
+    low, _ = report.get("unseen_scatter_interval") or (None, None)
+    return low is None or low < UNSEEN_SCATTER
 
 
 def _roles(report):
