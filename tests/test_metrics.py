@@ -228,6 +228,17 @@ def test_nulls_are_compared_with_their_limit(truths):
     turned = measure_scores(methods, truths, draws=20, competing=["model"], nulls={"limit": "null"})
     words = {r["verdict"] for r in null_verdicts({"meta": meta, "scores": turned}) if r["score"] == "MAE log EW [dex]"}
     assert words == {"fails"}
+    # a limit that is worse than ignorance is none: neither a constant nor noise fails against it
+    rng, wrong = np.random.default_rng(3), [as_prediction(t, 1 / t.flux, 1 / t.ew) for t in truths]
+    for null in (
+        [as_prediction(t, np.ones_like(t.flux), np.ones_like(t.ew)) for t in truths],
+        [as_prediction(t, *10 ** rng.normal(0, 0.3, (2, *t.ew.shape))) for t in truths],
+    ):
+        got = measure_scores({"null": wrong, "limit": null}, truths, draws=40, nulls={"limit": "null"})
+        assert find(got, "r after r-band", predictor="null")["value"] < 0
+        words = {r["score"]: r["verdict"] for r in null_verdicts({"meta": meta, "scores": got})}
+        assert {"R2 log EW", "r after r-band"} < set(words)
+        assert "fails" not in {word for score, word in words.items() if score[0] in "Rr"}, words
     with pytest.raises(ValueError, match="nulls has"):
         measure_scores(methods, truths, nulls={"null": "nobody"})
 

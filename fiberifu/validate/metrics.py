@@ -10,6 +10,7 @@ from . import scores
 from .bootstrap import Bootstrap, galaxy_ranks
 from .galaxy_metrics import score_diagram, score_profiles, score_sums, score_velocity
 from .pooling import pool_predictions, pool_truths
+from .score_notes import IGNORANT
 from .spaxels import QUANTITIES, RATIOS, REGIONS, complete, log_ratio, shared, strong_lines
 from .table import ScoreTable
 
@@ -50,8 +51,9 @@ def measure_scores(
         Methods that are compared with each other, by default all: where one has no answer, it counts as a line that is
         absent. The others are judged where they have answers.
     nulls : dict of str to str, optional
-        Methods, and the one that each may not exceed: rows "<score>, minus <that>" as of ``reference``. Both count as
-        ``competing`` in where they are judged.
+        Methods, and the one that each may not exceed: rows "<score>, minus <that>" as of ``reference``; of R2 and
+        correlations, where who knows nothing has 0, "<score>, minus max(0, <that>)". Both count as ``competing`` in
+        where they are judged.
 
     Returns
     -------
@@ -109,9 +111,10 @@ def measure_scores(
     score_diagram(table, spaxels, answers)
     score_velocity(table, spaxels, answers)
     pairs = [(limit, [name for name in nulls if nulls[name] == limit]) for limit in dict.fromkeys(nulls.values())]
-    pairs += [] if reference is None else [(reference, None)]
     for limit, methods in pairs:
-        table.compare(limit, methods)
+        table.compare(limit, methods, IGNORANT)
+    if reference is not None:
+        table.compare(reference)
     return table.rows
 
 

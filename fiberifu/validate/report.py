@@ -260,11 +260,12 @@ def _null_table(report):
     ]
     if not rows:
         return ""
-    names = ("null", "quantity", "region", "score", "null", "position only", "null - position only", "verdict")
+    names = ("null", "quantity", "region", "score", "null", "position only", "null - limit", "verdict")
     head = "".join(f"<th>{name}</th>" for name in names)
     return (
-        "<p>The wrong image, or none, may tell no more than redshift and position: <i>fails</i> where the 95 % "
-        f"interval of the difference says that it does.</p><table><thead><tr>{head}</tr></thead>"
+        "<p>The wrong image, or none, may tell no more than redshift and position, or than nothing (0 in R² and r): "
+        "<i>fails</i> where the 95 % interval of the difference says that it does.</p>"
+        f"<table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 

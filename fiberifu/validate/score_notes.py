@@ -7,6 +7,7 @@ import math
 
 __all__ = [
     "GATES",
+    "IGNORANT",
     "NULL_GATES",
     "SCORES",
     "UNSEEN_SCATTER",
@@ -34,6 +35,9 @@ UNSEEN_SCATTER = 0.25
 FEWEST = 500  # galaxies for a verdict
 #: What a method that sees the wrong image, or none, may not know better than redshift and position do.
 NULL_GATES = ("Ha", "N2"), ("whole", "off-centre"), ("R2 log EW", "R2 log flux", "MAE log EW [dex]", "r after r-band")
+
+#: How the names of scores start in which who knows nothing, a constant or noise, has 0: no limit is below that.
+IGNORANT = ("R2", "r after")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,8 +282,8 @@ def null_verdicts(report):
     -------
     list of dict
         The row of the null, with limit (the row of the method that knows redshift and position), difference (null less
-        limit) and verdict: "fails" where the null is better and the 95 % interval of the paired difference does not
-        hold 0, "holds" where it is worse, "undecided" between.
+        limit, which counts as 0 at least in scores of `IGNORANT`) and verdict: "fails" where the null is better and the
+        95 % interval of the paired difference does not hold 0, "holds" where it is worse, "undecided" between.
     """
     roles = _roles(report)
     limit = next((name for name, role in roles.items() if role == "null limit"), None)
@@ -288,7 +292,8 @@ def null_verdicts(report):
         rows = {(row["predictor"], row["score"]): row for row in select(report, quantity, region)}
         for null in (name for name, role in roles.items() if role == "null"):
             own, other = rows.get((null, score)), rows.get((limit, score))
-            difference = rows.get((null, f"{score}, minus {limit}"))
+            against = f"max(0, {limit})" if score.startswith(IGNORANT) else limit
+            difference = rows.get((null, f"{score}, minus {against}"))
             if own is None or other is None or difference is None:
                 continue
             verdict = {1: "holds", -1: "fails", 0: "undecided"}[_sign(difference, score)]
