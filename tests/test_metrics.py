@@ -12,9 +12,10 @@ from fiberifu.model import LINES
 from fiberifu.psf import moffat_psf
 from fiberifu.validate import PredictedMaps, TruthMaps, measure_calibration, measure_scores, reliability, scores
 from fiberifu.validate.bootstrap import Bootstrap, galaxy_quantile, galaxy_ranks, interval, weighted_quantile
+from fiberifu.validate.depth import aperture_factor
 from fiberifu.validate.maps import APERTURE_AREA
 from fiberifu.validate.pooling import pool_predictions, pool_truths
-from fiberifu.validate.profiles import galaxy_gradient, o3n2_metallicity, sums_in_re
+from fiberifu.validate.profiles import galaxy_gradient, o3n2_metallicity, sums_in_re, truth_sigma
 from fiberifu.validate.reliability import below, covered, gaussian_crps, tally, verdict
 from fiberifu.validate.score_notes import null_verdicts
 from fiberifu.validate.survey_truth import correlated_sigma, match_psf
@@ -522,6 +523,20 @@ def test_psf_matching_with_holes():
         match_psf(flat, 0.5, 2.0, 1.2)
     with pytest.raises(ValueError, match="shape is 'airy'"):
         match_psf(flat, 0.5, 1.0, 1.2, shape="airy")
+
+
+@pytest.mark.parametrize("step", [0.5, 1.0])
+def test_errors_of_true_sums_are_those_of_the_fibres(step):
+    """Of even noise in apertures, whatever the grid: the error of a disc as the weights of the fibres have it."""
+    y, x = (np.indices((21, 21)).reshape(2, -1) - 10) * step
+    n, diameter = len(x), 8.0
+    base = make_truth(0, np.random.default_rng(0), n=n)
+    truth = dataclasses.replace(base, spaxel=step, radius=2 * np.hypot(x, y) / diameter)
+    sigma = np.full((n, 15), 0.3)
+    spaxels = pool_truths([truth], noise=[(sigma, sigma)])
+    found = truth_sigma(spaxels, "Ha", np.ones(n, bool))[0]
+    exact = 0.3 * aperture_factor(diameter) / aperture_factor(1.5)
+    assert found == pytest.approx(exact, rel=0.1)
 
 
 def test_spaxel_covariance_multiplies_sigma():
