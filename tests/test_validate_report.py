@@ -474,11 +474,16 @@ def test_job_says_what_is_wrong(tmp_path, held_out, capsys):
     """In the words of the command line."""
     folder = held_out.folder
     arguments = ["validate", "maps", "-o", str(tmp_path / "out"), "--held-out", str(folder), "--baselines"]
+    learned = shutil.copytree(folder, tmp_path / "learned")  # galaxies that the IFU spaxels are of
+    manifest = (learned / "manifest.json").read_text()
+    (learned / "manifest.json").write_text(manifest.replace(str(held_out.seed), "66000001"))
     for wrong, words in (
         (["none", "--galaxies", "3"], f"--galaxies is 3, and {folder} has 2; give 2 at most, or no number"),
         (["none", "--seed", "78000001"], "--seed is 78000001, and the galaxies in"),
         (["none", "--seed", "-1"], "--seed is -1; give a whole number from 0"),
         (["none", "--seed", "5"], "--seed is 5, whose galaxies a network may have been trained on"),
+        (["none", "--seed", "66000001"], "--seed is 66000001, whose galaxies the IFU spaxels are of"),
+        (["none", "--held-out", str(learned)], "seed is 66000001, whose galaxies the IFU spaxels are of"),
         (["none", "--held-out", str(folder.parent)], f"holds no held-out galaxies; give {folder}"),
         (["forest"], "--baselines: unknown 'forest'"),
         (["none", "--page-only"], "scores.json: no such file"),
