@@ -277,6 +277,26 @@ def test_no_answer_is_no_gain(truths):
     assert find(rows, "R2 log EW", "N2")["predictor"] == "whole"
 
 
+def test_no_answer_is_no_good_ratio():
+    """[O III]/H-beta is near 1 here, as the ratio of two floors is."""
+    truths = make_truths(8, seed=4)
+    lines = [LINES.index(line) for line in ("Hb", "O3_5007")]
+    whole = [as_prediction(t) for t in truths]
+    rows = measure_scores({"whole": whole}, truths, draws=0)
+    kappa = value(rows, "whole", "kappa BPT", "bpt")
+    for gone, least in ((lines, 0.49), (lines[:1], 0.3), (lines[1:], 0.3)):
+        some = [as_prediction(t, flux=t.flux.copy()) for t in truths]
+        for maps in some[::2]:
+            maps.flux[:, gone] = np.nan
+        found = measure_scores({"some": some, "whole": whole}, truths, draws=0)
+        assert value(found, "some", "MAE log ratio [dex]", "O3/Hb") > least
+        assert value(found, "some", "R2 log ratio", "O3/Hb") < 0
+        assert value(found, "some", "kappa BPT", "bpt") < min(0.4, kappa)
+        assert value(found, "some", "MAE log ratio [dex]", "N2/Ha") == 0
+        assert find(found, "MAE log ratio [dex]", "O3/Hb", predictor="whole")["value"] == 0
+    assert value(found, "whole", "kappa BPT", "bpt") == kappa == 1
+
+
 def test_references_take_nothing_away(truths):
     """A reference without answers neither restricts the others nor is punished."""
     truths = truths[:6]

@@ -106,7 +106,8 @@ SCORES = {
     "no answer": ScoreNote(
         None,
         "Share of the chosen spaxels where a method has no answer. Of the model and its rivals these count as a line "
-        "that is absent (a tenth of the limit of selection); the others are judged on the rest.",
+        "that is absent (a tenth of the limit of selection), a ratio without both lines as a dex below the median of "
+        "the true ones; the others are judged on the rest.",
     ),
     "cosine (published)": ScoreNote(
         "high",
