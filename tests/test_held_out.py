@@ -20,6 +20,7 @@ from fiberifu.simulate.survey import STRATA
 from fiberifu.train.split import MARGIN, is_held_out, sky_block
 from fiberifu.validate import HeldOutSet, NetworkPredictor, PredictedMaps, Predictor, judge, read_predictions
 from fiberifu.validate.depth import aperture_factor, line_depth
+from fiberifu.validate.fiber_sample import IFU_SEED
 from fiberifu.validate.held_out import SEED
 from fiberifu.validate.maps import LEVELS
 from fiberifu.validate.predictors import observed_image, sky_positions
@@ -220,6 +221,8 @@ def test_set_refuses_another_universe(made, simulator, tmp_path):
         HeldOutSet(tmp_path)
     with pytest.raises(ValueError, match="galaxies"):
         HeldOutSet(tmp_path, simulator, 0)
+    with pytest.raises(ValueError, match="that baselines learn from"):
+        HeldOutSet(tmp_path, simulator, 4, seed=IFU_SEED)
     with pytest.raises(ValueError, match="may have been trained on"):  # step 5 of a recipe of seed 1
         HeldOutSet(tmp_path, simulator, 4, seed=10_000_005)
     with pytest.raises(FileNotFoundError, match="build"):

@@ -12,9 +12,10 @@ from fiberifu.model import LINES
 from fiberifu.psf import moffat_psf
 from fiberifu.validate import PredictedMaps, TruthMaps, measure_calibration, measure_scores, reliability, scores
 from fiberifu.validate.bootstrap import Bootstrap, galaxy_quantile, galaxy_ranks, interval, weighted_quantile
+from fiberifu.validate.depth import aperture_factor
 from fiberifu.validate.maps import APERTURE_AREA
 from fiberifu.validate.pooling import pool_predictions, pool_truths
-from fiberifu.validate.profiles import galaxy_gradient, o3n2_metallicity, sums_in_re
+from fiberifu.validate.profiles import galaxy_gradient, o3n2_metallicity, sums_in_re, truth_sigma
 from fiberifu.validate.reliability import below, covered, gaussian_crps, tally, verdict
 from fiberifu.validate.score_notes import null_verdicts
 from fiberifu.validate.survey_truth import correlated_sigma, match_psf
@@ -228,6 +229,17 @@ def test_nulls_are_compared_with_their_limit(truths):
     turned = measure_scores(methods, truths, draws=20, competing=["model"], nulls={"limit": "null"})
     words = {r["verdict"] for r in null_verdicts({"meta": meta, "scores": turned}) if r["score"] == "MAE log EW [dex]"}
     assert words == {"fails"}
+    # a limit that is worse than ignorance is none: neither a constant nor noise fails against it
+    rng, wrong = np.random.default_rng(3), [as_prediction(t, 1 / t.flux, 1 / t.ew) for t in truths]
+    for null in (
+        [as_prediction(t, np.ones_like(t.flux), np.ones_like(t.ew)) for t in truths],
+        [as_prediction(t, *10 ** rng.normal(0, 0.3, (2, *t.ew.shape))) for t in truths],
+    ):
+        got = measure_scores({"null": wrong, "limit": null}, truths, draws=40, nulls={"limit": "null"})
+        assert find(got, "r after r-band", predictor="null")["value"] < 0
+        words = {r["score"]: r["verdict"] for r in null_verdicts({"meta": meta, "scores": got})}
+        assert {"R2 log EW", "r after r-band"} < set(words)
+        assert "fails" not in {word for score, word in words.items() if score[0] in "Rr"}, words
     with pytest.raises(ValueError, match="nulls has"):
         measure_scores(methods, truths, nulls={"null": "nobody"})
 
@@ -265,6 +277,26 @@ def test_no_answer_is_no_gain(truths):
     assert find(rows, "R2 log EW", "N2")["predictor"] == "whole"
 
 
+def test_no_answer_is_no_good_ratio():
+    """[O III]/H-beta is near 1 here, as the ratio of two floors is."""
+    truths = make_truths(8, seed=4)
+    lines = [LINES.index(line) for line in ("Hb", "O3_5007")]
+    whole = [as_prediction(t) for t in truths]
+    rows = measure_scores({"whole": whole}, truths, draws=0)
+    kappa = value(rows, "whole", "kappa BPT", "bpt")
+    for gone, least in ((lines, 0.49), (lines[:1], 0.3), (lines[1:], 0.3)):
+        some = [as_prediction(t, flux=t.flux.copy()) for t in truths]
+        for maps in some[::2]:
+            maps.flux[:, gone] = np.nan
+        found = measure_scores({"some": some, "whole": whole}, truths, draws=0)
+        assert value(found, "some", "MAE log ratio [dex]", "O3/Hb") > least
+        assert value(found, "some", "R2 log ratio", "O3/Hb") < 0
+        assert value(found, "some", "kappa BPT", "bpt") < min(0.4, kappa)
+        assert value(found, "some", "MAE log ratio [dex]", "N2/Ha") == 0
+        assert find(found, "MAE log ratio [dex]", "O3/Hb", predictor="whole")["value"] == 0
+    assert value(found, "whole", "kappa BPT", "bpt") == kappa == 1
+
+
 def test_references_take_nothing_away(truths):
     """A reference without answers neither restricts the others nor is punished."""
     truths = truths[:6]
@@ -281,9 +313,19 @@ def test_references_take_nothing_away(truths):
     found = find(rows, "MAE log EW [dex]", predictor="holes")
     assert found["value"] == 0 and found["galaxies"] == 5
     assert find(rows, "MAE of sum [dex]", region="sum", predictor="holes")["value"] == pytest.approx(0, abs=1e-9)
-    rows, curves = measure_calibration({"half": half, "holes": holes}, truths, **options)
+    rows, curves = measure_calibration({"half": half, "holes": holes}, truths, draws=0)
     assert [row for row in rows if row["predictor"] == "half"] == alone_curves[0]
-    assert find_curve(curves, "holes", "Ha")["values"] < find_curve(curves, "half", "Ha")["values"]
+    # nor does it to anyone's calibration; who answers too little has no verdict
+    missing = np.concatenate([np.arange(60) < (20 if i < 3 else 60 if i == 5 else 0) for i in range(6)])
+    inside = np.concatenate([t.radius for t in truths]) < 1.6
+    for name, there in (("half", np.ones(360, bool)), ("holes", ~missing)):
+        curve = find_curve(curves, name, "Ha")
+        assert curve["values"] == (there & inside).sum()
+        assert curve["answered"] == pytest.approx(there[inside].mean())
+        assert value(rows, name, "answered") == curve["answered"]
+        assert (curve["verdict"] == "void") == (name == "holes")
+    assert find_curve(curves, "holes", "Ha", "sum")["verdict"] == "void"
+    assert find_curve(curves, "holes", "N2/Ha")["answered"] < 0.5
     with pytest.raises(ValueError, match="competing has"):
         measure_scores({"half": half}, truths, competing=["other"])
 
@@ -501,6 +543,20 @@ def test_psf_matching_with_holes():
         match_psf(flat, 0.5, 2.0, 1.2)
     with pytest.raises(ValueError, match="shape is 'airy'"):
         match_psf(flat, 0.5, 1.0, 1.2, shape="airy")
+
+
+@pytest.mark.parametrize("step", [0.5, 1.0])
+def test_errors_of_true_sums_are_those_of_the_fibres(step):
+    """Of even noise in apertures, whatever the grid: the error of a disc as the weights of the fibres have it."""
+    y, x = (np.indices((21, 21)).reshape(2, -1) - 10) * step
+    n, diameter = len(x), 8.0
+    base = make_truth(0, np.random.default_rng(0), n=n)
+    truth = dataclasses.replace(base, spaxel=step, radius=2 * np.hypot(x, y) / diameter)
+    sigma = np.full((n, 15), 0.3)
+    spaxels = pool_truths([truth], noise=[(sigma, sigma)])
+    found = truth_sigma(spaxels, "Ha", np.ones(n, bool))[0]
+    exact = 0.3 * aperture_factor(diameter) / aperture_factor(1.5)
+    assert found == pytest.approx(exact, rel=0.1)
 
 
 def test_spaxel_covariance_multiplies_sigma():

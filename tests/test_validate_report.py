@@ -117,6 +117,8 @@ def test_targets():
 
 def test_verdicts(report):
     """Against the best rival, never against a reference; undecided without the interval of a difference."""
+    assert {v["verdict"] for v in verdicts(report)} == {"too few galaxies"}  # 40
+    report |= {"meta": report["meta"] | {"galaxies": 500}, "unseen_scatter_interval": [0.26, 0.3]}
     found = {(v["region"], v["score"]): v for v in verdicts(report)}
     assert found["whole", "R2 log EW"]["verdict"] == "better"
     assert found["whole", "R2 log EW"]["rival"]["predictor"] == "trees"
@@ -126,9 +128,11 @@ def test_verdicts(report):
         rows = [*report["scores"], difference("trees", "MAE log EW [dex]", -0.005, half, "off-centre")]
         found = {(v["region"], v["score"]): v for v in verdicts(report | {"scores": rows})}
         assert found["off-centre", "MAE log EW [dex]"]["verdict"] == word
-    # too little that an image cannot tell: nothing counts
-    assert {v["verdict"] for v in verdicts(report | {"unseen_scatter": 0.24})} == {"void"}
-    assert "void" not in {v["verdict"] for v in verdicts(report | {"unseen_scatter": 0.26})}
+    # too little that an image cannot tell, or not known how much: nothing counts
+    for interval in ([0.24, 0.3], None, [None, None]):
+        void = report | {"unseen_scatter": 0.27, "unseen_scatter_interval": interval}
+        assert {v["verdict"] for v in verdicts(void)} == {"void"}
+        assert "comparisons are void" in make_page(void, []) and "All are void" in make_page(void, [])
 
 
 def test_light_is_no_rival_beyond_light(report):
@@ -470,11 +474,16 @@ def test_job_says_what_is_wrong(tmp_path, held_out, capsys):
     """In the words of the command line."""
     folder = held_out.folder
     arguments = ["validate", "maps", "-o", str(tmp_path / "out"), "--held-out", str(folder), "--baselines"]
+    learned = shutil.copytree(folder, tmp_path / "learned")  # galaxies that the IFU spaxels are of
+    manifest = (learned / "manifest.json").read_text()
+    (learned / "manifest.json").write_text(manifest.replace(str(held_out.seed), "66000001"))
     for wrong, words in (
         (["none", "--galaxies", "3"], f"--galaxies is 3, and {folder} has 2; give 2 at most, or no number"),
         (["none", "--seed", "78000001"], "--seed is 78000001, and the galaxies in"),
         (["none", "--seed", "-1"], "--seed is -1; give a whole number from 0"),
         (["none", "--seed", "5"], "--seed is 5, whose galaxies a network may have been trained on"),
+        (["none", "--seed", "66000001"], "--seed is 66000001, whose galaxies the IFU spaxels are of"),
+        (["none", "--held-out", str(learned)], "seed is 66000001, whose galaxies the IFU spaxels are of"),
         (["none", "--held-out", str(folder.parent)], f"holds no held-out galaxies; give {folder}"),
         (["forest"], "--baselines: unknown 'forest'"),
         (["none", "--page-only"], "scores.json: no such file"),

@@ -22,15 +22,16 @@ from .table import ScoreTable
 __all__ = ["measure_calibration"]
 
 TAIL = 0.01  # of the median: no quantile of a ratio is less, for its logarithm
+ANSWERED = 0.9  # share of positions below which a verdict is void
 FLUX_UNIT = "1e-17 erg/s/cm2"
 
 
-def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, noise=None, competing=None):
+def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, noise=None):
     """Coverage, CRPS, sharpness and PIT of every quantity that comes with errors.
 
     Parameters
     ----------
-    predictions, truths, seed, draws, masks, noise, competing
+    predictions, truths, seed, draws, masks, noise
         See `~fiberifu.validate.measure_scores`. Known errors of the truth (``noise``) are added to those predicted:
         quantiles go away from their median in quadrature (`~fiberifu.validate.quantiles.widen_quantiles`).
 
@@ -40,11 +41,12 @@ def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, n
         As of `~fiberifu.validate.measure_scores`: "coverage 68 %", "coverage 95 %", "below 16 %", "below 50 %",
         "below 84 %" (of truths, below these predicted quantiles), "CRPS [unit]", "sharpness [dex]" (geometric mean of
         sigma / max(prediction, floor) in dex; the floor is that of the scores; none for velocities), "PIT KS" (largest
-        distance of the cumulative PIT from uniform, at 200 edges). ``spaxels`` counts values: pixels for "pixels",
-        galaxies for sums.
+        distance of the cumulative PIT from uniform, at 200 edges), "answered" (share of positions with a truth where
+        the method gives value and error). ``spaxels`` counts values: pixels for "pixels", galaxies for sums.
     curves : list of dict
-        ``predictor, quantity, region, stratum, nominal, covered, pit`` (20 fractions)``, galaxies, values, verdict``;
-        `~fiberifu.validate.reliability.verdict` says what the verdicts mean.
+        ``predictor, quantity, region, stratum, nominal, covered, pit`` (20 fractions)``, galaxies, values, answered,
+        verdict``; `~fiberifu.validate.reliability.verdict` says what the verdicts mean. "void" where less than 90 % is
+        answered: who answers where it is easy only would be calibrated there.
 
     Notes
     -----
@@ -60,22 +62,20 @@ def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, n
     the model that a galaxy shares are in there; region "sum, coherent errors", for these methods only, assumes the
     opposite, errors that are the same everywhere: the truth lies between.
 
-    Methods without errors have no rows; positions where one of ``competing`` (by default all) that gives errors has
-    none are left out for all.
+    Each method is judged on its own positions, whatever the others answer; those without errors have no rows.
     """
     if not predictions:
         raise ValueError("predictions is empty; give at least one method")
     spaxels = pool_truths(truths, masks=masks, noise=noise)
     answers = {name: pool_predictions(maps, truths) for name, maps in predictions.items()}
-    competing = set(predictions if competing is None else competing)
     book = _Book(Bootstrap(len(truths), draws, seed).weights)
     for quantity in QUANTITIES:
-        _judge_line(book, spaxels, answers, quantity, "flux", quantity, FLUX_UNIT, competing)
-        _judge_line(book, spaxels, answers, quantity, "ew", f"EW {quantity}", "A", competing)
-        _judge_sums(book, spaxels, answers, quantity, competing)
+        _judge_line(book, spaxels, answers, quantity, "flux", quantity, FLUX_UNIT)
+        _judge_line(book, spaxels, answers, quantity, "ew", f"EW {quantity}", "A")
+        _judge_sums(book, spaxels, answers, quantity)
     for ratio, lines in RATIOS.items():
         _judge_ratio(book, spaxels, answers, ratio, lines)
-    _judge_velocity(book, spaxels, answers, competing)
+    _judge_velocity(book, spaxels, answers)
     for name, maps in predictions.items():
         _judge_pixels(book, spaxels, truths, name, maps, masks)
     return book.table.rows, book.curves
@@ -87,36 +87,42 @@ class _Book:
     def __init__(self, weights):
         self.table, self.curves = ScoreTable(weights), []
 
-    def add(self, predictor, quantity, region, stratum, tallied, unit):
-        n, galaxies = int(tallied.values.sum()), int((tallied.values > 0).sum())
+    def add(self, predictor, quantity, region, stratum, tallied, unit, answered):
+        """``answered``: share of what was asked, from 0 to 1."""
+        n, galaxies, answered = int(tallied.values.sum()), int((tallied.values > 0).sum()), float(answered)
         if not n:
             return
         found, fractions = tallied.results(self.table.weights, unit)
+        found["answered"] = answered, None, None
         self.table.add(predictor, quantity, region, stratum, found, galaxies, n)
         pit = fractions[0].reshape(PIT_BINS, FINE // PIT_BINS).sum(1)
+        word = verdict({p: covered(fractions, p) for p in TOLERANCE}, n, {q: below(fractions, q) for q in QUANTILES})
+        word = word if answered >= ANSWERED else "void"
         self.curves.append(
             dict(predictor=predictor, quantity=quantity, region=region, stratum=stratum, nominal=list(NOMINAL),
                  covered=[float(covered(fractions[:1], p)[0]) for p in NOMINAL], pit=pit.tolist(), galaxies=galaxies,
-                 values=n, verdict=verdict({p: covered(fractions, p) for p in TOLERANCE}, n,
-                                       {q: below(fractions, q) for q in QUANTILES}))
+                 values=n, answered=answered, verdict=word)
         )  # fmt: skip
 
 
-def _with_errors(answers, field, i, competing):
-    """Positions of each method that gives errors: where all that compete and itself have value and error."""
-    there = {}
+def _with_errors(answers, field, i=None):
+    """Yield each method that gives errors, and its positions (N,) of bool with value and error."""
     for name, answer in answers.items():
         value, sigma = (getattr(answer, part) for part in (field, f"{field}_sigma"))
         if i is not None:
             value, sigma = value[:, i], sigma[:, i]
-        there[name] = np.isfinite(value) & (sigma >= 0)
-    there = {name: own for name, own in there.items() if own.any()}
-    racing = [own for name, own in there.items() if name in competing]
-    return {name: np.logical_and.reduce([own, *racing]) for name, own in there.items()}
+        there = np.isfinite(value) & (sigma >= 0)
+        if there.any():
+            yield name, there
+
+
+def _share(there, asked):
+    """Of what is asked, (N,) of bool, how much is there."""
+    return (there & asked).sum() / max(asked.sum(), 1)
 
 
 # ---------------------------------------------------------------- positions
-def _judge_line(book, spaxels, answers, quantity, field, label, unit, competing):
+def _judge_line(book, spaxels, answers, quantity, field, label, unit):
     i = spaxels.column(quantity)
     truth = getattr(spaxels, field)[:, i]
     known = np.isfinite(truth)
@@ -126,14 +132,14 @@ def _judge_line(book, spaxels, answers, quantity, field, label, unit, competing)
     parts += [("whole", "selected on truth", spaxels.selected(quantity) & spaxels.region("whole"))]
     if quantity in STRATIFIED:
         parts += [("whole", stratum, members & spaxels.region("whole")) for stratum, members in spaxels.strata()]
-    for name, there in _with_errors(answers, field, i, competing).items():
+    for name, there in _with_errors(answers, field, i):
         mean, sigma = (getattr(answers[name], part)[:, i] for part in (field, f"{field}_sigma"))
         quantiles = _quantiles(answers[name].quantiles.get(label), mean, sigma, extra)
         sigma = np.sqrt(sigma**2 + extra)
         for region, stratum, place in parts:
-            where = there & known & place
-            found = _tally_at(spaxels, where, truth, mean, sigma, floor=floor, quantiles=quantiles)
-            book.add(name, label, region, stratum, found, unit)
+            asked = known & place
+            found = _tally_at(spaxels, there & asked, truth, mean, sigma, floor=floor, quantiles=quantiles)
+            book.add(name, label, region, stratum, found, unit, _share(there, asked))
 
 
 def _quantiles(given, mean, sigma, extra):
@@ -174,10 +180,12 @@ def _judge_ratio(book, spaxels, answers, ratio, lines):
             if quantiles is not None:
                 quantiles = _quantiles(_log_quantiles(quantiles), mean, sigma, extra / np.log(10) ** 2)
             sigma = np.sqrt(sigma**2 + extra / np.log(10) ** 2)
+            there = np.logical_and.reduce([np.isfinite(flux[:, i]) & (c[:, i, i] >= 0) for i in (top, bottom)])
             for region in REGIONS:
-                where = known & sure & np.isfinite(mean + sigma) & spaxels.region(region)
+                asked = known & spaxels.region(region)
+                where = asked & sure & np.isfinite(mean + sigma)
                 found = _tally_at(spaxels, where, truth, mean, sigma, log=True, quantiles=quantiles)
-                book.add(name, ratio, region, "all", found, "dex")
+                book.add(name, ratio, region, "all", found, "dex", _share(there, asked))
 
 
 def _log_quantiles(quantiles):
@@ -187,18 +195,20 @@ def _log_quantiles(quantiles):
     return np.log10(np.maximum(quantiles, TAIL * middle))
 
 
-def _judge_velocity(book, spaxels, answers, competing):
-    for name, there in _with_errors(answers, "velocity", None, competing).items():
-        where = there & np.isfinite(spaxels.velocity) & spaxels.selected("Ha") & spaxels.region("whole")
-        found = _tally_at(spaxels, where, spaxels.velocity, answers[name].velocity, answers[name].velocity_sigma)
-        book.add(name, "velocity", "whole", "all", found, "km/s")
+def _judge_velocity(book, spaxels, answers):
+    for name, there in _with_errors(answers, "velocity"):
+        asked = np.isfinite(spaxels.velocity) & spaxels.selected("Ha") & spaxels.region("whole")
+        answer = answers[name]
+        found = _tally_at(spaxels, there & asked, spaxels.velocity, answer.velocity, answer.velocity_sigma)
+        book.add(name, "velocity", "whole", "all", found, "km/s", _share(there, asked))
 
 
 # ---------------------------------------------------------------- galaxies and pixels
-def _judge_sums(book, spaxels, answers, quantity, competing):
+def _judge_sums(book, spaxels, answers, quantity):
     i = spaxels.column(quantity)
-    for name, there in _with_errors(answers, "flux", i, competing).items():
-        ok = there & np.isfinite(spaxels.flux[:, i])
+    for name, there in _with_errors(answers, "flux", i):
+        known = np.isfinite(spaxels.flux[:, i])
+        ok, answered = there & known, _share(there, known & (spaxels.radius < 1))
         truth = sums_in_re(spaxels, spaxels.flux[:, i], ok)
         galaxy = np.flatnonzero(np.isfinite(truth))
         extra = truth_sigma(spaxels, quantity, ok)
@@ -213,33 +223,37 @@ def _judge_sums(book, spaxels, answers, quantity, competing):
         for region, error in errors.items():
             error = np.hypot(error, extra)
             found = tally(truth[galaxy], mean[galaxy], error[galaxy], galaxy, spaxels.size, floor=floor[galaxy])
-            book.add(name, quantity, region, "all", found, FLUX_UNIT)
+            book.add(name, quantity, region, "all", found, FLUX_UNIT, answered)
 
 
 def _judge_pixels(book, spaxels, truths, name, maps, masks):
     """Pixels are many: galaxy by galaxy, kept as tallies."""
-    parts = {region: [] for region in REGIONS}
+    parts, asked = ({region: [] for region in REGIONS} for _ in range(2))
     for i, (truth, predicted) in enumerate(zip(truths, maps, strict=True)):
-        found = _tally_spectra(truth, predicted, None if masks is None else np.asarray(masks[i], bool))
+        found, pixels = _tally_spectra(truth, predicted, None if masks is None else np.asarray(masks[i], bool))
         radius = truth.radius[truth.spectrum_at]
         for region, (low, high) in REGIONS.items():
-            parts[region].append(found.of((radius >= low) & (radius < high)).total())
+            inside = (radius >= low) & (radius < high)
+            parts[region].append(found.of(inside).total())
+            asked[region].append(pixels[inside].sum())
     for region, tallies in parts.items():
         whole = Tally(*(np.concatenate(part) for part in zip(*(t.arrays for t in tallies), strict=True)))
-        book.add(name, "pixels", region, "all", whole, f"{FLUX_UNIT}/A")
-        if region == "whole":
-            for stratum, members in spaxels.labels.items():
-                book.add(name, "pixels", region, stratum, whole.of(members), f"{FLUX_UNIT}/A")
+        strata = [("all", np.ones(len(truths), bool)), *(spaxels.labels.items() if region == "whole" else ())]
+        for stratum, members in strata:
+            found = whole.of(members)
+            answered = found.values.sum() / max(np.array(asked[region])[members].sum(), 1)
+            book.add(name, "pixels", region, stratum, found, f"{FLUX_UNIT}/A", answered)
 
 
 def _tally_spectra(truth, predicted, mask):
-    """Tally with a row for each of the M spectra of a galaxy; empty without a prediction."""
+    """Tally with a row for each of the M spectra of a galaxy, empty without a prediction; true pixels (M,) of each."""
     m = len(truth.spectrum_at)
+    true = np.isfinite(truth.spectrum)
+    if mask is not None and mask.ndim == 1:
+        true &= ~mask[truth.spectrum_at][:, None]
     spectrum, sigma = (getattr(predicted, part, None) for part in ("spectrum", "spectrum_sigma"))
     if spectrum is None or sigma is None:
-        return tally(*[np.zeros(0)] * 3, np.zeros(0, int), m)
+        return tally(*[np.zeros(0)] * 3, np.zeros(0, int), m), true.sum(1)
     pixels = np.stack([np.asarray(a, float) for a in (truth.spectrum, spectrum, sigma)])
-    known = np.isfinite(pixels).all(0) & (pixels[2] >= 0)
-    if mask is not None and mask.ndim == 1:
-        known &= ~mask[truth.spectrum_at][:, None]
-    return tally(*pixels[:, known], np.nonzero(known)[0], m, floor=CONTINUUM)
+    known = true & np.isfinite(pixels).all(0) & (pixels[2] >= 0)
+    return tally(*pixels[:, known], np.nonzero(known)[0], m, floor=CONTINUUM), true.sum(1)

@@ -9,7 +9,7 @@ import numpy as np
 from ..lines.diagnostics import BPT_DIAGRAMS
 from . import scores
 from .profiles import BINS, galaxy_gradient, o3n2_metallicity, radial_profiles, selected_sums, sums_in_re, truth_sigma
-from .spaxels import RATIOS, REGIONS, SNR_LIMIT, log_ratio, shared, strong_lines
+from .spaxels import RATIOS, REGIONS, SNR_LIMIT, log_ratio, predicted_ratio, shared, strong_lines
 
 __all__ = ["score_diagram", "score_profiles", "score_sums", "score_velocity"]
 
@@ -75,12 +75,14 @@ def score_diagram(table, spaxels, answers):
     """Classes in the [N II] BPT diagram, and gradients of the metallicity of what is star-forming there in truth.
 
     Three classes: star-forming (below Kauffmann et al. 2003), composite, AGN (above Kewley et al. 2001). Kappa counts
-    all disagreements alike; with linear weights, star-forming taken for AGN counts twice.
+    all disagreements alike; with linear weights, star-forming taken for AGN counts twice. Without an answer for one of
+    the four lines a class is the one furthest from the true one.
     """
 
-    def place(flux, where):
-        x, y = (log_ratio(spaxels, flux, RATIOS[ratio], where) for ratio in ("N2/Ha", "O3/Hb"))
-        return x, y, np.minimum(BPT_DIAGRAMS["N2"].classify(x, y), BPT_CLASSES - 1).astype(int)
+    def classify(x, y):
+        return np.minimum(BPT_DIAGRAMS["N2"].classify(x, y), BPT_CLASSES - 1).astype(int)
+
+    ratios, columns = [RATIOS[name] for name in ("N2/Ha", "O3/Hb")], [spaxels.column(line) for line in BPT_LINES]
 
     for strong, names in strong_lines(spaxels, answers, BPT_LINES):
         for region in REGIONS:
@@ -88,10 +90,17 @@ def score_diagram(table, spaxels, answers):
             if not len(where):
                 continue
             galaxy = spaxels.galaxy[where]
-            x, y, truth = place(spaxels.flux, where)
+            x, y = (log_ratio(spaxels, spaxels.flux, ratio, where) for ratio in ratios)
+            truth = classify(x, y)
             forming = truth == 0
             for name in names:
-                px, py, predicted = place(answers[name].flux, where)
+                answer = answers[name]
+                px = predicted_ratio(spaxels, answer, ratios[0], where, x)
+                py = predicted_ratio(spaxels, answer, ratios[1], where, y)
+                predicted = classify(px, py)
+                if answer.missing is not None:
+                    none = answer.missing[np.ix_(where, columns)].any(1)
+                    predicted = np.where(none, np.where(forming, BPT_CLASSES - 1, 0), predicted)
                 found = {
                     "kappa BPT": scores.kappa(truth, predicted, galaxy, BPT_CLASSES, table.weights),
                     "kappa BPT, linear weights": scores.kappa(

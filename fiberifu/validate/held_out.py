@@ -204,7 +204,7 @@ class HeldOutSet:
 
 
 def check_seed(seed):
-    """Refuse a seed whose galaxies a network may have been trained on.
+    """Refuse a seed whose galaxies a network, or trees on IFU spaxels, may have been trained on.
 
     Parameters
     ----------
@@ -214,11 +214,16 @@ def check_seed(seed):
     ------
     ValueError
     """
+    from .fiber_sample import IFU_SEED
+
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed is {seed!r}; give a whole number from 0, such as {SEED}")
     if seed % MOST_STEPS < MOST_STEPS // 2:
         raise ValueError(f"seed is {seed}, whose galaxies a network may have been trained on; give one whose last "
                          "seven digits are 5000000 or more, such as 78000001")  # fmt: skip
+    if seed == IFU_SEED:
+        raise ValueError(f"seed is {seed}, whose galaxies the IFU spaxels are of that baselines learn from; give "
+                         "another, such as 78000001")  # fmt: skip
 
 
 def _per_shard(folder, galaxies):

@@ -90,7 +90,7 @@ def judge(
         nulls = dict.fromkeys(of_role["null"], of_role["null limit"][0]) if of_role["null limit"] else {}
         measures = (
             partial(measure_scores, reference=first, competing=racing, nulls=nulls),
-            partial(measure_calibration, competing=racing),
+            measure_calibration,
         )
     held_out.build(progress=progress)
     for predictor in predictors:

@@ -114,6 +114,7 @@ def validate_maps_to_folder(
     if pack is None and (learn or held_out is None):
         pack = read_templates(templates, fetch=fetch, progress=progress)
     truth = _held_out(Path(folder), held_out, galaxies, SEED if seed is None else seed, seed is not None, pack)
+    check_seed(truth.seed)  # of galaxies that were made elsewhere, too
     settings = {"weights": ifu.weights_sha256, "held_out": truth.key, "galaxies": len(truth), "baselines": names,
                 "fibers": fibers if learn else None, "recipes": [stage.sha256() for stage in stages], "draws": draws,
                 "software": software_version()}  # fmt: skip
@@ -235,7 +236,9 @@ def summary_lines(folder):
             yield f"R2 of log EW(H-alpha), {region}: {row['value']:.2f}{ends}, {row['galaxies']} galaxies"
     found = [row["verdict"] for row in verdicts(report)]
     if "void" in found:
-        yield "against the best rival: void, the galaxies hide too little from an image"
+        yield "against the best rival: void, the galaxies may hide too little from an image"
+    elif "too few galaxies" in found:
+        yield "against the best rival: too few galaxies for a verdict"
     elif found:
         yield (
             f"against the best rival: better in {found.count('better')} of {len(found)} comparisons, worse in "

@@ -10,7 +10,8 @@ from . import scores
 from .bootstrap import Bootstrap, galaxy_ranks
 from .galaxy_metrics import score_diagram, score_profiles, score_sums, score_velocity
 from .pooling import pool_predictions, pool_truths
-from .spaxels import QUANTITIES, RATIOS, REGIONS, complete, log_ratio, shared, strong_lines
+from .score_notes import IGNORANT
+from .spaxels import QUANTITIES, RATIOS, REGIONS, complete, log_ratio, predicted_ratio, shared, strong_lines
 from .table import ScoreTable
 
 __all__ = ["STRATIFIED", "measure_scores"]
@@ -50,8 +51,9 @@ def measure_scores(
         Methods that are compared with each other, by default all: where one has no answer, it counts as a line that is
         absent. The others are judged where they have answers.
     nulls : dict of str to str, optional
-        Methods, and the one that each may not exceed: rows "<score>, minus <that>" as of ``reference``. Both count as
-        ``competing`` in where they are judged.
+        Methods, and the one that each may not exceed: rows "<score>, minus <that>" as of ``reference``; of R2 and
+        correlations, where who knows nothing has 0, "<score>, minus max(0, <that>)". Both count as ``competing`` in
+        where they are judged.
 
     Returns
     -------
@@ -72,8 +74,10 @@ def measure_scores(
     published cosine, which take all of a region. Predictions below a tenth of the limits of selection count as that,
     and so does an answer that a method of ``competing`` does not give: all of them are scored on the same positions,
     and who fails where it is hard gains nothing. "no answer, EW" and "no answer, flux" are the shares of chosen
-    positions without one. A method without any answer for a quantity takes no part in it. Velocities are scored where
-    a method has them.
+    positions without one. Of a ratio, a line that is not answered counts as its floor, too, and where neither is, the
+    ratio is taken as a dex below the median of the true ones; a class without an answer is the one furthest from the
+    true one. A method without any answer for a quantity takes no part in it. Velocities are scored where a method has
+    them.
 
     What is scored is the value that a method gives, as its maps hold it: a mean, where it says so. Its quantiles, where
     it gives them, are judged by `measure_calibration`.
@@ -109,9 +113,10 @@ def measure_scores(
     score_diagram(table, spaxels, answers)
     score_velocity(table, spaxels, answers)
     pairs = [(limit, [name for name in nulls if nulls[name] == limit]) for limit in dict.fromkeys(nulls.values())]
-    pairs += [] if reference is None else [(reference, None)]
     for limit, methods in pairs:
-        table.compare(limit, methods)
+        table.compare(limit, methods, IGNORANT)
+    if reference is not None:
+        table.compare(reference)
     return table.rows
 
 
@@ -223,6 +228,6 @@ def _score_ratio(table, spaxels, answers, ratio, lines):
             galaxy = spaxels.galaxy[where]
             truth = log_ratio(spaxels, spaxels.flux, lines, where)
             for name in names if len(where) else ():
-                predicted = log_ratio(spaxels, answers[name].flux, lines, where)
+                predicted = predicted_ratio(spaxels, answers[name], lines, where, truth)
                 found = _log_scores("ratio", truth, predicted, galaxy, table.weights)
                 table.add(name, ratio, region, "all", found, len(np.unique(galaxy)), len(where))

@@ -1,8 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Where scores must lie: methods shown the wrong image (`Shuffled`) or none (`Blank`), a second look (`NoiseFloor`).
 
-Whoever is shown the wrong image may not beat (z, position) alone; nobody can beat a repeated observation of the truth
-by more than its noise.
+Whoever is shown the wrong image may not beat (z, position) alone. A repeated observation is a scale, no bound.
 """
 
 import dataclasses
@@ -98,7 +97,9 @@ class Blank(Predictor):
 
 
 class NoiseFloor(Predictor):
-    """The truth observed once more, with noise: the best that a real map could score against itself.
+    """The truth observed once more, with noise: what one repeat of a real map would score; a scale, no bound.
+
+    Where spaxels without the line count, too, a prediction can be closer to the errorless truth than a noisy repeat.
 
     Parameters
     ----------

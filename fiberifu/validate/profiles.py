@@ -26,6 +26,7 @@ __all__ = [
 #: Edges of the bins of radius, effective radii.
 BINS = (0.0, 0.4, 0.8, 1.2, 1.6)
 
+SPAXEL_AREA = 0.5**2  # of MaNGA's cubes, arcsec2
 FEWEST = 5  # positions in a sum, or in a bin of a profile
 FEWEST_GRADIENT = 10
 BASELINE = 0.15  # rms of the radii of a gradient, Re: that of positions evenly from 0 to 0.5
@@ -50,7 +51,7 @@ def sums_in_re(spaxels, values, ok, *, power=1):
     ok : ndarray (N,) of bool
         Positions that have a value: the others are left out of all sums.
     power : {1, 2}
-        Of cell area / aperture area, by which values are scaled.
+        Of cell area / aperture area, by which values are scaled. (Variances with 1: those of apertures side by side.)
 
     Returns
     -------
@@ -96,15 +97,18 @@ def coherent_sigma(spaxels, sigma, ok, coherence):
 
 
 def truth_sigma(spaxels, quantity, ok):
-    """1-sigma errors (G,) of true sums in 1 Re from known errors of the truth, whose positions share fibres as MaNGA's.
+    """1-sigma errors (G,) of true sums in 1 Re from known errors of the truth in apertures on MaNGA's cubes.
 
-    Zero for errorless truth.
+    Errors of apertures side by side add up as independent ones do, but for the covariance of spaxels: it makes the
+    error of n of them larger by a factor that depends on n (`~fiberifu.validate.correlated_sigma`). That of an aperture
+    is in its error already, so what counts is the ratio of the factors of sum and aperture. Zero for errorless truth.
     """
     if spaxels.variance is None:
         return np.zeros(spaxels.size)
-    variance = sums_in_re(spaxels, spaxels.variance[0][:, spaxels.column(quantity)], ok, power=2)
-    count = np.bincount(spaxels.galaxy[ok & (spaxels.radius < 1)], minlength=spaxels.size)
-    return correlated_sigma(np.sqrt(variance), np.maximum(count, 1))
+    side_by_side = np.sqrt(sums_in_re(spaxels, spaxels.variance[0][:, spaxels.column(quantity)], ok))
+    area = np.bincount(spaxels.galaxy[ok & (spaxels.radius < 1)], minlength=spaxels.size) * spaxels.cell
+    whole, aperture = (correlated_sigma(1.0, np.maximum(a / SPAXEL_AREA, 1)) for a in (area, APERTURE_AREA))
+    return side_by_side * whole / aperture
 
 
 def selected_sums(spaxels, quantity, ok):

@@ -118,7 +118,8 @@ _ERRORS = (
     "3.5 are cut off. Rivals without errors are not in it. Verdicts: <i>overconfident</i> (intervals hold too few "
     "truths), <i>underconfident</i> (too many), <i>wrong shape</i> (too few at 68 %, too many at 95 %, or the "
     "reverse), <i>biased</i> (too many truths on one side of the predicted median, or in one tail), beyond three "
-    "errors and beyond what matters: a sigma wrong by 6 %, a mean wrong by a tenth of sigma."
+    "errors and beyond what matters: a sigma wrong by 6 %, a mean wrong by a tenth of sigma; <i>void</i> where less "
+    "than 90 % of the positions were answered. Each method is judged where it has an answer."
 )
 _EXAMPLES = (
     "Chosen by rule, not by beauty: of the galaxies with at least 30 chosen spaxels, those at 10, 50 and 90 % of "
@@ -235,9 +236,15 @@ def _verdict_table(report):
         f"<p>Of {len(found)} comparisons with the best rival, the model is better in {counts['better']}, worse in "
         f"{counts['worse']}; {counts['undecided']} are undecided. Decided means: the 95 % interval of the "
         "difference, both on the same bootstrap samples, does not hold 0. (Below the numbers: 16 to 84 %.)</p>"
-        f"{'<p><b>All are void</b>: the galaxies hide too little from an image.</p>' if is_void(report) else ''}"
+        f"{_NO_VERDICT.get(found[0]['verdict'], '')}"
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{_null_table(report)}"
     )
+
+
+_NO_VERDICT = {
+    "void": "<p><b>All are void</b>: the galaxies hide too little from an image, or it is not known how much.</p>",
+    "too few galaxies": "<p><b>Too few galaxies</b> for any verdict.</p>",
+}
 
 
 def _null_table(report):
@@ -253,11 +260,12 @@ def _null_table(report):
     ]
     if not rows:
         return ""
-    names = ("null", "quantity", "region", "score", "null", "position only", "null - position only", "verdict")
+    names = ("null", "quantity", "region", "score", "null", "position only", "null - limit", "verdict")
     head = "".join(f"<th>{name}</th>" for name in names)
     return (
-        "<p>The wrong image, or none, may tell no more than redshift and position: <i>fails</i> where the 95 % "
-        f"interval of the difference says that it does.</p><table><thead><tr>{head}</tr></thead>"
+        "<p>The wrong image, or none, may tell no more than redshift and position, or than nothing (0 in R² and r): "
+        "<i>fails</i> where the 95 % interval of the difference says that it does.</p>"
+        f"<table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -384,10 +392,12 @@ def _limits(report):
         items.insert(0, f"{galaxies} galaxies: enough for the intervals, not for claims about coverage (2000).")
     scatter = report.get("unseen_scatter")
     if scatter is not None:
-        verdict = "enough to make the scores meaningful" if scatter >= 0.25 else "<b>too small: the scores are void</b>"
+        verdict = "<b>not surely enough: comparisons are void</b>" if is_void(report) else "enough"
+        low, high = report.get("unseen_scatter_interval") or (None, None)
+        ends = "" if low is None else f" ({low:.2f} to {high:.2f} at 95 %)"
         items.append(
             f"Scatter of the true log EW(Hα) at fixed colours, surface brightness and redshift, which no method that "
-            f"looks at single positions can foresee: {scatter:.2f} dex (0.25 needed), {verdict}."
+            f"looks at single positions can foresee: {scatter:.2f} dex{ends}; at least 0.25 needed: {verdict}."
         )
     return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 

@@ -7,6 +7,7 @@ import math
 
 __all__ = [
     "GATES",
+    "IGNORANT",
     "NULL_GATES",
     "SCORES",
     "UNSEEN_SCATTER",
@@ -31,8 +32,12 @@ GATES = (
 #: Scatter of log EW(H-alpha) that an image cannot tell, dex, below which all comparisons are void: a simulator without
 #: it makes scores easy.
 UNSEEN_SCATTER = 0.25
+FEWEST = 500  # galaxies for a verdict
 #: What a method that sees the wrong image, or none, may not know better than redshift and position do.
 NULL_GATES = ("Ha", "N2"), ("whole", "off-centre"), ("R2 log EW", "R2 log flux", "MAE log EW [dex]", "r after r-band")
+
+#: How the names of scores start in which who knows nothing, a constant or noise, has 0: no limit is below that.
+IGNORANT = ("R2", "r after")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +106,8 @@ SCORES = {
     "no answer": ScoreNote(
         None,
         "Share of the chosen spaxels where a method has no answer. Of the model and its rivals these count as a line "
-        "that is absent (a tenth of the limit of selection); the others are judged on the rest.",
+        "that is absent (a tenth of the limit of selection), a ratio without both lines as a dex below the median of "
+        "the true ones; the others are judged on the rest.",
     ),
     "cosine (published)": ScoreNote(
         "high",
@@ -142,6 +148,11 @@ SCORES = {
         None,
         "Predicted error over the prediction (which counts as the floor of the scores below that), in dex; geometric "
         "mean. It knows nothing of the truth. Small is good only where the coverage is right: never read it alone.",
+    ),
+    "answered": ScoreNote(
+        None,
+        "Share of the positions where a method gives a value and its error: errors are judged there. Below 90 % "
+        "the verdict on them is void.",
     ),
     "PIT KS": ScoreNote(
         "low",
@@ -228,12 +239,13 @@ def verdicts(report):
     list of dict
         The row of the model, with rival (the best one's row) and verdict: "better" or "worse" where the 95 % interval
         of the paired difference of the two (rows "<score>, minus <model>") does not hold 0, else, or without such an
-        interval, "undecided"; "void", whatever the scores, where `is_void`. What was not measured is left out. In
-        "r after r-band" light x constant EW is no rival.
+        interval, "undecided". Whatever the scores, "too few galaxies" below 500, and "void" where `is_void`. What was
+        not measured is left out. In "r after r-band" light x constant EW is no rival.
     """
     kinds = kinds_of(report)
     roles = _roles(report)
     judged = judged_in(report)
+    none = "too few galaxies" if (report["meta"].get("galaxies") or 0) < FEWEST else "void" if is_void(report) else None
     out = []
     for quantity, region, score in itertools.product(*GATES):
         rows = {(row["predictor"], row["score"]): row for row in select(report, quantity, region)}
@@ -247,7 +259,7 @@ def verdicts(report):
         rival = min(rivals, key=lambda row: loss_of(row["score"], row["value"]))
         difference = rows.get((rival["predictor"], f"{score}, minus {judged}"))
         sign = _sign(difference, score)  # of the loss of the rival - that of the model
-        verdict = "void" if is_void(report) else {1: "better", -1: "worse", 0: "undecided"}[sign]
+        verdict = none or {1: "better", -1: "worse", 0: "undecided"}[sign]
         out.append({**mine, "rival": rival, "difference": difference, "verdict": verdict})
     return out
 
@@ -271,8 +283,8 @@ def null_verdicts(report):
     -------
     list of dict
         The row of the null, with limit (the row of the method that knows redshift and position), difference (null less
-        limit) and verdict: "fails" where the null is better and the 95 % interval of the paired difference does not
-        hold 0, "holds" where it is worse, "undecided" between.
+        limit, which counts as 0 at least in scores of `IGNORANT`) and verdict: "fails" where the null is better and the
+        95 % interval of the paired difference does not hold 0, "holds" where it is worse, "undecided" between.
     """
     roles = _roles(report)
     limit = next((name for name, role in roles.items() if role == "null limit"), None)
@@ -281,7 +293,8 @@ def null_verdicts(report):
         rows = {(row["predictor"], row["score"]): row for row in select(report, quantity, region)}
         for null in (name for name, role in roles.items() if role == "null"):
             own, other = rows.get((null, score)), rows.get((limit, score))
-            difference = rows.get((null, f"{score}, minus {limit}"))
+            against = f"max(0, {limit})" if score.startswith(IGNORANT) else limit
+            difference = rows.get((null, f"{score}, minus {against}"))
             if own is None or other is None or difference is None:
                 continue
             verdict = {1: "holds", -1: "fails", 0: "undecided"}[_sign(difference, score)]
@@ -290,9 +303,12 @@ def null_verdicts(report):
 
 
 def is_void(report):
-    """Whether the galaxies hide too little from an image for comparisons to mean anything; False if not measured."""
-    scatter = report.get("unseen_scatter")
-    return scatter is not None and scatter < UNSEEN_SCATTER
+    """Whether the galaxies may hide too little from an image for comparisons to mean anything.
+
+    They may if the lower end of the 95 % interval of the unseen scatter is below 0.25 dex, and if it is not known.
+    """
+    low, _ = report.get("unseen_scatter_interval") or (None, None)
+    return low is None or low < UNSEEN_SCATTER
 
 
 def _roles(report):

@@ -24,6 +24,7 @@ __all__ = [
     "Spaxels",
     "complete",
     "log_ratio",
+    "predicted_ratio",
     "shared",
     "strong_lines",
 ]
@@ -144,6 +145,8 @@ class Answers:
         As of `~fiberifu.validate.PredictedMaps`, only what the method has; rows of NaN where not predicted.
     coherence : ndarray (G, 2), optional
         Amplitude and length, arcsec; an amplitude of 0 for galaxies without.
+    missing : ndarray (N, Q) of bool, optional
+        Fluxes that were not predicted, and that `complete` filled in.
     """
 
     flux: np.ndarray
@@ -155,6 +158,7 @@ class Answers:
     velocity_sigma: np.ndarray
     quantiles: dict = dataclasses.field(default_factory=dict)
     coherence: np.ndarray | None = None
+    missing: np.ndarray | None = None
 
 
 def complete(spaxels, answers):
@@ -171,7 +175,7 @@ def complete(spaxels, answers):
                 floor = spaxels.floor(quantity)[field == "flux"]
                 values[:, i] = np.where(there, values[:, i], floor)
         filled[field] = values
-    return dataclasses.replace(answers, **filled)
+    return dataclasses.replace(answers, **filled, missing=~np.isfinite(answers.flux))
 
 
 def shared(answers, field, index=None):
@@ -205,3 +209,16 @@ def log_ratio(spaxels, flux, ratio, where):
     """log10 of a ratio at positions ``where``; lines below their floor count as that."""
     top, bottom = (np.maximum(flux[where, spaxels.column(line)], spaxels.floor(line)[1][where]) for line in ratio)
     return np.log10(top / bottom)
+
+
+def predicted_ratio(spaxels, answers, ratio, where, truth):
+    """As `log_ratio` of a method's fluxes; where it answers neither line, a dex below the median of ``truth``.
+
+    Two floors would make a ratio near 1, which for [O III]/H-beta is a good guess. One that is answered is taken as it
+    is, the other at its floor. ``truth`` : log ratios at positions ``where``.
+    """
+    found = log_ratio(spaxels, answers.flux, ratio, where)
+    if answers.missing is None or not len(where):
+        return found
+    neither = answers.missing[np.ix_(where, [spaxels.column(line) for line in ratio])].all(1)
+    return np.where(neither, np.median(truth) - 1, found)

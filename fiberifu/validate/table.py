@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The tidy table: one row per number, ``scores of all draws -> value, 16 %, 84 %``."""
 
+import numpy as np
+
 from .bootstrap import FEWEST, SURE, interval
 
 __all__ = ["ScoreTable"]
@@ -44,12 +46,13 @@ class ScoreTable:
                  galaxies=int(galaxies), spaxels=int(spaxels))
         )  # fmt: skip
 
-    def compare(self, reference, methods=None):
+    def compare(self, reference, methods=None, floored=()):
         """Rows of paired differences: each score less that of the method ``reference`` on the same draws.
 
         Of ``methods``, by default all others, where both were scored on the same number of positions: else it would be
         other positions that make the difference. 2.5 and 97.5 % of the draws, ``low95`` and ``high95``, are for
-        verdicts.
+        verdicts. Of scores whose names start with one of ``floored`` the reference's counts as 0 at least: rows are
+        then named "<score>, minus max(0, <reference>)".
         """
         for row in list(self.rows):
             name, *place = key = tuple(row[part] for part in ("predictor", "quantity", "region", "stratum"))
@@ -57,7 +60,9 @@ class ScoreTable:
             if name == reference or (methods is not None and name not in methods) or own is None or other is None:
                 continue
             if own[1] == other[1]:
-                difference = own[0] - other[0]
+                floor = row["score"].startswith(floored)
+                difference = own[0] - (np.maximum(other[0], 0) if floor else other[0])
+                against = f"max(0, {reference})" if floor else reference
                 _, low, high = interval(difference, row["galaxies"], SURE)
-                self._row(key, f"{row['score']}, minus {reference}", interval(difference, row["galaxies"]),
+                self._row(key, f"{row['score']}, minus {against}", interval(difference, row["galaxies"]),
                           row["galaxies"], row["spaxels"], low95=low, high95=high)  # fmt: skip
