@@ -41,7 +41,7 @@ BASELINES = {
     ),
     "central": Baseline("reference", "EW of the central fibre's spectrum x continuum of the image"),
     "position": Baseline("reference", "trees on redshift and distance from the centre: no image"),
-    "floor": Baseline("reference", "the truth, observed with MaNGA's noise: the floor", None),
+    "floor": Baseline("reference", "the truth, observed once more with MaNGA's noise: a scale, no bound", None),
     "fiber": Baseline("reference", "the model, shown the central fibre's spectrum, too", "network"),
     "blank": Baseline("reference", "the model, shown an image of empty sky: a null", "network"),
     "shuffled": Baseline("reference", "the model, shown the image of another galaxy: a null", "network"),
