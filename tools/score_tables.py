@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-METHODS = ("network", "trees (fibres)", "ridge (7 x 7 patch)", "light x constant EW")
+METHODS = ("network", "trees (7 x 7 patch)", "trees (fibres)", "ridge (7 x 7 patch)", "light x constant EW")
 SCORES = (
     "R2 log EW",
     "R2 log EW within galaxies",
