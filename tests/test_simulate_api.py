@@ -426,6 +426,22 @@ def test_true_line_maps(galaxy):
     assert wide.sum() == pytest.approx(sharp.sum(), rel=0.02)
 
 
+def test_true_continuum(galaxy):
+    """That of the equivalent widths: there in every spaxel with light, and what the cube has beside the line."""
+    cube, truth = IFU.manga(fibers=19).observe(galaxy, seeing=1.3 * u.arcsec, noise=False)
+    wave = cube.spectral_axis.value / (1 + galaxy.redshift)
+    beside = (np.abs(wave - 6564.6) > 35) & (np.abs(wave - 6564.6) < 60)
+    inside = ~cube.mask[beside].any(0)
+    continuum = truth.continuum["Ha"]
+    assert not continuum.mask[inside].any()
+    ratio = continuum.data[inside] / cube.flux.value[beside].mean(0)[inside]
+    assert 0.97 < np.percentile(ratio, 1) < np.percentile(ratio, 99) < 1.03
+    np.testing.assert_allclose(
+        *(truth.flux["Ha"].data[inside], (truth.ew["Ha"].data * continuum.data * (1 + galaxy.redshift))[inside]),
+        rtol=1e-5,
+    )
+
+
 def test_survey_galaxies_are_those_of_the_api(simulator):
     """`observe_manga` and `Galaxy` show the same galaxy."""
     cube = next(iter(observe_manga(simulator, 2, 0, 1, noise=False)))
