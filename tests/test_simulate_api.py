@@ -394,6 +394,14 @@ def test_products_as_files(galaxy, tmp_path):
     cube, truth = SMALL.observe(dusty)
     path = tmp_path / "manga-sim-LOGCUBE.fits"
     write_logcube(cube, path)
+    for write, product, there in (
+        (write_cutout, image, tmp_path / "cutout_sim.fits"),
+        (write_psf, image, tmp_path / "copsf_sim.fits"),
+        (write_logcube, cube, path),
+    ):
+        with pytest.raises(FileExistsError, match="overwrite=True"):
+            write(product, there)
+    write_cutout(image, tmp_path / "cutout_sim.fits", overwrite=True)
     again = read_manga_cube(path)
     np.testing.assert_array_equal(again.flux.value, cube.flux.value)
     np.testing.assert_array_equal(again.uncertainty.array, cube.uncertainty.array)
