@@ -393,14 +393,15 @@ def _simulate(options):
     given = options.continuum
     continuum = {"none": None}.get(given, int(given) if given.isdecimal() else given)
     names = ("n", "seed", "templates", "workers", "device", "bricks", "overwrite", "resume")
-    paths = simulate_job.simulate_to_folder(
-        options.survey,
-        options.output,
-        continuum=continuum,
-        fetch=options.fetch_templates,
-        progress=not options.quiet,
-        **{name: getattr(options, name) for name in names},
-    )
+    with _arguments_as_options("templates"):
+        paths = simulate_job.simulate_to_folder(
+            options.survey,
+            options.output,
+            continuum=continuum,
+            fetch=options.fetch_templates,
+            progress=not options.quiet,
+            **{name: getattr(options, name) for name in names},
+        )
     if options.quiet:
         return
     for path in paths:

@@ -65,7 +65,12 @@ def read_templates(path=None, *, fetch=False, progress=False):
     from .simulate.templates_download import download_folder, download_templates, template_files, wrong_files
 
     if path is not None:
-        return load_template_pack(path)
+        try:
+            return load_template_pack(path)
+        except (FileNotFoundError, ValueError) as error:  # by the name that the argument has in jobs
+            if not str(error).startswith("path:"):
+                raise
+            raise type(error)("templates" + str(error).removeprefix("path")) from error
     try:
         return build_template_pack()
     except FileNotFoundError as error:

@@ -394,6 +394,14 @@ def test_products_as_files(galaxy, tmp_path):
     cube, truth = SMALL.observe(dusty)
     path = tmp_path / "manga-sim-LOGCUBE.fits"
     write_logcube(cube, path)
+    for write, product, there in (
+        (write_cutout, image, tmp_path / "cutout_sim.fits"),
+        (write_psf, image, tmp_path / "copsf_sim.fits"),
+        (write_logcube, cube, path),
+    ):
+        with pytest.raises(FileExistsError, match="overwrite=True"):
+            write(product, there)
+    write_cutout(image, tmp_path / "cutout_sim.fits", overwrite=True)
     again = read_manga_cube(path)
     np.testing.assert_array_equal(again.flux.value, cube.flux.value)
     np.testing.assert_array_equal(again.uncertainty.array, cube.uncertainty.array)
@@ -424,6 +432,22 @@ def test_true_line_maps(galaxy):
     sharp, wide = (galaxy.line_maps(size=30 * u.arcsec, psf=p * u.arcsec).flux["Ha"].data for p in (1.0, 2.5))
     assert wide.max() < sharp.max()
     assert wide.sum() == pytest.approx(sharp.sum(), rel=0.02)
+
+
+def test_true_continuum(galaxy):
+    """That of the equivalent widths: there in every spaxel with light, and what the cube has beside the line."""
+    cube, truth = IFU.manga(fibers=19).observe(galaxy, seeing=1.3 * u.arcsec, noise=False)
+    wave = cube.spectral_axis.value / (1 + galaxy.redshift)
+    beside = (np.abs(wave - 6564.6) > 35) & (np.abs(wave - 6564.6) < 60)
+    inside = ~cube.mask[beside].any(0)
+    continuum = truth.continuum["Ha"]
+    assert not continuum.mask[inside].any()
+    ratio = continuum.data[inside] / cube.flux.value[beside].mean(0)[inside]
+    assert 0.97 < np.percentile(ratio, 1) < np.percentile(ratio, 99) < 1.03
+    np.testing.assert_allclose(
+        *(truth.flux["Ha"].data[inside], (truth.ew["Ha"].data * continuum.data * (1 + galaxy.redshift))[inside]),
+        rtol=1e-5,
+    )
 
 
 def test_survey_galaxies_are_those_of_the_api(simulator):

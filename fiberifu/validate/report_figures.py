@@ -225,9 +225,8 @@ def draw_maps(galaxy, panels, *, method, quantity, title=None):
                 bar.set_label(label)
         if title:
             figure.suptitle(title, x=0.008, ha="left", fontsize=10)
-        box = {"facecolor": "0.25", "edgecolor": "white", "ls": "--", "lw": 1}
         handles = {
-            "field of the maps": Patch(**box),
+            "field of the maps": (Line2D([], [], color="0.25", lw=5), Line2D([], [], color="white", ls="--", lw=1)),
             f"isophotes of the image ({'r' if 'r' in image else next(iter(image))}), 1.2 mag apart": Line2D(
                 [], [], color="white", lw=0.8, path_effects=rim(1.6, "0.3")
             ),

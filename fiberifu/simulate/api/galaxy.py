@@ -241,8 +241,11 @@ def true_line_maps(galaxy, truth, wcs, lsf):
     observed = np.array([LINE_WAVELENGTH[line] for line in LINES]) * (1 + galaxy.redshift)
     sigma = np.broadcast_to(lsf(observed) if callable(lsf) else lsf, observed.shape)
     instrument = np.broadcast_to((sigma / observed * C_KMS)[:, None, None], truth["line_flux"].shape)
+    flux, ew = truth["line_flux"], truth["line_ew"]
+    with np.errstate(divide="ignore", invalid="ignore"):  # the pseudo-continuum that EWs are of, in the observed frame
+        continuum = np.where(ew > 0, flux / ew / (1 + galaxy.redshift), np.nan)
     return LineMaps(
-        LINES, truth["line_flux"], np.zeros(truth["line_flux"].shape), truth["line_ew"], redshift=galaxy.redshift,
+        LINES, flux, np.zeros(flux.shape), ew, None, continuum, redshift=galaxy.redshift,
         velocity=truth["velocity"], dispersion=np.hypot(truth["sigma"], instrument),
         instrumental_dispersion=instrument, wcs=wcs, provenance=galaxy.provenance().replace(extinction_corrected=True),
     )  # fmt: skip

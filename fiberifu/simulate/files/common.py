@@ -39,21 +39,28 @@ def compressed(path):
         yield file  # level 1: noise does not compress further
 
 
-def write_hdus(hdus, path, marks):
+def write_hdus(hdus, path, marks, *, overwrite=True):
     """Write HDUs, each with its marks of origin, under a name that says ``sim``; the file is whole or absent.
 
     Parameters
     ----------
     hdus : list of HDU
     path : path-like
-        Ending in ``.gz`` for a compressed file.  An existing one is replaced.
+        Ending in ``.gz`` for a compressed file.
     marks : `~fiberifu.provenance.Provenance`
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        Without ``overwrite``.
     """
     check_file_name(path, "SIMULATED")
     for hdu in hdus:
         marks.to_header(hdu.header)
     hdus = fits.HDUList(hdus)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, overwrite=overwrite) as temporary:
         if temporary.suffix == ".gz":
             with compressed(temporary) as file:
                 hdus.writeto(file)

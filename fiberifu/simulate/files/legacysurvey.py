@@ -102,7 +102,7 @@ def _marks(images, seed, **more):
     return provenance(seed, images.meta.get("pack_sha256"), redshift=z, ebv=float(images.ebv), **more)
 
 
-def write_cutout(images, path, *, seed=None):
+def write_cutout(images, path, *, seed=None, overwrite=False):
     """Write a cutout as the sky viewer's ``fits-cutout`` with ``&invvar&maskbits``.
 
     Parameters
@@ -112,11 +112,15 @@ def write_cutout(images, path, *, seed=None):
         With ``sim`` in its name.
     seed : int, optional
         That of the images by default.
+    overwrite : bool
+        Whether an existing file may be replaced.
 
     Raises
     ------
     ValueError
         For other images, or a name that does not say what the file is.
+    FileExistsError
+        Without ``overwrite``.
 
     Notes
     -----
@@ -131,7 +135,7 @@ def write_cutout(images, path, *, seed=None):
         fits.ImageHDU(ivar, _header(images, bands, "INVVAR")),
         fits.ImageHDU(images.maskbits.astype(np.int16), _header(images, bands, "MASKBITS")),
     ]
-    write_hdus(hdus, path, _marks(images, seed))
+    write_hdus(hdus, path, _marks(images, seed), overwrite=overwrite)
 
 
 def moffat_image(fwhm, pixel_scale, size=63, over=5):
@@ -151,7 +155,7 @@ def moffat_image(fwhm, pixel_scale, size=63, over=5):
     return coarse / coarse.sum()
 
 
-def write_psf(images, path, *, seed=None):
+def write_psf(images, path, *, seed=None, overwrite=False):
     """Write the PSFs of a field as the viewer's ``coadd-psf``: one 63 x 63 image per band; as `write_cutout`."""
     images = band_images(images)
     seed = seed_of(seed, images.meta, "images")
@@ -165,7 +169,7 @@ def write_psf(images, path, *, seed=None):
                 hdu.header[f"BAND{i}"] = name
         hdu.header["BAND"] = band
         hdus.append(hdu)
-    write_hdus(hdus, path, _marks(images, seed))
+    write_hdus(hdus, path, _marks(images, seed), overwrite=overwrite)
 
 
 def brick_paths(images, folder, galaxy):

@@ -108,7 +108,7 @@ def _cards(cube, seed):
     return header
 
 
-def write_logcube(cube, path, *, seed=None):
+def write_logcube(cube, path, *, seed=None, overwrite=False):
     """Write ``manga-simPLATE-NUMBER-LOGCUBE.fits.gz``.
 
     Parameters
@@ -118,11 +118,15 @@ def write_logcube(cube, path, *, seed=None):
         With ``sim`` in its name.
     seed : int, optional
         That of the cube by default.
+    overwrite : bool
+        Whether an existing file may be replaced.
 
     Raises
     ------
     ValueError
         For other cubes, or a name that does not say what the file is.
+    FileExistsError
+        Without ``overwrite``.
 
     Notes
     -----
@@ -173,7 +177,7 @@ def write_logcube(cube, path, *, seed=None):
         hdus.append(image(f"{band.upper()}PSF", np.asarray(cube.psf[band], np.float32), two))
     if cube.correlation is not None:
         hdus += [_correlation(cube, f"{band.upper()}CORREL") for band in cube.images]
-    write_hdus(hdus, path, _marks(cube, seed))
+    write_hdus(hdus, path, _marks(cube, seed), overwrite=overwrite)
 
 
 def _correlation(cube, name):

@@ -176,7 +176,7 @@ def _manga_unit(folder, unit, simulator, instruments, seed, start, n, options):
         analysis = folder / "spectro" / "analysis" / "sim"
         stack.mkdir(parents=True, exist_ok=True)
         cube_file = _note(folder, stack / f"manga-{name}-LOGCUBE.fits.gz")
-        manga.write_logcube(cube, cube_file, seed=seed)
+        manga.write_logcube(cube, cube_file, seed=seed, overwrite=True)
         paths.append(cube_file)
         for kind in MAPS:
             if kind == "FIT" and options["continuum"] is None:
@@ -218,8 +218,8 @@ def _by_galaxy(images, start):
 
 def _write_images(folder, field, seed, galaxy, options):
     paths = [_note(folder, folder / image_name(kind, seed, galaxy)) for kind in ("cutout", "copsf")]
-    legacysurvey.write_cutout(field, paths[0], seed=seed)
-    legacysurvey.write_psf(field, paths[1], seed=seed)
+    legacysurvey.write_cutout(field, paths[0], seed=seed, overwrite=True)
+    legacysurvey.write_psf(field, paths[1], seed=seed, overwrite=True)
     if options["bricks"]:
         for path in legacysurvey.brick_paths(field, folder / "legacysurvey", galaxy).values():
             paths.append(_note(folder, path))
