@@ -34,7 +34,7 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
     where = np.where(finite[:, None], offsets, 0.0)
     samples = (where[:, None] + points).reshape(-1, 2)  # positions x points of the aperture
     g = len(points)
-    j, k, r, c = config.components, model.basis.n_coefficients, config.rank + 1, len(config.bands)
+    j, k, r, c = config.components, model.basis.n_coefficients, config.rank + 2, len(config.bands)
     parts = {"weight": (j,), "mean": (j, k), "diag": (j, k), "factors": (j, k, r)}
     parts = {name: np.zeros((n * g, *shape)) for name, shape in parts.items()}
     sigma = np.zeros(n * g)

@@ -64,8 +64,9 @@ def mixture_quantiles(levels, weight, mean, sigma):
 def ratio_cdf(t, weight, mean, covariance):
     """Probability that a ratio ``a / b`` of jointly Gaussian components is below ``t``, for ``b`` that is positive.
 
-    ``a / b < t`` is ``a - t b < 0``, and that is linear: no expansion (Hinkley 1969, Biometrika 56, 635). What little
-    probability the Gaussians give to ``b < 0`` is taken off at both ends.
+    ``a / b < t`` is ``a - t b < 0``, and that is linear: no expansion (Hinkley 1969, Biometrika 56, 635). It is divided
+    by the probability of ``b > 0``; what the Gaussians give to both below zero is neglected, so it is for quantities
+    that are positive but for their tails, and for ``t`` from 0.
 
     Parameters
     ----------
@@ -84,12 +85,14 @@ def ratio_cdf(t, weight, mean, covariance):
     (a, b), (aa, bb, ab) = mean, covariance
     variance = np.maximum(aa - 2 * t * ab + t**2 * bb, 1e-30)
     below = (weight * ndtr((t * b - a) / np.sqrt(variance))).sum(-1)
-    lost = (weight * ndtr(-b / np.sqrt(bb))).sum(-1)  # what the sum is far below, and lacks to 1 far above
-    return (below - lost) / (1 - 2 * lost)
+    lost = (weight * ndtr(-b / np.sqrt(bb))).sum(-1)  # what the sum lacks to 1 far above
+    return below / (1 - lost)
 
 
 def ratio_quantiles(levels, weight, mean, covariance):
-    """Quantiles of ``a / b``, see `ratio_cdf`; NaN where b is below zero with a probability above `UNSURE`.
+    """Quantiles of ``a / b``, see `ratio_cdf`; none below 0.
+
+    NaN where b is below zero with a probability above `UNSURE`.
 
     Returns
     -------
@@ -104,13 +107,13 @@ def ratio_quantiles(levels, weight, mean, covariance):
     weight, a, b, aa, bb, ab = (x[sure] for x in (weight, a, b, aa, bb, ab))  # those that have a ratio in one row
 
     def law(t, at):
-        t, rest = t[:, None], 1 - 2 * lost[at]
+        t, rest = t[:, None], 1 - lost[at]
         variance = np.maximum(aa[at] - 2 * t * ab[at] + t**2 * bb[at], 1e-30)
         excess, root = t * b[at] - a[at], np.sqrt(variance)
         pull = excess / root
         slope = b[at] / root - excess * (t * bb[at] - ab[at]) / (variance * root)
         below, density = (weight[at] * ndtr(pull)).sum(-1), (weight[at] * _normal(pull) * slope).sum(-1)
-        return (below - lost[at]) / rest, density / rest
+        return below / rest, density / rest
 
     over = (weight * b).sum(-1)  # of all components: one alone may be faint
     # far enough for the faintest of denominators
@@ -119,7 +122,7 @@ def ratio_quantiles(levels, weight, mean, covariance):
     sigma = np.sqrt(np.maximum(aa - 2 * middle * ab + middle**2 * bb, 1e-30)) / over
     start = _moments(weight, middle + (a - middle * b) / over, sigma)  # first order: a start, not a result
     out = np.full((len(levels), *shape), np.nan)
-    out[:, sure] = _invert(law, levels, -bound, bound, start, sigma.min(-1))
+    out[:, sure] = _invert(law, levels, 0 * bound, bound, start, sigma.min(-1))
     return out
 
 

@@ -166,9 +166,10 @@ class Prediction:
     def sample(self, n, *, seed=None):
         """Draw noiseless spectra, coherent in wavelength and from position to position as the errors are.
 
-        The error of the photometric scale is common to all positions of a draw. How far the others reach was measured
-        when the weights were calibrated, and is in their passport: without that, positions are drawn independently, and
-        sums over positions vary less than they should.
+        The error of zero points is common to all positions of a draw, the noise of the image is not. How far the others
+        reach was measured when the weights were calibrated, and is in their passport: without that, positions are drawn
+        independently, and sums over positions vary less than they should. A draw is made for the positions of this
+        prediction together: other positions, or another order, are other draws.
 
         Parameters
         ----------
@@ -193,13 +194,14 @@ class Prediction:
         """Yield n times a node of the redshifts, coefficients (N, K) and the generator that drew them."""
         import torch
 
-        if n < 1:
-            raise ValueError(f"n={n}: draw at least one sample")
-        generator = torch.Generator().manual_seed(self.provenance.seed if seed is None else seed)
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n={n}: draw at least one sample, a whole number")
         weights = torch.tensor([node.weight for node in self.nodes])
         offsets = torch.from_numpy(np.where(np.isfinite(self.offsets), self.offsets, 0.0))
-        for index in torch.multinomial(weights, n, replacement=True, generator=generator):
-            node = self.nodes[index]
+        seed = self.provenance.seed if seed is None else seed
+        for i in range(n):  # a generator for each, so that the first draws are the same for any number of them
+            generator = torch.Generator().manual_seed(1_000_003 * seed + i)
+            node = self.nodes[torch.multinomial(weights, 1, generator=generator)]
             yield node, node.mixture.sample(offsets, generator, self.field), generator
 
     # --- lines ----------------------------------------------------------------------------------------------------
@@ -357,6 +359,8 @@ class Prediction:
         table, sums = _select_lines(lines), []
         for node, coefficients, _ in self._draws(draws, seed):
             sums.append(self._functionals(node, table)[0] @ coefficients[rows].double().sum(0).numpy())
+        if not len(rows):  # nothing usable is no certain zero
+            sums = np.full_like(sums, np.nan)
         found = np.quantile(sums, given, axis=0) * (FLUX_DENSITY * u.AA)
         return found[0] if np.ndim(levels) == 0 else found
 
@@ -582,7 +586,7 @@ class Prediction:
 
 def _levels(levels):
     given = np.atleast_1d(np.asarray(levels, float))
-    if given.ndim != 1 or not ((given > 0) & (given < 1)).all():
+    if given.ndim != 1 or not given.size or not ((given > 0) & (given < 1)).all():
         raise ValueError(f"levels={levels!r}: give probabilities between 0 and 1, such as (0.16, 0.5, 0.84)")
     return given
 
@@ -594,6 +598,8 @@ def _select_lines(lines):
 
     if lines == "strong":
         return line_table("strong")
+    if not len(lines):
+        raise ValueError(f"lines={lines!r}: name at least one line, or 'strong' or 'all'")
     table = line_table([lines] if isinstance(lines, str) and lines != "all" else lines)
     known = np.array([str(key) in LINES for key in table["key"]])
     if lines != "all" and not known.all():

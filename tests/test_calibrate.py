@@ -69,13 +69,13 @@ def test_coherence_is_found():
     """What errors do, and the fields that they were drawn from, as well as 500 galaxies can tell."""
     found = calibrate(make_amplitudes(field=(0.8, 8.0), galaxies=500, fibers=4, seed=1))
     amplitude, length = found["field"]
-    assert amplitude == pytest.approx(0.8, abs=0.12)
-    assert length == pytest.approx(8, rel=0.35)
+    assert amplitude == pytest.approx(0.8, abs=0.2)
+    assert length == pytest.approx(8, rel=0.5)
     assert 0.3 < found["coherence"][0] < amplitude
 
 
 def test_calibration_needs_galaxies():
-    with pytest.raises(ValueError, match="10 galaxies"):
+    with pytest.raises(ValueError, match="galaxies: 10"):
         calibrate(make_amplitudes(galaxies=10))
 
 
@@ -143,5 +143,8 @@ def test_quantiles_of_ratios():
     b = np.where(picked, 12, 2) + noise[:, 1]
     got = ratio_quantiles(levels, weight, faint, covariance)[:, 0]
     np.testing.assert_allclose(got, np.quantile((a / b)[b > 0], levels), rtol=0.15)
+    strong = (mean[0] + 8, faint[1])
+    got = ratio_quantiles(levels, weight, strong, covariance)[:, 0]
+    np.testing.assert_allclose([np.mean(((a + 8) / b)[b > 0] < x) for x in got], levels, atol=0.003)
     zero = (mean[0], np.array([[0.0, 12.0]]))
     assert np.isnan(ratio_quantiles(levels, weight, zero, covariance)).all()

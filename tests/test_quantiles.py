@@ -85,7 +85,7 @@ def test_quantiles_of_mixtures(spread):
     weight, mean, sigma = rng.dirichlet(np.ones(3), shape[:2]), rng.normal(0, spread, shape), rng.uniform(0.1, 1, shape)
     found = mixture_quantiles(levels, weight, mean, sigma)
     np.testing.assert_allclose(mixture_cdf(found, weight, mean, sigma), wanted, rtol=1e-6)
-    below = rng.uniform(5, 10, shape)
+    mean, below = 6 + np.abs(mean), rng.uniform(5, 10, shape)  # ratios are of what is positive but for its tails
     covariance = sigma**2, (below * rng.uniform(0.05, 0.13, shape)) ** 2
     covariance += (rng.uniform(-0.9, 0.9, shape) * np.sqrt(covariance[0] * covariance[1]),)
     found = ratio_quantiles(levels[1:-1], weight, (mean, below), covariance)

@@ -73,5 +73,5 @@ def _interpolate(snr, nodes, values):
     if len(nodes) == 1:
         return values.expand(len(x))
     high = torch.searchsorted(nodes, x.contiguous()).clamp(1, len(nodes) - 1)
-    part = ((x - nodes[high - 1]) / (nodes[high] - nodes[high - 1])).clamp(0, 1)
+    part = ((x - nodes[high - 1]) / (nodes[high] - nodes[high - 1]).clamp(min=1e-6)).clamp(0, 1)
     return values[high - 1] + part * (values[high] - values[high - 1])

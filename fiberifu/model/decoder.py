@@ -195,13 +195,16 @@ class Decoded:
             torch.einsum("fck,fjk->fjc", photometry, shape.detach()), flux[:, None], error[:, None]
         )
         factors = shapes.scale[..., None] * 0.3 * shapes.mix[:, None]
-        # the anchor's error moves the whole spectrum together: one more factor, along the mean
-        grey = torch.where(torch.isfinite(scale_error), scale_error, 0.0)[..., None] * shape.detach()
+        # the anchor's error moves the whole spectrum together: two more factors, along the mean
+        known = torch.isfinite(scale_error)
+        common = torch.where(known, CALIBRATION_ERROR * scale.abs(), 0.0)
+        noise = torch.where(known, (scale_error**2 - common**2).clamp(min=0).sqrt(), 0.0)
+        grey = torch.stack([noise, common], -1)[..., None, :] * shape.detach()[..., None]
         self.mixture = CoefficientMixture(
             shapes.logits.softmax(-1),
             scale[..., None] * shape,
             scale.abs()[..., None] * shapes.scale,
-            torch.cat([scale.abs()[..., None, None] * factors, grey[..., None]], -1),
+            torch.cat([scale.abs()[..., None, None] * factors, grey], -1),
         )
         self.predicted = torch.einsum("fck,fj,fjk->fc", photometry, self.mixture.weight, self.mixture.mean)
 

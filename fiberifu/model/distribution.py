@@ -47,7 +47,8 @@ class CoefficientGaussian:
 class CoefficientMixture:
     """Components in physical units: weight (F, J), mean (F, J, K), diag (F, J, K), factors (F, J, K, R).
 
-    The last factor of a component is the error of the photometric scale.
+    The last two factors of a component are errors of the photometric scale: the noise of the image in the aperture, and
+    what is common to all positions, zero points and the aperture's geometry.
     """
 
     weight: torch.Tensor
@@ -93,12 +94,14 @@ class CoefficientMixture:
         generator : torch.Generator, optional
         field : tuple of float
             Amplitude and length [arcsec] of the correlation ``amplitude exp(-distance / length)`` of what decides: the
-            component, and the errors within it. The error of the photometric scale is common to all positions.
+            component, and the errors within it. Noise of the image is drawn for each position, and the error of zero
+            points for all.
         """
         size, _, k = self.mean.shape
         r = self.factors.shape[-1]
-        draws = _fields(offset, 1 + k + r, field, generator).to(self.mean)
-        draws[:, -1] = torch.randn((), generator=generator)
+        draws = _fields(offset, 1 + k + r - 2, field, generator)
+        common = torch.randn((1, 1), generator=generator).expand(size, 1)
+        draws = torch.cat([draws, torch.randn((size, 1), generator=generator), common], 1).to(self.mean)
         place = torch.special.ndtr(draws[:, :1])
         picked = (self.weight.cumsum(-1)[:, :-1] < place).sum(-1)
         row = torch.arange(size)
@@ -113,14 +116,12 @@ def _fields(offset, n, coherence, generator):
     two dimensions, a bivariate Cauchy distribution.
     """
     amplitude, length = coherence
-    white = torch.randn((len(offset), n), generator=generator)
-    if not amplitude:
-        return white
     normal = torch.randn((WAVES, 3), generator=generator, dtype=torch.float64)
     number = normal[:, :2] / (length * normal[:, 2:].abs())
     phase = offset.double() @ number.T
     waves = torch.cat([phase.cos(), phase.sin()], 1).float() / WAVES**0.5
     field = waves @ torch.randn((2 * WAVES, n), generator=generator)
+    white = torch.randn((len(offset), n), generator=generator)  # last, so that the waves are the same for any positions
     return amplitude**0.5 * field + (1 - amplitude) ** 0.5 * white
 
 

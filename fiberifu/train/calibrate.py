@@ -4,7 +4,7 @@ Positions at which a virtual IFU is used are not those at which it was trained: 
 are measured with fibres anywhere in galaxies that were held out. Half of these galaxies fit, per group of lines and
 bin of image S/N, a factor and a temperature (Guo et al. 2017, ICML, "On calibration of modern neural networks") by
 maximum likelihood; the other half widens what still covers too little (split-conformal: Lei et al. 2018, JASA 113,
-1094), and says how far errors reach from fibre to fibre. Measured amplitudes are noisy; their noise is part of it all.
+1094); both tell how far errors reach from fibre to fibre. Measured amplitudes are noisy; their noise is part of it all.
 
 Shapes: F fibres, J components, A line amplitudes.
 """
@@ -23,9 +23,10 @@ __all__ = ["Amplitudes", "calibrate", "calibrate_model", "measure_amplitudes"]
 
 SEED = 919_000_001
 BATCH = 16  # galaxies
+FEWEST = 20  # galaxies of a calibration
 BINS = 3  # of S/N, equally filled
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.68, 0.8, 0.9, 0.95)  # of the reliability curves
-TARGETS = (0.68, 0.95)  # coverages that the widening guarantees
+TARGETS = (0.68, 0.95)  # coverages that the widening reaches on the second half
 WIDEST = 3.0
 PRIOR = 0.2  # of the logarithms of factor and temperature
 MEASURED = 300.0  # error of an amplitude [A of continuum] beyond which a line was not seen
@@ -118,7 +119,8 @@ def calibrate(amplitudes):
     dict
         For ``passport["calibration"]``: ``snr``, ``groups`` (`fiberifu.model.apply_calibration`), ``coherence``
         (amplitude and length [arcsec] of the correlation ``amplitude exp(-distance / length)`` of errors of lines),
-        ``reliability`` (stated and found coverage of each group on the second half, before and after), ``galaxies``,
+        ``reliability`` (stated and found coverage of each group on the second half, before and after: that half chose
+        the widening, so 'after' cannot be too small there), ``galaxies``,
         ``fibers``.
 
     Raises
@@ -127,8 +129,7 @@ def calibrate(amplitudes):
         For less than 20 galaxies.
     """
     galaxies = np.unique(amplitudes.galaxy)
-    if len(galaxies) < 20:
-        raise ValueError(f"amplitudes: {len(galaxies)} galaxies; a calibration needs at least 20, better 200")
+    _check_galaxies(len(galaxies))
     first = np.isin(amplitudes.galaxy, galaxies[::2])
     fit, test = amplitudes.take(first), amplitudes.take(~first)
     edges = np.quantile(amplitudes.snr, np.linspace(0, 1, BINS + 1))
@@ -184,6 +185,8 @@ def calibrate_model(model, pack_path, *, galaxies=400, fibers=8, seed=SEED, prog
     """
     from ..simulate import SimConfig, Simulator, load_template_pack
     from .finite_survey import FiniteSurvey, Survey
+
+    _check_galaxies(galaxies)
 
     survey = Survey(galaxies=galaxies, fibers=fibers, positions=fibers, off_centre=1.0, max_redshift=0.15, min_re=2.0)
     survey = FiniteSurvey(Simulator(load_template_pack(pack_path), config=SimConfig()), survey, seed)
@@ -373,6 +376,11 @@ def fit_coherence(pulls, edges=(0.0, 1.5, 3.0, 4.5, 6.0, 9.0, 12.0, 16.0)):
     fields = np.interp(top[used] / bottom[used], seen, latent)
     found = (np.interp(fields, latent, made), fields)
     return tuple(_fit_falling(away[used] / bottom[used], x, bottom[used] ** -0.5) for x in found)
+
+
+def _check_galaxies(n):
+    if n < FEWEST:
+        raise ValueError(f"galaxies: {n}; a calibration needs at least {FEWEST}, better 200")
 
 
 def _correlations_made(columns, rows=100, draws=100, seed=0):
