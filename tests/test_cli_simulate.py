@@ -363,10 +363,10 @@ def test_killed_at_any_moment(templates, tmp_path, whole):
     """Killed when it has written a given number of files, again and again; then the files are those of one run."""
     folder, rng = tmp_path / "killed", random.Random(7)
     # among the images of the two units, between units, while gathering, while tidying up
-    limits = [rng.randint(2, 9), rng.randint(10, 14), rng.randint(15, 21), rng.randint(24, 31)]
+    limits = [rng.randint(2, 9), rng.randint(10, 21), rng.randint(24, 31)]
     process = run_to_be_killed(folder, templates, limits=limits)
     out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and int(out.split()[-1]) >= 3, "most were killed before they had ended"
+    assert process.returncode == 0 and int(out.split()[-1]) >= 2, "most were killed before they had ended"
     simulate_to_folder("desi", folder, n=N, seed=SEED, templates=templates, resume=True, instruments=INSTRUMENTS)
     assert_same(contents(folder), contents(whole))  # nothing is missing, left over, doubled or different
     names = {"images", "legacysurvey", "manifest.json", tree.FILES, "spectro", tree.TRUTH}

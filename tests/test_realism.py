@@ -411,7 +411,7 @@ def test_real_files(data_dir):
 
 def test_end_to_end(data_dir, real_pack_file, tmp_path, monkeypatch):
     real_pack = load_template_pack(real_pack_file)
-    monkeypatch.setattr(starlight, "read_atlas", lambda *args: read_atlas(*args)[::3])  # fits take longest
+    monkeypatch.setattr(starlight, "read_atlas", lambda *args: read_atlas(*args)[::9])  # fits take longest
     with pytest.raises(ValueError, match="at least 24"):
         measure_realism(None, real_pack, data_dir, galaxies=5)
     small = {"galaxies": 24, "survey_galaxies": 8, "cubes": 1}
