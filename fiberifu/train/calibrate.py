@@ -236,42 +236,30 @@ def main(model, output, *, data=None, galaxies=400, fibers=8, seed=None):
 
 
 @dataclasses.dataclass
-class _Column:
-    """One amplitude after the other of a group of lines, in one row: those that were seen."""
+class _Column(Amplitudes):
+    """One amplitude after the other of a group of lines, in one row (no axis A): those that were seen."""
 
-    weight: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
-    value: np.ndarray
-    noise: np.ndarray
-    snr: np.ndarray
-    galaxy: np.ndarray
-    offset: np.ndarray
     line: np.ndarray
 
     def place(self, factor, temperature):
-        """Means and variances (n, J) of the components, calibrated and with the noise."""
-        centre = (self.weight * self.mean).sum(1)
-        factor, temperature = (np.broadcast_to(x, centre.shape)[:, None] for x in (factor, temperature))
-        mean = factor * (centre[:, None] + temperature * (self.mean - centre[:, None]))
-        return mean, (factor * temperature) ** 2 * self.variance + self.noise[:, None]
+        """Tensors: weights (n, J), means and variances of the components, calibrated and with the noise."""
+        weight, mean, variance, noise = map(torch.from_numpy, (self.weight, self.mean, self.variance, self.noise))
+        centre = (weight * mean).sum(1, keepdim=True)
+        mean = factor * (centre + temperature * (mean - centre))
+        return weight, mean, (factor * temperature) ** 2 * variance + noise[:, None]
 
     def nll(self, factor, temperature):
         """Mean negative log-likelihood, a tensor of the tensors factor and temperature ()."""
-        weight, mean, variance, value, noise = (
-            torch.from_numpy(x) for x in (self.weight, self.mean, self.variance, self.value, self.noise)
-        )
-        centre = (weight * mean).sum(1, keepdim=True)
-        mean = factor * (centre + temperature * (mean - centre))
-        variance = (factor * temperature) ** 2 * variance + noise[:, None]
-        logs = weight.log() - 0.5 * ((value[:, None] - mean) ** 2 / variance + variance.log())
+        weight, mean, variance = self.place(factor, temperature)
+        value = torch.from_numpy(self.value)[:, None]
+        logs = weight.log() - 0.5 * ((value - mean) ** 2 / variance + variance.log())
         return -logs.logsumexp(1).mean()
 
     def pulls(self, factor, temperature):
         """Normal quantiles (n,) at which the measured values lie in what was predicted, noise included."""
-        mean, variance = self.place(factor, temperature)
-        place = (self.weight * ndtr((self.value[:, None] - mean) / np.sqrt(variance))).sum(1)
-        return ndtri(np.clip(place, 1e-9, 1 - 1e-9))
+        weight, mean, variance = self.place(*(torch.tensor(x).reshape(-1, 1) for x in (factor, temperature)))
+        place = weight * torch.special.ndtr((torch.from_numpy(self.value)[:, None] - mean) / variance.sqrt())
+        return ndtri(np.clip(place.sum(1).numpy(), 1e-9, 1 - 1e-9))
 
     def model_share(self):
         """Share (n,) of the model's errors in the error of a pull."""
