@@ -233,7 +233,8 @@ def test_functionals_and_samples_agree():
     mixture.factors[..., -1] = 0  # the scale, which all positions of a draw share
     weights = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
     mean, variance = mixture.project(weights)
-    collapsed_mean, collapsed_variance = mixture.collapse().project(weights)
+    collapsed = mixture.collapse()
+    collapsed_mean, collapsed_variance = collapsed.mean @ weights.T, (weights @ collapsed.root).square().sum(-1)
     many = CoefficientMixture(*(x.expand(200_000, *x.shape[1:]) for x in vars(mixture).values()))
     draws = many.sample(torch.zeros(200_000, 2), torch.Generator().manual_seed(5)) @ weights.T
     np.testing.assert_allclose(draws.mean(0), collapsed_mean[0], atol=0.03)

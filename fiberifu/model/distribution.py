@@ -34,14 +34,6 @@ class CoefficientGaussian:
         """A root (F, K, K + R) of the covariance."""
         return torch.cat([torch.diag_embed(self.diag), self.factors], dim=-1)
 
-    def project(self, weights):
-        """Mean and variance (F, M) of linear functionals ``weights`` (M, K) or (F, M, K)."""
-        if weights.dim() == 2:
-            weights = weights.expand(len(self.mean), -1, -1)
-        mean = torch.einsum("fmk,fk->fm", weights, self.mean)
-        variance = torch.einsum("fmk,fk->fm", weights**2, self.diag**2)
-        return mean, variance + (weights @ self.factors).square().sum(-1)
-
 
 @dataclasses.dataclass
 class CoefficientMixture:
