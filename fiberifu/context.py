@@ -1,19 +1,29 @@
-"""Context: real spectra of the galaxy that is predicted, brought to the network's grid."""
+"""Context: real spectra of the galaxy that is predicted -> the network's grid -> what they say about its errors."""
+
+import warnings
 
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.utils.exceptions import AstropyUserWarning
 
+from .constants import C_KMS
 from .extinction import mw_transmission
 from .prediction import FLUX_DENSITY
 from .provenance import is_predicted
 
-__all__ = ["context_redshift", "context_tensors", "resolve_context"]
+__all__ = ["context_redshift", "context_tensors", "fiber_errors", "resolve_context"]
+
+MOST_FIBERS = 8  # their components are combined, and there are three of each
+OWN_SPREAD, ANY_SPREAD = 30.0, 150.0  # km/s: of a fibre around the redshift that it brings, and around the galaxy's
+UNLIKE = 4.0  # mean square of normalised differences from what the image predicts, above which a fibre is strange
 
 
 def resolve_context(context, prepared):
     """Context as a list of (Spectrum, offset (2,))."""
     out = []
+    if len(context) > MOST_FIBERS:
+        raise ValueError(f"context: {len(context)} spectra; at most {MOST_FIBERS} can be used, take those farthest apart")
     for i, item in enumerate(context):
         try:
             spectrum, where = item
@@ -35,8 +45,8 @@ def resolve_context(context, prepared):
     return out
 
 
-def context_tensors(config, spectrum, offset, prepared, redshift):
-    """A context spectrum on the model's grid: (flux, ivar, offset, redshift) as tensors, dereddened."""
+def context_tensors(config, spectrum, prepared):
+    """A context spectrum on the model's grid: (flux, ivar) as tensors, dereddened."""
     import torch
     from astropy.nddata import InverseVariance
     from specutils import Spectrum
@@ -58,8 +68,102 @@ def context_tensors(config, spectrum, offset, prepared, redshift):
         bad = ~(np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0))
     through = mw_transmission(wave, prepared.ebv) if prepared.ebv else 1.0
     flux, ivar = flux / through, ivar * through**2
-    tensors = (torch.from_numpy(np.where(bad, 0, x).astype(np.float32)) for x in (flux, ivar))
-    return (*tensors, offset, torch.tensor(float(redshift), dtype=torch.float32))
+    return tuple(torch.from_numpy(np.where(bad, 0, x).astype(np.float32)) for x in (flux, ivar))
+
+
+def fiber_errors(model, spectra, prepared, predicted, redshift, field, seed):
+    """What context spectra say about the errors of a prediction.
+
+    Real spectra are calibrated as point sources: they are brought to the image's flux in their apertures, as those of
+    the training set were. A fibre sees the galaxy at a velocity of its own, which is fitted.
+
+    Parameters
+    ----------
+    model : FiberMAE
+    spectra : list of (Spectrum, offset (2,))
+        See `resolve_context`.
+    prepared : PreparedImage
+    predicted : tuple
+        Mixture, dispersion of the gas [km/s] and photometry at their positions, as of `fiberifu.decode.decode`.
+    redshift : float
+        Of the galaxy.
+    field : tuple of float
+        Amplitude and length [arcsec] of the correlation of errors.
+    seed : int
+
+    Returns
+    -------
+    fiberifu.model.FiberErrors
+    """
+    import torch
+
+    from .model import FiberErrors
+    from .simulate.observe import band_weights, reanchor
+
+    mixture, sigma_gas, seen = predicted
+    flux, ivar = (torch.stack(x) for x in zip(*(context_tensors(model.config, s, prepared) for s, _ in spectra),
+                                              strict=True))  # fmt: skip
+    wave = model.config.wave_start + model.config.wave_step * np.arange(model.config.wave_size)
+    curves = band_weights(wave, 3000 + 5.0 * np.arange(1601), model.basis.passband.numpy())
+    curves, grid, bands, noise = (
+        torch.as_tensor(x, dtype=torch.float32) for x in (curves, wave, seen["flux"], seen["error"])
+    )
+    flux, ivar, _ = reanchor(flux, ivar, grid, curves, bands, noise)
+    best, precision = [], []
+    for i, (spectrum, _) in enumerate(spectra):
+        own = float(spectrum.redshift.value)
+        centre, spread = (own, OWN_SPREAD) if own > 0 else (redshift, ANY_SPREAD)
+        apart = C_KMS * (centre - redshift) / (1 + redshift)
+        if abs(apart) > 1000:
+            raise ValueError(f"context[{i}]: its redshift {centre:.5f} is {apart:.0f} km/s from that of the galaxy, "
+                             f"{redshift:.5f}; give spectra of this galaxy")  # fmt: skip
+        row = mixture.take(torch.tensor([i]))
+        found = _measure_moving(model, row, float(sigma_gas[i]), flux[i], ivar[i], centre, spread)
+        away = found[0]
+        if away > UNLIKE:
+            warnings.warn(
+                f"context[{i}] is unlike what the image predicts at its position (mean square of normalised "
+                f"differences: {away:.0f}); is it of this galaxy? It is given {UNLIKE / away:.1g} of its weight",
+                AstropyUserWarning,
+                stacklevel=5,
+            )
+        best.append(found[1])
+        precision.append(found[2] * min(1.0, UNLIKE / away))
+    offset = torch.tensor(np.array([where for _, where in spectra]))
+    return FiberErrors(mixture, torch.stack(best), torch.stack(precision), offset, field, seed)
+
+
+def _measure_moving(model, mixture, sigma_gas, flux, ivar, redshift, spread):
+    """Coefficients (K,) and precision (K, K) of a spectrum at the velocity and width that suit it best, by prior and
+    likelihood; and the mean square of its normalised differences from the mixture (of one position)."""
+    import torch
+
+    from .model.distribution import coefficient_nll, mixture_nll
+
+    gaussian = mixture.collapse()
+
+    def law(velocity, width):
+        """Negative log-likelihood, coefficients and precisions for velocities and widths (V,) [km/s]."""
+        v = len(velocity)
+        z = redshift + (1 + redshift) * velocity / C_KMS
+        misfit, best, precision = model.measure(
+            gaussian.mean.expand(v, -1), width, flux.expand(v, -1), ivar.expand(v, -1), z.float()
+        )
+        nll = misfit * (ivar > 0).sum() + mixture_nll(mixture.take(torch.zeros(v, dtype=torch.int64)), best, precision)
+        nll = nll + (velocity / spread) ** 2 / 2 + (torch.log10(width / sigma_gas) / 0.2) ** 2 / 2
+        return nll, best, precision
+
+    velocity, width = torch.zeros(1), torch.full((1,), sigma_gas)
+    for step in (spread / 2, spread / 8):
+        tried = velocity + step * torch.arange(-6, 7)
+        velocity = tried[law(tried, width.expand(13))[0].argmin()][None]
+    tried = sigma_gas * 10 ** torch.linspace(-0.4, 0.4, 7)
+    width = tried[law(velocity.expand(7), tried)[0].argmin()][None]
+    _, best, precision = law(velocity, width)
+    # without its determinant, which is what the likelihood has at the mean
+    mean, root = gaussian.mean.double(), gaussian.root
+    pull, none = (coefficient_nll(mean, root, x, precision) for x in (best, mean))
+    return float(2 * (pull - none) / best.shape[-1]), best[0], precision[0]
 
 
 def _is_ours(meta):

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["decode", "infer_redshift", "range_flags"]
 
 
-def decode(model, prepared, offsets, points, scale, z, spectra, progress):
+def decode(model, prepared, offsets, points, scale, z, progress):
     """Coefficients at offsets (N, 2), averaged over the aperture's points and blended over stamps."""
     import torch
     from tqdm import tqdm
@@ -50,8 +50,7 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
         ):
             sb, noise, centre = prepared.stamp(east, north)
             image, noise = torch.from_numpy(sb)[None], torch.from_numpy(noise)[None]
-            context = _context(model, image, noise, spectra, centre)
-            encoded = model.encode(image, noise, fwhm, context=context)
+            encoded = model.encode(image, noise, fwhm)
             local = torch.from_numpy((samples[rows] - centre).astype(np.float32))
             for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 4096)):
                 index, m = rows[part], len(part)
@@ -85,35 +84,6 @@ def decode(model, prepared, offsets, points, scale, z, spectra, progress):
     mixture = CoefficientMixture(**{name: torch.from_numpy(x.astype(np.float32)) for name, x in parts.items()})
     photometry = {name: average(x) for name, x in phot.items()} | {"scale": average(scales)[:, None]}
     return mixture, average(sigma), photometry
-
-
-def _context(model, image, noise, spectra, centre):
-    """Context tokens of one stamp, or None."""
-    import torch
-
-    from .simulate.observe import band_weights, reanchor
-
-    if not spectra:
-        return None
-    flux, ivar, z = (torch.stack([s[i] for s in spectra]) for i in (0, 1, 3))
-    offset = torch.tensor(np.array([s[2] - centre for s in spectra]), dtype=torch.float32)
-    inside = (offset.abs() < model.config.stamp * model.config.pixel_scale / 2).all(1)
-    if not inside.any():
-        return None
-    galaxy = torch.zeros(int(inside.sum()), dtype=torch.int64)
-    where = offset[inside]
-    bands = model.local.photometry(image, noise, galaxy, where)
-    # real spectra are calibrated as point sources: brought to the image's flux, as those of the training set were
-    wave = model.config.wave_start + model.config.wave_step * np.arange(model.config.wave_size)
-    curves = band_weights(wave, 3000 + 5.0 * np.arange(1601), model.basis.passband.numpy())
-    curves = torch.as_tensor(curves, dtype=torch.float32)
-    grid = torch.as_tensor(wave, dtype=torch.float32)
-    flux, ivar, _ = reanchor(flux[inside], ivar[inside], grid, curves, *bands)
-    # three patches in five: in training there were never more
-    patches = torch.arange(model.config.wave_size // model.config.spectrum_patch)
-    show = patches[patches % 5 < 3].expand(len(where), -1)
-    tokens = model.context_tokens(image, noise, galaxy, where, flux, ivar, z[inside], show)
-    return tuple(x.flatten(0, 1)[None] for x in tokens)
 
 
 def infer_redshift(model, prepared):

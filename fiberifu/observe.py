@@ -11,7 +11,7 @@ from astropy.coordinates import SkyCoord
 from astropy.utils.exceptions import AstropyUserWarning
 
 from .constants import C_KMS
-from .context import context_redshift, context_tensors, resolve_context
+from .context import context_redshift, fiber_errors, resolve_context
 from .decode import decode, infer_redshift, range_flags
 from .extinction import mw_transmission
 from .flags import Flag
@@ -314,7 +314,7 @@ class VirtualIFU:
     ):
         import torch
 
-        from .model import Node, aperture_snr, apply_calibration
+        from .model import Node, reweighted
 
         aperture = resolve_aperture(aperture)
         offsets = prepared.offsets(positions.ravel() if positions.shape else positions)
@@ -341,19 +341,28 @@ class VirtualIFU:
         points, scale, small = aperture_points(aperture, self.config.aperture)
         if small and not isinstance(aperture, Spaxel):  # a cube's spaxels sample the beam, they do not cut it
             flags |= int(Flag.APERTURE_SMALLER)
-        if spectra:
-            spectra = [context_tensors(self.config, s, where, prepared, nodes.mean) for s, where in spectra]
+        field = self.passport.get("calibration", {}).get("field")
+        if spectra and field is None:
+            raise ValueError("context: these weights have no calibration, which tells how far errors reach; "
+                             "`fiberifu calibrate` makes it")  # fmt: skip
         gas_prior = systemic_prior(prepared, offsets, nodes.mean)
 
         made, photometry = [], {}
         for z, weight, sigma_z in zip(nodes.z, nodes.weights, nodes.sigma, strict=True):
-            mixture, sigma_gas, seen = decode(self._model, prepared, offsets, points, scale, z, spectra, progress)
-            if "calibration" in self.passport:
-                snr = aperture_snr(*(torch.from_numpy(seen[name]).float() for name in ("flux", "error")))
-                mixture = apply_calibration(mixture, snr, self.passport["calibration"])
+            mixture, sigma_gas, seen = self._decode(prepared, offsets, points, scale, z, progress)
             total = np.sqrt(sigma_gas**2 + gas_prior**2 + (C_KMS * sigma_z / (1 + z)) ** 2)
-            made.append(Node(float(z), float(weight), mixture, torch.from_numpy(total.astype(np.float32))))
+            node = Node(float(z), float(weight), mixture, torch.from_numpy(total.astype(np.float32)))
+            if spectra:
+                at = np.array([where for _, where in spectra])
+                there = self._decode(prepared, at, np.zeros((1, 2)), 1.0, z, False)
+                fibers = fiber_errors(self._model, spectra, prepared, there, float(z), field, seed)
+                node = node.given(fibers, torch.from_numpy(np.nan_to_num(offsets)))
+                moved = node.gaussian.mean - mixture.collapse().mean
+                bands = self._model.basis.photometry(torch.tensor([float(z)]))[0]  # (C, K)
+                seen["predicted"] = seen["predicted"] + (moved @ bands.T).numpy() / scale
+            made.append(node)
             photometry = {name: photometry.get(name, 0.0) + weight * value for name, value in seen.items()}
+        made = reweighted(made)
         usable = np.isfinite(photometry["error"]).any(1) & ((flags & int(Flag.OUTSIDE_IMAGE)) == 0)
         flags |= np.where(usable, 0, int(Flag.BAD_SPAXEL))
         if not usable.any():
@@ -394,9 +403,21 @@ class VirtualIFU:
             photometry=photometry,
             usable=usable,
             offsets=offsets,
-            field=tuple(self.passport.get("calibration", {}).get("field", (0.0, 1.0))),
+            field=tuple(field or (0.0, 1.0)),
             ebv_out=0.0 if deredden else prepared.ebv,
         )
+
+    def _decode(self, prepared, offsets, points, scale, z, progress):
+        """`decode`, calibrated."""
+        import torch
+
+        from .model import aperture_snr, apply_calibration
+
+        mixture, sigma_gas, seen = decode(self._model, prepared, offsets, points, scale, z, progress)
+        if "calibration" in self.passport:
+            snr = aperture_snr(*(torch.from_numpy(seen[name]).float() for name in ("flux", "error")))
+            mixture = apply_calibration(mixture, snr, self.passport["calibration"])
+        return mixture, sigma_gas, seen
 
     def _coverage_flags(self, renderer, nodes):
         """Pixels or strong lines that cannot be given at one of the redshifts."""

@@ -202,7 +202,7 @@ class Prediction:
         for i in range(n):  # a generator for each, so that the first draws are the same for any number of them
             generator = torch.Generator().manual_seed(1_000_003 * seed + i)
             node = self.nodes[torch.multinomial(weights, 1, generator=generator)]
-            yield node, node.mixture.sample(offsets, generator, self.field), generator
+            yield node, node.sample(offsets, generator, self.field), generator
 
     # --- lines ----------------------------------------------------------------------------------------------------
     def line_maps(self, lines="strong"):

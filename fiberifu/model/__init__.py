@@ -6,12 +6,13 @@
 from .basis import RestBasis, desi_lsf, pixel_edges
 from .calibration import LINE_GROUPS, aperture_snr, apply_calibration
 from .checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from .condition import FiberErrors
 from .config import ModelConfig
 from .decoder import Decoded, anchor, photometric_shape
 from .distribution import CoefficientGaussian, CoefficientMixture, pixel_nll
 from .lines import AMPLITUDES, LINE_WAVELENGTH, LINES
 from .mae import Encoded, FiberMAE, Losses
-from .render import Node, Renderer
+from .render import Node, Renderer, reweighted
 
 __all__ = [
     "AMPLITUDES",
@@ -22,6 +23,7 @@ __all__ = [
     "CoefficientMixture",
     "Decoded",
     "Encoded",
+    "FiberErrors",
     "FiberMAE",
     "Losses",
     "ModelConfig",
@@ -36,6 +38,7 @@ __all__ = [
     "photometric_shape",
     "pixel_edges",
     "pixel_nll",
+    "reweighted",
     "save_checkpoint",
     "weights_sha256",
 ]

@@ -13,8 +13,9 @@ import math
 import torch
 from torch import nn
 
-__all__ = ["CoefficientGaussian", "CoefficientMixture", "coefficient_nll", "compress", "fit_coefficients",
-           "functional_nll", "marginal_variance", "measure", "mixture_nll", "pixel_nll", "unit_inverse"]  # fmt: skip
+__all__ = ["CoefficientGaussian", "CoefficientMixture", "coefficient_nll", "compress", "draw_latent",
+           "fit_coefficients", "functional_nll", "marginal_variance", "measure", "mixture_nll", "pixel_nll",
+           "random_fields", "unit_inverse"]  # fmt: skip
 
 BLOCK = 256  # pixels
 WAVES = 256  # of a random field
@@ -53,6 +54,10 @@ class CoefficientMixture:
         """A root (F, J, K, K + R) of the covariance of each component."""
         return torch.cat([torch.diag_embed(self.diag), self.factors], dim=-1)
 
+    def take(self, rows):
+        """Those of some positions."""
+        return CoefficientMixture(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
     def in_units(self, unit):
         """The same in units (F,) of each position."""
         unit = unit[:, None, None]
@@ -66,7 +71,10 @@ class CoefficientMixture:
         between = root * (self.mean - mean[:, None])  # (F, J, K)
         within = (root[..., None] * self.factors).transpose(1, 2).flatten(2)  # (F, K, J R)
         diag = (weight * self.diag**2).sum(1).sqrt()
-        return CoefficientGaussian(mean, diag, torch.cat([within, between.transpose(1, 2)], -1))
+        factors = torch.cat([within, between.transpose(1, 2)], -1)
+        if factors.shape[-1] > factors.shape[-2] and not diag.any():  # as few as there are coefficients do
+            factors = short_root(factors)
+        return CoefficientGaussian(mean, diag, factors)
 
     def project(self, weights):
         """Mean and variance (F, J, M) by component of linear functionals ``weights`` (M, K) or (F, M, K)."""
@@ -89,19 +97,40 @@ class CoefficientMixture:
             component, and the errors within it. Noise of the image is drawn for each position, and the error of zero
             points for all.
         """
-        size, _, k = self.mean.shape
-        r = self.factors.shape[-1]
-        draws = _fields(offset, 1 + k + r - 2, field, generator)
-        common = torch.randn((1, 1), generator=generator).expand(size, 1)
-        draws = torch.cat([draws, torch.randn((size, 1), generator=generator), common], 1).to(self.mean)
-        place = torch.special.ndtr(draws[:, :1])
+        return self.at(draw_latent(offset, self.root_size, field, generator).to(self.mean))
+
+    @property
+    def root_size(self):
+        """Number of latent variables behind the errors, K + R."""
+        return self.mean.shape[-1] + self.factors.shape[-1]
+
+    def at(self, latent):
+        """Coefficients (F, K) of latent variables (F, 1 + K + R), see `draw_latent`."""
+        k = self.mean.shape[-1]
+        place = torch.special.ndtr(latent[:, :1])
         picked = (self.weight.cumsum(-1)[:, :-1] < place).sum(-1)
-        row = torch.arange(size)
+        row = torch.arange(len(latent))
         mean, diag, factors = (x[row, picked] for x in (self.mean, self.diag, self.factors))
-        return mean + diag * draws[:, 1 : 1 + k] + torch.einsum("fkr,fr->fk", factors, draws[:, 1 + k :])
+        return mean + diag * latent[:, 1 : 1 + k] + torch.einsum("fkr,fr->fk", factors, latent[:, 1 + k :])
 
 
-def _fields(offset, n, coherence, generator):
+def short_root(root):
+    """A root (..., K, K) of the same covariance as that of ``root`` (..., K, R), R > K."""
+    return torch.linalg.qr(root.transpose(-1, -2).double(), mode="r").R.transpose(-1, -2).to(root)
+
+
+def draw_latent(offset, size, field, generator):
+    """Standard normal variables (F, 1 + size) behind coefficients at offsets (F, 2): the first picks the component.
+
+    All but the last two are coherent from one position to the next, see `CoefficientMixture.sample`; the last but one is
+    drawn for each position, and the last one for all.
+    """
+    coherent = random_fields(offset, size - 1, field, generator)
+    common = torch.randn((1, 1), generator=generator).expand(len(offset), 1)
+    return torch.cat([coherent, torch.randn((len(offset), 1), generator=generator), common], 1)
+
+
+def random_fields(offset, n, coherence, generator):
     """Standard normal fields (F, n) at offsets (F, 2), correlated as ``amplitude exp(-distance / length)``.
 
     Random Fourier features (Rahimi & Recht 2007, NIPS): waves whose numbers follow the transform of the exponential in

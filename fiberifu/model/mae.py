@@ -125,6 +125,28 @@ class FiberMAE(nn.Module):
         shape = self.query_decoder(near, around, offset, encoded, galaxy, start, scale)
         return Decoded(shape, photometry, flux, error)
 
+    def measure(self, mean, sigma_gas, flux, ivar, redshift):
+        """What spectra of F fibres say about their coefficients, and how badly the basis follows them.
+
+        Parameters
+        ----------
+        mean : Tensor (F, K)
+            Coefficients from which the independent error of each pixel is taken.
+        sigma_gas : Tensor (F,)
+            Dispersion of the lines, km/s.
+        flux, ivar : Tensor (F, P)
+        redshift : Tensor (F,)
+
+        Returns
+        -------
+        misfit, best, precision : Tensor
+            See `fiberifu.model.distribution.measure`.
+        """
+        lsf = desi_lsf(self.basis.line_wave * (1 + redshift[:, None]))
+        rendered = self.basis.render(self.edges, redshift, sigma_gas, lsf)
+        floor = self.log_floor.exp() * torch.einsum("fpk,fk->fp", rendered, mean).detach().abs() + 1e-4
+        return measure(rendered, flux, ivar, floor)
+
     @staticmethod
     def _reference(flux, error):
         """A flux density [1e-17 erg/s/cm2/A] of the order of the aperture's, from whatever bands there are."""
@@ -192,10 +214,7 @@ class FiberMAE(nn.Module):
         "Faithful heteroscedastic regression"), to all coefficients together and to lines and bands one by one.
         """
         c, basis = self.config, self.basis
-        lsf = desi_lsf(basis.line_wave * (1 + redshift[:, None]))
-        rendered = basis.render(self.edges, redshift, decoded.sigma_gas, lsf)
-        floor = self.log_floor.exp() * torch.einsum("fpk,fk->fp", rendered, decoded.mean).detach().abs() + 1e-4
-        misfit, best, precision = measure(rendered, flux, ivar, floor)
+        misfit, best, precision = self.measure(decoded.mean, decoded.sigma_gas, flux, ivar, redshift)
         lines = torch.ones(basis.n_coefficients - c.n_continuum, device=flux.device)
         guide = torch.cat([0.05 * lines[:1], 0.35 * basis.component_scale[1:], 0.5 * lines]).diag()
         mean, at, known = compress(decoded.mean, best, precision, c.n_continuum)

@@ -10,9 +10,10 @@ import torch
 
 from ..constants import C_KMS
 from .basis import desi_lsf
+from .condition import FiberErrors
 from .distribution import CoefficientMixture
 
-__all__ = ["Node", "Renderer"]
+__all__ = ["Node", "Renderer", "reweighted"]
 
 TEMPLATE_POWER = 1800.0  # resolving power of the stellar basis (MaStar, Yan et al. 2019, ApJ 883, 175)
 
@@ -25,11 +26,32 @@ class Node:
     weight: float
     mixture: CoefficientMixture
     sigma_lines: torch.Tensor  # (N,) km/s, without the instrument
+    fibers: FiberErrors | None = None  # measured in the same galaxy: what ``mixture`` is conditioned on, and
+    alone: CoefficientMixture | None = None  # the mixture without them
+
+    def given(self, fibers, offset):
+        """The node whose coefficients, at offsets (N, 2), know what was measured with ``fibers``."""
+        return dataclasses.replace(self, mixture=fibers.condition(self.mixture, offset), fibers=fibers, alone=self.mixture)
+
+    def sample(self, offset, generator, field):
+        """Draw coefficients (N, K) at offsets (N, 2), see `CoefficientMixture.sample`."""
+        if self.fibers is None:
+            return self.mixture.sample(offset, generator, field)
+        return self.fibers.sample(self.alone, offset, generator)
 
     @functools.cached_property
     def gaussian(self):
         """`CoefficientGaussian` of the mixture's mean and covariance."""
         return self.mixture.collapse()
+
+
+def reweighted(nodes):
+    """Nodes of redshifts, those under which the fibres were likelier with more weight (Bayes' rule)."""
+    if any(node.fibers is None for node in nodes):
+        return nodes
+    logs = torch.tensor([node.fibers.log_evidence for node in nodes], dtype=torch.float64)
+    weights = torch.tensor([node.weight for node in nodes]) * (logs - logs.max()).exp()
+    return [dataclasses.replace(node, weight=float(w)) for node, w in zip(nodes, weights / weights.sum(), strict=True)]
 
 
 class Renderer:

@@ -14,9 +14,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from ..model.basis import desi_lsf
 from ..model.calibration import LINE_GROUPS, aperture_snr
-from ..model.distribution import measure, unit_inverse
+from ..model.distribution import unit_inverse
 from ..model.lines import AMPLITUDES
 
 __all__ = ["Amplitudes", "calibrate", "calibrate_model", "measure_amplitudes"]
@@ -84,10 +83,7 @@ def measure_amplitudes(model, batches):
         decoded = model.query(
             model.encode(*image), *image, batch["fiber_galaxy"], batch["fiber_offset"], redshift, batch["sigma_z"]
         )
-        lsf = desi_lsf(basis.line_wave * (1 + redshift[:, None]))
-        rendered = basis.render(model.edges, redshift, decoded.sigma_gas, lsf)
-        floor = model.log_floor.exp() * torch.einsum("fpk,fk->fp", rendered, decoded.mean).abs() + 1e-4
-        _, best, precision = measure(rendered, batch["flux"], batch["ivar"], floor)
+        _, best, precision = model.measure(decoded.mean, decoded.sigma_gas, batch["flux"], batch["ivar"], redshift)
         inverse, unit = unit_inverse(precision)
         noise = (unit**2 * inverse.diagonal(dim1=1, dim2=2))[:, k:]
         limit = MEASURED * decoded.scale.abs()[:, None]
