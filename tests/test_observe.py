@@ -242,60 +242,6 @@ def test_what_the_model_cannot_know_is_flagged(ifu, image):
     assert ifu.predict(odd, NEAR[0]).flags & Flag.FAR_FROM_TRAINING
 
 
-# --- context ----------------------------------------------------------------------------------------------------------
-def measured(spectrum, factor=1.0):
-    """A spectrum as if it came from a telescope: no trace of the prediction in its metadata."""
-    return Spectrum(
-        spectrum.flux * factor, spectral_axis=spectrum.spectral_axis, uncertainty=spectrum.uncertainty, meta={}
-    )
-
-
-def test_context_changes_the_prediction(ifu, image):
-    spectrum = ifu.observe(image, NEAR[0], redshift=0.05)
-    plain = ifu.predict(image, NEAR[1])
-    helped = ifu.predict(image, NEAR[1], context=[(measured(spectrum), NEAR[0])])
-    assert not np.allclose(values(plain), values(helped), rtol=1e-6)
-    assert helped.provenance.extra["NCONTEXT"] == 1 and plain.provenance.extra["NCONTEXT"] == 0
-    # real fibres are calibrated as point sources: a grey factor is taken out against the image
-    bright = ifu.predict(image, NEAR[1], context=[(measured(spectrum, 1.8), NEAR[0])])
-    np.testing.assert_allclose(values(bright), values(helped), rtol=0.05, atol=0.02)
-
-
-def test_context_mask_and_grid(ifu, image):
-    """Masked pixels carry nothing, on the network's grid or any other."""
-    spectrum = ifu.observe(image, NEAR[0])
-    wave = np.arange(3700.0, 9500, 1.5) * u.AA
-    for grid in (spectrum.spectral_axis, wave):
-        flux = np.interp(grid.to_value(u.AA), spectrum.spectral_axis.to_value(u.AA), spectrum.flux.value)
-        mask = np.zeros(len(flux), bool)
-        mask[1000:1200] = True
-        keywords = {"spectral_axis": grid, "uncertainty": InverseVariance(np.full(len(flux), 9.0)), "mask": mask}
-        spoilt = np.where(mask, 1e4, flux)
-        a, b = (
-            ifu.predict(image, NEAR[1], context=[(Spectrum(f * spectrum.flux.unit, **keywords), NEAR[0])])
-            for f in (flux, spoilt)
-        )
-        np.testing.assert_allclose(values(a), values(b), rtol=1e-4, atol=1e-4)
-
-
-def test_bad_context(ifu, image):
-    spectrum = ifu.observe(image, NEAR[0])
-    with pytest.raises(ValueError, match=r"context\[0\]=.*give .Spectrum, SkyCoord. pairs"):
-        ifu.predict(image, NEAR[1], context=[measured(spectrum)])
-    with pytest.raises(ValueError, match="outside"):
-        ifu.predict(image, NEAR[1], context=[(measured(spectrum), SkyCoord(10, 10, unit="deg"))])
-    with pytest.raises(ValueError, match="is a prediction of fiberifu"):
-        ifu.predict(image, NEAR[1], context=[(spectrum, NEAR[0])])
-
-
-def test_context_brings_its_redshift(ifu, image):
-    spectrum = ifu.observe(image, NEAR[0])
-    parts = {"spectral_axis": u.Quantity(spectrum.spectral_axis), "uncertainty": spectrum.uncertainty}
-    real = Spectrum(spectrum.flux, **parts, redshift=0.07)
-    p = ifu.predict(image, NEAR[1], context=[(real, NEAR[0])])
-    assert p.redshift == pytest.approx(0.07) and p.provenance.redshift_source == "context"
-
-
 # --- cubes and lines --------------------------------------------------------------------------------------------------
 def test_cube_geometry(cube_prediction):
     cube = cube_prediction.cube()

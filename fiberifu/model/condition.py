@@ -73,10 +73,11 @@ class FiberErrors:
         value = best.double().flatten().expand(len(ways), -1)
         evidence = -coefficient_nll(mean, roots, value, known.expand(len(ways), -1, -1)).double()
         self.log_evidence = float(evidence[way].logsumexp(0))
-        weight = evidence[way].softmax(0)
-        # places that remain, all of the same weight
-        at = torch.searchsorted(weight.cumsum(0), (torch.arange(KEPT, dtype=torch.float64) + 0.5) / KEPT)
-        at = at.clamp(max=len(weight) - 1)
+        # places that remain, all of the same weight: evenly along each way
+        order = (way + torch.special.ndtr(place[0])).argsort()
+        total = evidence[way].softmax(0)[order].cumsum(0)
+        at = torch.searchsorted(total, (torch.arange(KEPT, dtype=torch.float64) + 0.5) / KEPT)
+        at = order[at.clamp(max=len(total) - 1)]
         self.place, kept = place.T[at], way[at]
         ways, self.way = kept.unique(return_inverse=True)
         mean, roots, value = (x[ways] for x in (mean, roots, value))
