@@ -23,7 +23,9 @@ def resolve_context(context, prepared):
     """Context as a list of (Spectrum, offset (2,))."""
     out = []
     if len(context) > MOST_FIBERS:
-        raise ValueError(f"context: {len(context)} spectra; at most {MOST_FIBERS} can be used, take those farthest apart")
+        raise ValueError(
+            f"context: {len(context)} spectra; at most {MOST_FIBERS} can be used, take those farthest apart"
+        )
     for i, item in enumerate(context):
         try:
             spectrum, where = item

@@ -1,10 +1,10 @@
 """What a few measured spectra of a galaxy say about the rest of it: ``fibres -> their errors -> errors anywhere``.
 
-The errors of a prediction reach from one position to the next, as far as calibration found (`fit_coherence`). So where
-a spectrum was measured, the error of the prediction there tells that of its neighbours: Gaussian conditioning (Rasmussen
-& Williams 2006, eq. 2.19), with the latent variables that `CoefficientMixture.sample` draws: per position the place that
-picks a component and the standard normal draws behind its errors. All of them have the same correlation with distance,
-so that what is known at the fibres is carried to a position by the same few weights.
+The errors of a prediction reach from one position to the next, as far as calibration found. So where a spectrum was
+measured, the error of the prediction there tells that of its neighbours: Gaussian conditioning (Rasmussen & Williams
+2006, eq. 2.19) of the latent variables that `CoefficientMixture.sample` draws: per position the place that picks a
+component and the standard normal draws behind its errors. All of them have the same correlation with distance, so that
+what is known at the fibres is carried to a position by the same few weights.
 
 Shapes: N fibres, F positions, J components, K coefficients, T latent variables (K + R), M ways to pick components at
 the fibres, D draws of places.

@@ -122,8 +122,8 @@ def short_root(root):
 def draw_latent(offset, size, field, generator):
     """Standard normal variables (F, 1 + size) behind coefficients at offsets (F, 2): the first picks the component.
 
-    All but the last two are coherent from one position to the next, see `CoefficientMixture.sample`; the last but one is
-    drawn for each position, and the last one for all.
+    All but the last two are coherent from one position to the next, see `CoefficientMixture.sample`; the last but one
+    is drawn for each position, and the last one for all.
     """
     coherent = random_fields(offset, size - 1, field, generator)
     common = torch.randn((1, 1), generator=generator).expand(len(offset), 1)

@@ -31,7 +31,9 @@ class Node:
 
     def given(self, fibers, offset):
         """The node whose coefficients, at offsets (N, 2), know what was measured with ``fibers``."""
-        return dataclasses.replace(self, mixture=fibers.condition(self.mixture, offset), fibers=fibers, alone=self.mixture)
+        return dataclasses.replace(
+            self, mixture=fibers.condition(self.mixture, offset), fibers=fibers, alone=self.mixture
+        )
 
     def sample(self, offset, generator, field):
         """Draw coefficients (N, K) at offsets (N, 2), see `CoefficientMixture.sample`."""
