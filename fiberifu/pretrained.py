@@ -105,8 +105,9 @@ def hub_file(name, file, revision=None):
     try:
         path = Path(hub.hf_hub_download(repo_id=name, filename=file, revision=revision))
     except Exception as error:  # of the hub, of its network library, of the system
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise OSError(
-            f"{file} of huggingface.co/{name} cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"{file} of huggingface.co/{name} cannot be fetched ({reason}). "
             f"Without a network: fetch it elsewhere, then 'fiberifu convert-checkpoint {file} FOLDER', and give FOLDER"
         ) from error
     parts = path.parts  # .../snapshots/<commit>/<file>
