@@ -13,6 +13,8 @@ import shlex
 import sys
 import warnings
 
+from .convert_job import add_parser as add_convert_parser
+
 __all__ = ["main"]
 
 DESCRIPTION = """\
@@ -205,6 +207,7 @@ def _parser():
     lines = command("lines", _lines, "emission-line maps of a cube", LINES, LINES_EXAMPLES)
     simulate = command("simulate", _simulate, "galaxies as a survey would see them", SIMULATE, SIMULATE_EXAMPLES)
     train = command("train", _train, "train a model", TRAIN)
+    add_convert_parser(command)
     calibrate = command("calibrate", _calibrate, "make a model's errors right", CALIBRATE)
     validate = commands.add_parser("validate", help="judge a model", description=VALIDATE, formatter_class=plain)
     validate.set_defaults(parser=validate)

@@ -68,7 +68,8 @@ class VirtualIFU:
         Parameters
         ----------
         source : str or path-like, optional
-            None for the bundled model (no network needed), a model folder, or ``"hf://owner/name"``.
+            None for the bundled model (no network needed), a model folder, or ``"hf://owner/name"``;
+            ``"pengzehao/MultimodalHF"`` is the published network of Peng et al. (2026), see `fiberifu.published`.
         revision : str, optional
             Of a hub repository.
 
@@ -83,10 +84,10 @@ class VirtualIFU:
         ValueError
             When tensors are missing or extra, or a configuration has unknown names.
         """
-        from .model import load_checkpoint, weights_sha256
+        from .model import is_published, load_checkpoint, load_published, weights_sha256
 
         folder = resolve_pretrained(source, revision=revision)
-        model, passport = load_checkpoint(folder)
+        model, passport = (load_published if is_published(folder) else load_checkpoint)(folder)
         card = folder / "README.md"
         if folder == BUNDLED and "bundled" not in _warned:
             _warned.add("bundled")
@@ -281,9 +282,20 @@ class VirtualIFU:
         )
 
     # --- its parts ------------------------------------------------------------------------------------------------
+    @property
+    def _published(self):
+        """`fiberifu.published`, which does the job with the published network's weights; None with ours."""
+        if getattr(self.config, "architecture", None) is None:
+            return None
+        from . import published
+
+        return published
+
     def _prepare(self, image, ebv, seeing):
         from .image import PreparedImage
 
+        if self._published:
+            return self._published.prepare(image, self.config, ebv=ebv, seeing=seeing)
         c = self.config
         if isinstance(image, PreparedImage):
             if ebv is not None or seeing is not None:
@@ -316,6 +328,12 @@ class VirtualIFU:
 
         from .model import Node, reweighted
 
+        if self._published:
+            own = self._model, self.passport, self.card, self.weights_sha256
+            return self._published.predict(
+                *own, prepared, positions, wcs, redshift=redshift, aperture=aperture, lsf=lsf, wavelength=wavelength,
+                ebv=ebv, deredden=deredden, context=context, seed=seed, progress=progress,
+            )  # fmt: skip
         aperture = resolve_aperture(aperture)
         offsets = prepared.offsets(positions.ravel() if positions.shape else positions)
         flags = (

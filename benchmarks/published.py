@@ -1,0 +1,96 @@
+"""Positions per second of the published network: the public code against ours, in one run, on the same numbers.
+
+``python benchmarks/published.py CHECKOUT`` with a checkout of github.com/harrypenguin/MultiModal (and what it imports:
+timm, pytorch_lightning, zarr, pandas, wandb); without it, only ours. Random weights of the released shape; one image,
+no spectrum, as in a scan of a galaxy. The public code runs as its notebooks do, its loss included, with gradients off.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from fiberifu.model import PublishedConfig, PublishedMAE
+
+__all__ = ["main"]
+
+SHAPE = ("embed_dim", "merged_depth", "merged_num_heads", "s_depth", "e_depth", "s_num_heads", "e_num_heads",
+         "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "decoder_MLP_coefficient")  # fmt: skip
+
+
+def public_code(checkout):
+    """The network of the public code with random weights, set to predict spectra from images; None if absent."""
+    if checkout is None or not (Path(checkout) / "models" / "mae.py").is_file():
+        print(f"public code: no models/mae.py in {checkout}; only ours is timed")
+        return None
+    sys.path.insert(0, str(checkout))
+    from models.mae import MaskedAutoencoderViT
+
+    config = PublishedConfig()
+    model = MaskedAutoencoderViT(**{name: getattr(config, name) for name in SHAPE}).eval()
+    model.mask_ratio, model.mask_ratio_img = 1, 0
+    return model
+
+
+def timed(work, repeats):
+    """Shortest time of a few runs [s], and what the last one returned."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        found = work()
+        times.append(time.perf_counter() - start)
+    return min(times), found
+
+
+def main():
+    """Time both and compare what they say."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkout", nargs="?", help="of the public code")
+    parser.add_argument("--positions", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    n, own, theirs = options.positions, PublishedMAE().eval(), public_code(options.checkout)
+    if theirs is not None:
+        own.load_state_dict(theirs.state_dict())
+        theirs.to(device)
+    own.to(device)
+    image, ivar = torch.randn(6, 128, 128, device=device), torch.rand(6, 128, 128, device=device) + 0.5
+    error, xy = ivar.rsqrt(), (torch.rand(n, 2, device=device) - 0.5) * 120
+    flux = torch.zeros(n, 7781, device=device)
+
+    def public(places):
+        size = len(places)
+        many = [x.expand(size, -1, -1, -1) for x in (image, ivar, error)]
+        return theirs(*[flux[:size]] * 3, *many, torch.full((size,), 0.03, device=device), places)[3:5]
+
+    def ours(places, shown=None):
+        out = own(image, error, 0.03, places, image_shown=shown)
+        return out.flux, out.log_sigma
+
+    def singly(work):
+        return [torch.cat(x) for x in zip(*[work(place) for place in xy.split(1)], strict=True)]
+
+    few = torch.arange(384, device=device) < 256
+    cases = {"ours, together": lambda: ours(xy), "ours, one by one": lambda: singly(ours),
+             "ours, together, without W1 and W2": lambda: ours(xy, few)}  # fmt: skip
+    if theirs is not None:
+        cases = {"public code, one by one": lambda: singly(public), "public code, together": lambda: public(xy)} | cases
+    reference = None
+    with torch.inference_mode():
+        for name, work in cases.items():
+            seconds, found = timed(work, options.repeats)
+            reference = found if reference is None else reference
+            apart = [float((a - b).abs().max() / b.std()) for a, b in zip(found, reference, strict=True)]
+            same = "" if "without" in name else f"; differs by {max(apart):.1e} of the outputs' standard deviation"
+            print(f"{name:<34} {n / seconds:7.3f} positions/s{same}", flush=True)
+    print(f"{device}, {options.threads} thread(s), torch {torch.__version__}, {n} positions, best of {options.repeats}")
+
+
+if __name__ == "__main__":
+    main()

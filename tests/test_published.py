@@ -1,0 +1,375 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The published network: the same numbers as the public code, safe loading, orientation, and what it cannot give."""
+
+import collections
+import os
+import pickle
+import sys
+import types
+import zipfile
+
+import astropy.units as u
+import numpy as np
+import pytest
+import torch
+from astropy.coordinates import SkyCoord
+from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.utils.exceptions import AstropyUserWarning
+from astropy.wcs import WCS
+from make_published_reference import CONFIG, MASKS, REFERENCE, filled, inputs
+
+from fiberifu import Flag, VirtualIFU
+from fiberifu.cli import main
+from fiberifu.model import (
+    PublishedConfig,
+    PublishedMAE,
+    PublishedOutput,
+    convert_published,
+    load_published,
+    read_lightning_checkpoint,
+)
+from fiberifu.published import fibre_fraction, fibre_place, network_image
+from fiberifu.published.image import stamps
+from fiberifu.surveys import read_des
+
+TINY = CONFIG | {"spec_dim": 7781, "left_patches": 10, "right_patches": 10, "s_depth": 1, "merged_depth": 1}
+CENTER = SkyCoord(150.0, 2.0, unit="deg")
+BANDS = PublishedConfig.bands
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return PublishedMAE(PublishedConfig(**CONFIG)).double().eval()
+
+
+def lightning(path, model, **changes):
+    """A file as Lightning writes it, with the class and the NumPy number that real ones hold."""
+    parameters = {k: getattr(model.config, k) for k in CONFIG} | {"mlp_ratio": 4.0, "norm_layer": torch.nn.LayerNorm,
+                  "norm_pix_loss": False, "lr": 2e-4, "patch_scheme": {"patch_sizes": [1]}}  # fmt: skip
+    stored = {"epoch": 3, "state_dict": collections.OrderedDict(model.state_dict()), "hyper_parameters": parameters,
+              "lr_schedulers": [{"_last_lr": [np.float64(1e-4)]}], "callbacks": {}} | changes  # fmt: skip
+    torch.save(stored, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(2)
+    return lightning(tmp_path_factory.mktemp("ckpt") / "pretrained.ckpt", PublishedMAE(PublishedConfig(**TINY)))
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    convert_published(checkpoint, folder)
+    return folder
+
+
+def image(east_left=True, bands=BANDS, rotation=0.0, error=0.01):
+    """Blank bands of 128 pixels but for a point 4 arcsec East and 2 North of the middle."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [CENTER.ra.deg, CENTER.dec.deg]
+    wcs.wcs.crpix, step = [64.5, 64.5], 0.262 / 3600
+    wcs.wcs.cdelt = [-step if east_left else step, step]
+    data = np.full((128, 128), 0.02, np.float32)
+    x, y = wcs.world_to_pixel(CENTER.spherical_offsets_by(4 * u.arcsec, 2 * u.arcsec))
+    data[round(float(y)), round(float(x))] = 3
+
+    def ccd():
+        noise = None if error is None else StdDevUncertainty(np.full(data.shape, error))
+        return CCDData(data.copy(), unit=u.nmgy, wcs=wcs.deepcopy(), uncertainty=noise)
+
+    return {band: ccd() for band in bands}
+
+
+# --- the same numbers ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("masks", MASKS)
+def test_same_numbers_as_the_public_code(tiny, masks):
+    tiny.load_state_dict(filled(tiny.state_dict()), strict=True)
+    pictures, errors, flux, flux_error, xy, redshift = inputs()
+    with np.load(REFERENCE) as stored:
+        wanted = {key: torch.from_numpy(stored[f"{masks}_{key}"]) for key in ("flux", "log_sigma", "hidden")}
+    shown = ~wanted["hidden"]
+    keywords = {"flux": flux, "flux_error": flux_error, "spectrum_shown": shown[1:3], "image_shown": shown[3:]}
+    with torch.no_grad():
+        for want_image in (False, True):  # what is not computed changes nothing
+            found = tiny(pictures, errors, redshift, xy, want_image=want_image, **keywords)
+            for key in ("flux", "log_sigma"):
+                assert (getattr(found, key) - wanted[key]).abs().max() < 1e-9
+                assert wanted[key].std() > 0.01
+        alone = tiny(pictures, errors, redshift, xy[1:2], **keywords)
+        assert (alone.flux - wanted["flux"][1:2]).abs().max() < 1e-9
+    assert found.image.shape == (3, 6, 128, 128)
+
+
+def test_released_shape():
+    with torch.device("meta"):
+        count = sum(p.numel() for p in PublishedMAE().parameters() if p.requires_grad)
+    assert count == 53_576_714
+    c = PublishedConfig()
+    assert (c.spectrum_patches, c.image_patches, len(c.extended_wavelength)) == (251, 384, 8401)
+    assert c.wavelength[-1] == pytest.approx(9824)
+    with pytest.raises(ValueError, match="patch_size=30 must divide"):
+        PublishedConfig(patch_size=30)
+
+
+# --- safe loading -------------------------------------------------------------------------------------------------
+def test_conversion(checkpoint, folder, capsys, tmp_path):
+    assert main(["convert-checkpoint", str(checkpoint), str(tmp_path / "out")]) == 0
+    assert "sha256" in capsys.readouterr().out
+    model, passport = load_published(tmp_path / "out")
+    state = torch.load(checkpoint, weights_only=False)["state_dict"]
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert passport["source_sha256"] in (tmp_path / "out" / "README.md").read_text()
+    assert passport["training"]["lr"] == 2e-4
+    ifu = VirtualIFU.from_pretrained(tmp_path / "out")
+    ifu.save_pretrained(tmp_path / "again")
+    assert VirtualIFU.from_pretrained(tmp_path / "again").weights_sha256 == ifu.weights_sha256
+    assert main(["convert-checkpoint", str(checkpoint), str(tmp_path / "bad"), "--sha256", "00"]) == 2
+    assert "its sha256 is" in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()
+    with pytest.raises(ValueError, match="fiberifu convert-checkpoint"):
+        VirtualIFU.from_pretrained(checkpoint)
+
+
+class Hostile:
+    def __init__(self, call, *args):
+        self.call, self.args = call, args
+
+    def __reduce__(self):
+        return self.call, self.args
+
+
+@pytest.mark.parametrize("call", [os.mkdir, eval, __import__, torch.load])
+def test_hostile_pickles_are_refused_by_name(call, tmp_path, folder):
+    trap = tmp_path / "trap"
+    argument = {os.mkdir: str(trap), eval: f"__import__('os').mkdir({str(trap)!r})"}.get(call, "os")
+    path = lightning(tmp_path / "bad.ckpt", load_published(folder)[0], extra=Hostile(call, argument))
+    with pytest.raises(ValueError, match=rf"would call .*{call.__name__}.*nothing was run"):
+        read_lightning_checkpoint(path)
+    assert not trap.exists()
+
+
+def test_other_files_are_refused(tmp_path, folder, monkeypatch):
+    bad = tmp_path / "bad.ckpt"
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_lightning_checkpoint(bad)
+    bad.write_bytes(pickle.dumps({"state_dict": {}}))
+    with pytest.raises(ValueError, match="not a file of torch.save"):
+        read_lightning_checkpoint(bad)
+    with zipfile.ZipFile(bad, "w") as archive:
+        archive.writestr("archive/data.pkl", b"not a pickle")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_lightning_checkpoint(bad)
+    torch.save({"weights": 1}, bad)
+    with pytest.raises(ValueError, match="no state_dict"):
+        read_lightning_checkpoint(bad)
+    model, _ = load_published(folder)
+    state = dict(model.state_dict())
+    lightning(bad, model, state_dict={k: v for k, v in state.items() if k != "cls_token"} | {"more": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"missing tensors \['cls_token'\], extra \['more'\]"):
+        convert_published(bad, tmp_path / "out")
+    lightning(bad, model, state_dict=state | {"cls_token": torch.full_like(state["cls_token"], np.nan)})
+    with pytest.raises(ValueError, match="no finite numbers: cls_token"):
+        convert_published(bad, tmp_path / "out")
+    lightning(bad, model, hyper_parameters={"embed_dim": 7})
+    with pytest.raises(ValueError, match="hyper-parameters"):
+        convert_published(bad, tmp_path / "out")
+    monkeypatch.setattr("fiberifu.model.published_checkpoint.LARGEST", 1000)
+    with pytest.raises(ValueError, match="more than 2 GiB"):
+        read_lightning_checkpoint(bad)
+
+
+def test_from_the_hub(checkpoint, tmp_path, monkeypatch):
+    place = tmp_path / "snapshots" / "0123abc" / "pretrained.ckpt"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(checkpoint.read_bytes())
+    calls = []
+
+    def download(repo_id, filename, revision):
+        calls.append((repo_id, filename, revision))
+        if len(calls) > 1:
+            raise ConnectionError("no route")
+        return str(place)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
+    monkeypatch.setattr("astropy.config.paths.get_cache_dir_path", lambda name: tmp_path / "cache")
+    ifu = VirtualIFU.from_pretrained("pengzehao/MultimodalHF")
+    assert ifu.config.name == "peng2026"
+    assert ifu.passport["source_revision"] == "0123abc"
+    again = VirtualIFU.from_pretrained("hf://pengzehao/MultimodalHF")  # without the network
+    assert again.weights_sha256 == ifu.weights_sha256
+    assert calls == [("pengzehao/MultimodalHF", "pretrained.ckpt", None)]
+    with pytest.raises(OSError, match=r"no route.*convert-checkpoint"):
+        VirtualIFU.from_pretrained("pengzehao/MultimodalHF", revision="other")
+    with (tmp_path / "cache" / "published" / "default" / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match="not what was written there"):
+        VirtualIFU.from_pretrained("pengzehao/MultimodalHF")
+
+
+# --- orientation and what goes in ---------------------------------------------------------------------------------
+class Looks(torch.nn.Module):
+    """Stands for the network: its spectrum is the value of the image's band r where it was told that the fibre is."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = PublishedConfig()
+        self.seen = []
+
+    def forward(self, image, error, redshift, xy, *, image_shown):
+        self.seen.append((image, error, image_shown))
+        column, row = (xy[:, 0] + 63.5).round().long(), (63.5 - xy[:, 1]).round().long()
+        flux = image[1, row, column][:, None].expand(-1, 8401)
+        return PublishedOutput(flux, torch.zeros_like(flux))
+
+
+def looking():
+    return VirtualIFU(Looks(), passport={}, card="", sha256="0" * 64)
+
+
+@pytest.mark.parametrize("east_left", [True, False])
+def test_a_network_that_returns_its_place(east_left):
+    ifu = looking()
+    sky = CENTER.spherical_offsets_by([4, -4, 4, 0] * u.arcsec, [2, 2, -2, 0] * u.arcsec)
+    seen = ifu.predict(image(east_left), sky, redshift=0.03).raw[0][:, 0]
+    np.testing.assert_allclose(seen, [3, 0.02, 0.02, 0.02], rtol=1e-5)
+    cube = ifu.predict_cube(image(east_left), redshift=0.03, size=48 * 0.262 * u.arcsec, spaxel=0.262 * u.arcsec)
+    y, x = np.unravel_index(cube.raw[0][:, 0].argmax(), cube.shape)
+    assert cube.positions[y, x].separation(sky[0]) < 0.3 * u.arcsec
+    assert x < 24 < y  # East left, North up
+
+
+def test_the_array_that_the_network_sees():
+    ifu = looking()
+    ifu.predict(image(False), CENTER, redshift=0.03)
+    band = ifu._model.seen[0][0][1].numpy()
+    row, column = np.unravel_index(band.argmax(), band.shape)
+    assert (row, column) == (63 + 8, 64 - 16)  # South first, East left
+    np.testing.assert_allclose(fibre_place([[4.0, 2.0]], 0.262), [[-4 / 0.262, -2 / 0.262]])
+
+
+def test_orientation_on_a_real_image_with_east_to_the_right(data_dir):
+    bands = read_des({band: data_dir / "decam" / f"DES_{band}.fits" for band in "griz"})
+    r = bands["r"]
+    y, x = np.unravel_index(np.nanargmax(np.where(np.isfinite(r.data), r.data, -1)), r.shape)
+    near = [(x, y), (x + 9, y), (x, y + 9)]
+    sky = SkyCoord([r.wcs.pixel_to_world(*place) for place in near])
+    with pytest.warns(AstropyUserWarning):
+        found = looking().predict(bands, sky, redshift=0.03).raw[0][:, 0]
+    scale = 1.0 / found[0]
+    wanted = np.array([r.data[j, i] for i, j in near]) / r.data[y, x]
+    np.testing.assert_allclose(found * scale, wanted, rtol=0.15)
+
+
+def test_missing_bands_and_errors_and_holes():
+    ifu = looking()
+    some = image(bands=("g", "r", "z"))
+    some["r"].mask = np.zeros((128, 128), bool)
+    some["r"].mask[:16, :17] = True  # one whole patch, and a column of the next
+    some["g"].uncertainty = None
+    some["g"].data += np.random.default_rng(0).normal(0, 0.01, (128, 128))
+    with pytest.warns(AstropyUserWarning) as warned:
+        p = ifu.predict(some, CENTER, redshift=0.03)
+    assert any("no band i, W1, W2: 192 of the 384" in str(w.message) for w in warned)
+    assert any("band g: no uncertainty" in str(w.message) for w in warned)
+    assert {"BAND_MISSING", "NO_UNCERTAINTY"} <= set(p.describe_flags())
+    pictures, errors, shown = ifu._model.seen[0]
+    shown = shown.reshape(6, 64)
+    assert shown.sum(1).tolist() == [64, 63, 0, 64, 0, 0]
+    assert torch.isfinite(pictures).all() and (errors > 0).all()
+
+
+def test_holes_take_the_mean_of_all_good_pixels():
+    sb, sigma = np.full((2, 32, 32), 2.0, np.float32), np.full((2, 32, 32), 0.5, np.float32)
+    sb[1] = 4
+    sb[0, 0, 0], sigma[1, 5, 5], sb[1, 8, 8] = np.nan, np.inf, 200
+    pictures, errors, shown = network_image(sb, sigma, 1.0)
+    good = (2 * 1023 + 4 * 1022) / 2045
+    np.testing.assert_allclose([pictures[0, 0, 31], pictures[1, 5, 26], pictures[1, 8, 23]], good, rtol=1e-6)
+    np.testing.assert_allclose(errors, 1 / np.sqrt(4 + 1e-6), rtol=1e-6)
+    assert shown.all()
+
+
+def test_stamps_do_not_depend_on_company():
+    places = np.array([[0.0, 0.0], [14.6, -14.6], [14.8, 0.0], [40.0, -20.0]])
+    keys = [next(key for key, rows in stamps(places, 0.262).items() if i in rows) for i in range(4)]
+    assert keys[0] == keys[1] == (0, 0)
+    assert all(len(stamps(place[None], 0.262)) == 1 and key in stamps(place[None], 0.262)
+               for place, key in zip(places, keys, strict=True))  # fmt: skip
+
+
+def test_flux_in_the_fibre():
+    found = -np.log10(fibre_fraction([4800, 6500, 9200]))
+    np.testing.assert_allclose(found, [0.27, 0.24, 0.21], atol=0.005)  # conventions of DESI's calibration
+
+
+# --- the prediction -----------------------------------------------------------------------------------------------
+def test_prediction(folder, tmp_path):
+    ifu = VirtualIFU.from_pretrained(folder)
+    sky = CENTER.spherical_offsets_by([0, 4, 100] * u.arcsec, [0, 2, 0] * u.arcsec)
+    p = ifu.predict(image(), sky, redshift=0.03)
+    spectrum = p.spectrum()
+    assert spectrum.flux.shape == (3, 7781)
+    assert spectrum.meta["prediction"] is p
+    assert spectrum.mask[2].all() and not spectrum.mask[:2].any()
+    assert p.flags[2] & Flag.BAD_SPAXEL and p.flags[2] & Flag.OUTSIDE_IMAGE
+    flux, sigma = p.raw
+    np.testing.assert_allclose(spectrum.flux.value[0], flux[0] * fibre_fraction(p.wavelength.value), rtol=1e-5)
+    np.testing.assert_allclose(p.as_desi().spectrum().flux.value[:2], flux[:2], rtol=1e-6)
+    ratio = p.recalibrated().spectrum().uncertainty.array[0] / spectrum.uncertainty.array[0]
+    np.testing.assert_allclose(ratio, 0.93**-2, rtol=1e-4)
+    assert p.recalibrated().provenance.extra["ERRSCALE"] == 0.93
+    maps = p.line_maps(["Ha"])
+    assert (maps.flags & int(Flag.FORMAL_ERRORS)).all()
+    assert maps.flux["Ha"].shape == (3,)
+    check = p.self_check
+    assert check["n"][list(check["band"]).index("r")] == 2
+    p.write(tmp_path / "x_predicted.fits")
+    alone = ifu.predict(image(), sky[1], redshift=0.03)
+    np.testing.assert_allclose(alone.raw[0][0], flux[1], atol=1e-5 * flux.std())
+    with torch.no_grad():  # straight from the network
+        sb, error, centre = p.image.stamp(0, 0)
+        arrays = [torch.from_numpy(x) for x in network_image(sb, error, 0.262)]
+        xy = torch.from_numpy(fibre_place(p.offsets[:2] - centre, 0.262))
+        out = ifu._model(*arrays[:2], 0.03, xy, image_shown=arrays[2])
+    np.testing.assert_allclose(out.flux[:, 310:-310], flux[:2], atol=1e-5 * flux.std())
+    np.testing.assert_allclose(out.log_sigma[:, 310:-310].exp(), sigma[:2], rtol=1e-4)
+
+
+def test_cube(folder, tmp_path):
+    p = VirtualIFU.from_pretrained(folder).predict_cube(image(), redshift=0.03, size=2 * u.arcsec, spaxel=1 * u.arcsec)
+    cube = p.cube()
+    assert cube.shape == (7781, 2, 2)
+    area = 1 / (np.pi / 4 * 1.5**2)
+    np.testing.assert_allclose(cube.flux.value[:, 0, 0], p.raw[0][0] * fibre_fraction(p.wavelength.value) * area, 1e-5)
+    p.write(tmp_path / "x_predicted_cube.fits")
+    with pytest.raises(ValueError, match="as_desi"):
+        p.as_desi()
+
+
+@pytest.mark.parametrize(
+    ("method", "args"),
+    [("continuum", ()), ("sample", (2,)), ("line_quantiles", ()), ("line_sums", ()), ("ratio_quantiles", ("Ha", "Hb"))],
+)
+def test_what_it_cannot_give_it_says(method, args):
+    p = looking().predict(image(), CENTER, redshift=0.03)
+    with pytest.raises(ValueError, match="published network"):
+        getattr(p, method)(*args)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"redshift": None}, "needs one and cannot tell it"),
+        ({"redshift": (0.1, 0.05)}, "cannot marginalise"),
+        ({"lsf": 2000}, "DESI's resolution"),
+        ({"wavelength": [5000, 5001] * u.AA}, "DESI's grid"),
+        ({"seeing": 1 * u.arcsec}, "own PSFs"),
+        ({"context": [("spectrum", CENTER)]}, "none from elsewhere"),
+        ({"deredden": True}, "needs the Galactic"),
+    ],
+)
+def test_what_it_cannot_take_it_says(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        looking().predict(image(), CENTER, **({"redshift": 0.03} | keywords))
