@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 # In the environment, so that it reaches subprocesses and does not import torch for tests that need none.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["MPLBACKEND"] = "Agg"
 
 # No examples in here; and two files of this name (docs has one) cannot both be imported as modules.
