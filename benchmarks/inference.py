@@ -64,6 +64,13 @@ def one_pass(network):
         return network(image, torch.ones_like(image), flux, torch.ones_like(flux), torch.zeros(1, 2), (1.0, 0.0))
 
 
+def time_peer(positions):
+    """Seconds of the peer for one position."""
+    network = PublishedLayout().eval()
+    one_pass(network)  # warm
+    return seconds(lambda: [one_pass(network) for _ in range(positions)])[0] / positions
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?", help="cutout of the Legacy Surveys' viewer; or the embedded example")
@@ -74,10 +81,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     n = arguments.side**2
-    network = PublishedLayout().eval()
-    one_pass(network)  # warm
-    peer = seconds(lambda: [one_pass(network) for _ in range(arguments.positions)])[0] / arguments.positions * n
-    del network
+    peer = time_peer(arguments.positions) * n
     ifu = VirtualIFU.from_pretrained(arguments.model)
     image = read_legacysurvey(arguments.image) if arguments.image else example_image()
     prepared = ifu._prepare(image, None, None)
@@ -90,8 +94,9 @@ def main():
     model = type(ifu._model)
     with parts(found, model, "encode", "query"), parts(found, type(cube.meta["prediction"]), "_moments", "line_maps"):
         ifu.observe_cube(prepared, **field).meta["prediction"].line_maps("strong")
-    print(f"{arguments.side} x {arguments.side} spaxels x {cube.shape[0]} pixels with variance, {torch.get_num_threads()} "
-          f"threads, torch {torch.__version__}; processor seconds per thread")  # fmt: skip
+    side, size, threads = arguments.side, cube.shape[0], torch.get_num_threads()
+    print(f"{side} x {side} spaxels x {size} pixels with variance, {threads} threads, torch {torch.__version__}; "
+          "processor seconds per thread")  # fmt: skip
     print(f"{peer:10.1f} s  a network of the published layout, {peer / n:.3f} s for each of {n} positions")
     print(f"{whole:10.2f} s  fiberifu, cube with variance: {peer / whole:.0f} times faster")
     print(f"{maps:10.2f} s  fiberifu, maps of the strong lines without a cube: {peer / maps:.0f} times faster")

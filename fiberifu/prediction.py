@@ -9,8 +9,8 @@ from astropy.table import QTable
 
 from . import formats  # noqa: F401  (Spectrum.read then knows our files)
 from .constants import C_KMS
-from .extinction import mw_transmission
 from .flags import Flag
+from .line_functionals import functionals, line_moments, line_quantiles, resolve_levels, select_lines
 
 __all__ = ["FLUX_DENSITY", "Prediction"]
 
@@ -222,9 +222,9 @@ class Prediction:
         from .lines import LineMaps
         from .lines.maps import DAPMask
 
-        table = _select_lines(lines)
+        table = select_lines(lines)
         keys = [str(key) for key in table["key"]]
-        flux, cont, joint = self._line_moments(table)
+        flux, cont, joint = line_moments(self.nodes, self.renderer, table, self.ebv_out)
         shape = (len(keys), *self.shape)
         sigma = np.sqrt(np.diagonal(joint["flux"], axis1=1, axis2=2)).T
         width, width_sigma = joint["ew"]
@@ -257,40 +257,6 @@ class Prediction:
             provenance=self.provenance,
         )
 
-    def _line_moments(self, table):
-        """Moments of fluxes, sideband continua and equivalent widths over the redshift nodes, each (L, N)."""
-        flux_mean, flux_second, cont_mean, cont_second, ew_mean, ew_second = 0, 0, 0, 0, 0, 0
-        for node in self.nodes:
-            lines, sides = self._functionals(node, table)
-            n = len(lines)
-            g = node.gaussian
-            both = np.concatenate([lines, sides])
-            mean = (g.mean.numpy() @ both.T).T  # (2L, N)
-            root = np.einsum("mk,nkr->nmr", both, g.factors.numpy())
-            cov = root @ root.transpose(0, 2, 1) + np.einsum(
-                "mk,nk,lk->nml", both, g.diag.numpy() ** 2, both, optimize=True
-            )
-            z1 = 1 + node.redshift
-            f, c = mean[:n], mean[n:]
-            safe = np.where(np.abs(c) > 0, c, np.nan)
-            ew = f / safe / z1
-            # first-order propagation of the ratio, with the covariance of line and continuum
-            i = np.arange(n)
-            vf, vc, vfc = cov[:, i, i].T, cov[:, n + i, n + i].T, cov[:, i, n + i].T
-            ew_var = (vf - 2 * ew * z1 * vfc + (ew * z1) ** 2 * vc) / (safe * z1) ** 2
-            w = node.weight
-            flux_mean, cont_mean, ew_mean = flux_mean + w * f, cont_mean + w * c, ew_mean + w * ew
-            flux_second = flux_second + w * (cov[:, :n, :n] + np.einsum("ln,mn->nlm", f, f))
-            cont_second = cont_second + w * (vc + c**2)
-            ew_second = ew_second + w * (ew_var + ew**2)
-        flux_cov = flux_second - np.einsum("ln,mn->nlm", flux_mean, flux_mean)
-        sd = lambda second, mean: np.sqrt(np.clip(second - mean**2, 0, None))  # noqa: E731
-        return (
-            flux_mean,
-            (cont_mean, sd(cont_second, cont_mean)),
-            {"flux": flux_cov, "ew": (ew_mean, sd(ew_second, ew_mean))},
-        )
-
     def line_quantiles(self, levels=(0.16, 0.5, 0.84), lines="strong", quantity="flux"):
         """Quantiles of line fluxes or equivalent widths: the errors are not symmetric, as those of `line_maps` are.
 
@@ -317,7 +283,7 @@ class Prediction:
         if quantity not in ("flux", "ew"):
             raise ValueError(f"quantity={quantity!r}: 'flux' or 'ew'")
         if isinstance(lines, str):
-            lines = [str(key) for key in _select_lines(lines)["key"]]
+            lines = [str(key) for key in select_lines(lines)["key"]]
         sums = [[key] if isinstance(key, str) else list(key) for key in lines]
         out = self._quantiles(levels, sums, "continuum" if quantity == "ew" else None)
         return out * (FLUX_DENSITY * u.AA if quantity == "flux" else u.AA)
@@ -355,13 +321,13 @@ class Prediction:
         if where.shape[-2:] != self.shape or where.ndim not in (2, 3) or where.dtype != bool:
             raise ValueError(f"where: {where.dtype} of shape {where.shape}; a boolean map of shape {self.shape} fits, "
                              "or a stack of them")  # fmt: skip
-        given = _levels(levels)
+        given = resolve_levels(levels)
         regions = where.reshape(*where.shape[:-2], -1) & self.usable
-        pick, table = np.atleast_2d(regions), _select_lines(lines)
+        pick, table = np.atleast_2d(regions), select_lines(lines)
         weights, sums = {}, []
         for node, coefficients, _ in self._draws(draws, seed):
             if id(node) not in weights:
-                weights[id(node)] = self._functionals(node, table)[0].T
+                weights[id(node)] = functionals(self.renderer, node, table, self.ebv_out)[0].T
             added = [coefficients[np.flatnonzero(rows)].double().sum(0).numpy() for rows in pick]
             sums.append(np.stack(added) @ weights[id(node)])
         sums = np.where(pick.any(1)[:, None], sums, np.nan)  # nothing usable is no certain zero
@@ -385,63 +351,14 @@ class Prediction:
             NaN where the denominator may be below zero (probability above 0.1).
         """
         above, below = ([x] if isinstance(x, str) else list(x) for x in (numerator, denominator))
-        _select_lines(above + below)
+        select_lines(above + below)
         return np.take(self._quantiles(levels, [above], below), 0, axis=-1 - len(self.shape))
 
     def _quantiles(self, levels, sums, over=None):
-        """Quantiles (Q, M, *shape) of M sums of lines, as they are or over a sum of lines or their ``continuum``."""
-        from .mixture import mixture_quantiles, ratio_quantiles
-
-        given = _levels(levels)
-        table = _select_lines(list(dict.fromkeys([*sum(sums, []), *(over if isinstance(over, list) else [])])))
-        keys = [str(key) for key in table["key"]]
-        pick = np.array([[key in parts for key in keys] for parts in sums], float)  # (M, L)
-        weights, means, roots = [], [], []
-        for node in self.nodes:
-            lines, sides = self._functionals(node, table)
-            rows = [pick @ lines]
-            if over == "continuum":  # a doublet's width is that of its sum over the mean of its continua
-                rows.append((1 + node.redshift) * (pick / pick.sum(1, keepdims=True)) @ sides)
-            elif over is not None:
-                rows.append(np.broadcast_to(lines[[key in over for key in keys]].sum(0), rows[0].shape))
-            rows = np.concatenate(rows)
-            mixture = node.mixture
-            weights.append(node.weight * mixture.weight.numpy())
-            means.append(np.einsum("mk,njk->mnj", rows, mixture.mean.numpy()))
-            roots.append(np.einsum("mk,njkr->mnjr", rows, mixture.root.numpy()))
-        weight, mean, root = (np.concatenate(x, i) for x, i in ((weights, -1), (means, -1), (roots, 2)))
-        m = len(sums)
-        variance = (root**2).sum(-1)
-        if over is None:
-            found = mixture_quantiles(given, weight, mean, np.sqrt(variance))
-        else:
-            both = (root[:m] * root[m:]).sum(-1)
-            found = ratio_quantiles(given, weight, (mean[:m], mean[m:]), (variance[:m], variance[m:], both))
-        found = np.where(self.usable, found, np.nan).reshape(len(given), m, *self.shape)
+        """Quantiles (Q, M, *shape) of M sums of lines, without the first axis for one level; NaN where not usable."""
+        found = line_quantiles(self.nodes, self.renderer, self.ebv_out, levels, sums, over)
+        found = np.where(self.usable, found, np.nan).reshape(*found.shape[:2], *self.shape)
         return found[0] if np.ndim(levels) == 0 else found
-
-    def _functionals(self, node, table):
-        """Weights (L, K) that turn coefficients into line fluxes, and into sideband continua at the lines."""
-        from .model import LINES
-
-        basis, k = self.renderer.basis, self.renderer.basis.config.n_continuum
-        wave, shapes, tie = basis.rest_wave.numpy(), basis.continuum.numpy(), basis.tie.numpy()
-        z1 = 1 + node.redshift
-        lines, sides = np.zeros((2, len(table), basis.n_coefficients))
-        for i, row in enumerate(table):
-            index = LINES.index(str(row["key"]))
-            rest = float(basis.line_wave[index])
-            through = self._transmission(rest * z1)
-            lines[i, k:] = tie[index] * z1 * through
-            bands = [row[side].to_value(u.AA) for side in ("blue", "red")]
-            levels = [shapes[:, (wave > low) & (wave < high)].mean(1) for low, high in bands]
-            centres = [band.mean() for band in bands]
-            part = (rest - centres[0]) / (centres[1] - centres[0])
-            sides[i, :k] = (levels[0] * (1 - part) + levels[1] * part) * through
-        return lines, sides
-
-    def _transmission(self, observed):
-        return float(mw_transmission(observed, self.ebv_out)) if self.ebv_out else 1.0
 
     def _observed(self, key):
         from .model import LINE_WAVELENGTH
@@ -587,26 +504,3 @@ class Prediction:
         dict of str to int
         """
         return {f.name: int(((self.flags & f.value) != 0).sum()) for f in Flag if ((self.flags & f.value) != 0).any()}
-
-
-def _levels(levels):
-    given = np.atleast_1d(np.asarray(levels, float))
-    if given.ndim != 1 or not given.size or not ((given > 0) & (given < 1)).all():
-        raise ValueError(f"levels={levels!r}: give probabilities between 0 and 1, such as (0.16, 0.5, 0.84)")
-    return given
-
-
-def _select_lines(lines):
-    """Rows of the line table, of the lines the network knows."""
-    from .lines import line_table
-    from .model import LINES
-
-    if lines == "strong":
-        return line_table("strong")
-    if not len(lines):
-        raise ValueError(f"lines={lines!r}: name at least one line, or 'strong' or 'all'")
-    table = line_table([lines] if isinstance(lines, str) and lines != "all" else lines)
-    known = np.array([str(key) in LINES for key in table["key"]])
-    if lines != "all" and not known.all():
-        raise ValueError(f"lines={list(table['key'][~known])}: the model predicts {', '.join(LINES)}")
-    return table[known]

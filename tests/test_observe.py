@@ -16,7 +16,7 @@ from specutils import Spectrum
 
 from fiberifu import Flag, Gaussian, Spaxel, VirtualIFU
 from fiberifu.datasets import example_image, example_truth
-from fiberifu.prediction import _select_lines
+from fiberifu.line_functionals import functionals, select_lines
 
 CENTER = SkyCoord(150.0, 2.0, unit="deg")  # of the image
 GALAXY = CENTER.spherical_offsets_by(2.99 * u.arcsec, -1.55 * u.arcsec)  # where its light peaks
@@ -300,8 +300,8 @@ def test_quantiles_are_those_of_samples(ifu, image):
     """Fluxes, widths, ratios and sums against draws of coefficients."""
     cube_prediction = ifu.predict_cube(image, size=4 * u.arcsec, spaxel=1 * u.arcsec)
     lines, levels = ["Ha", "N2_6583"], (0.16, 0.5, 0.84)
-    table = _select_lines(lines)
-    weights, sides = cube_prediction._functionals(cube_prediction.nodes[0], table)
+    table = select_lines(lines)
+    weights, sides = functionals(cube_prediction.renderer, cube_prediction.nodes[0], table, 0.0)
     draws = np.stack([c.numpy() for _, c, _ in cube_prediction._draws(3000, 1)])[:, 2 * 4 + 2]  # (n, K)
     flux, continuum = draws @ weights.T, draws @ sides.T
     for got, drawn in (

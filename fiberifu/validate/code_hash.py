@@ -22,6 +22,7 @@ PREDICTING = (
         "image",
         "instrument",
         "kinematics",
+        "line_functionals",
         "mixture",
     ),
     *("observe", "photometry", "pointing", "prediction", "prepared", "psf", "redshift", "resample", "shape", "stamps"),
