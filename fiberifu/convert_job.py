@@ -3,9 +3,7 @@
 
 from pathlib import Path
 
-from .output import prepare_output_folder
 from .pretrained import FILES, PUBLISHED, hub_file
-from .provenance import software_version
 
 __all__ = ["add_parser", "convert_checkpoint_to_folder"]
 
@@ -57,6 +55,8 @@ def convert_checkpoint_to_folder(checkpoint, folder, *, revision=None, sha256=No
         As `fiberifu.model.convert_published`, `fiberifu.pretrained.hub_file`; for a folder that is not empty.
     """
     from .model import convert_published
+    from .output import prepare_output_folder
+    from .provenance import software_version
 
     text = str(checkpoint)
     if text.startswith("hf://"):
@@ -91,5 +91,5 @@ def _run(options):
         print(f"{path}  {jobs.size_of(path)}")
     print(f"from {passport['source_file']}, sha256 {passport['source_sha256']}")
     print(
-        "This network was never run on the real file where fiberifu was developed: see README.md and the documentation."
+        "fiberifu was tested with a checkpoint of this shape and random weights, not with this file: see README.md there."
     )
