@@ -70,8 +70,7 @@ def read_table(path, what, columns=None, *, needed=(), rename=str.lower):
             with reading(path, what):
                 wanted = [name for name in names if columns is None or name in columns]
                 return header, {name: _plain(data[names[name]]) for name in wanted}
-    missing = ", ".join(sorted(set(needed).difference(*({*map(rename, data.names)} for _, data in tables[:1]))))
-    raise ValueError(f"{path}: no table with the columns {missing}; is it {what}?")
+    raise ValueError(f"{path}: not {what}: no table with the columns {', '.join(needed) or 'that it should have'}")
 
 
 def _plain(array):

@@ -269,6 +269,8 @@ def _listed_redshift(path, headers, drpall):
     cards = (str(header.get("PLATEIFU", "")).strip() for header in headers.values())
     name = next(filter(None, cards), file_name[1] if file_name else "")
     _, table = read_table(drpall, "a MaNGA drpall file")
+    if not {"plateifu", "simname"} & set(table):
+        raise ValueError(f"{drpall}: not a MaNGA drpall file: no column plateifu")
     with reading(drpall, "a MaNGA drpall file"):
         row = table["plateifu" if "plateifu" in table else "simname"] == name
         if not row.any():
