@@ -26,7 +26,8 @@ def galaxies():
 def fibers():
     # centre, major axis, beyond the ellipse, a star, the centre again, another galaxy, far
     z = np.array([0.03, 0.0303, 0.03, 0.0, 0.03, 0.1, 0.2])
-    return QTable({"targetid": np.arange(10, 17), "position": places([0, 0, 9, 1, 0.1, 300, 900], [0, 7, 0, 1, 0, 0, 0]),
+    position = places([0, 0, 9, 1, 0.1, 300, 900], [0, 7, 0, 1, 0, 0, 0])
+    return QTable({"targetid": np.arange(10, 17), "position": position,
                    "z": z, "zerr": np.full(7, 3e-5), "zwarn": np.zeros(7, int)})  # fmt: skip
 
 
