@@ -25,10 +25,13 @@ from fiberifu.photometry import (
     surface_brightness_factor,
 )
 
-__all__ = ["Band", "read_bands", "split_bands"]
+__all__ = ["OTHER_BANDS", "Band", "read_bands", "split_bands", "unused_bands"]
 
 #: Filters whose curves the models know.
 KNOWN_FILTERS = ("DECam g", "DECam r", "DECam i", "DECam z")
+
+#: Bands that surveys deliver and no model here uses: left out of an image, with a note.
+OTHER_BANDS = ("FUV", "NUV", "u", "y", "Y", "J", "H", "K", "Ks", "W1", "W2", "W3", "W4")
 
 _HOW = "for example {'g': CCDData(data, unit=u.nmgy, wcs=wcs), 'r': ...}"
 
@@ -94,8 +97,29 @@ def split_bands(image, bands, planes=None):
     Returns
     -------
     dict of str to CCDData
-        In the order of ``bands``.
+        In the order of ``bands``; without `OTHER_BANDS` that the model does not use.
     """
+    found = _arranged(image, bands, planes)
+    wrong = [str(name) for name in found if name not in bands and name not in OTHER_BANDS]
+    if wrong:
+        raise ValueError(f"image has unknown bands {wrong}; the model knows {list(bands)}: rename or drop the others")
+    for name, ccd in found.items():
+        if not isinstance(ccd, CCDData):
+            raise ValueError(f"image[{name!r}] must be a CCDData, got {type(ccd).__name__}; {_HOW}")
+        if ccd.ndim != 2:
+            raise ValueError(f"image[{name!r}] must have two axes (y, x), got shape {ccd.shape}")
+    if not any(name in bands for name in found):
+        raise ValueError(f"image has bands {list(found)}; the model uses none of them but {list(bands)}")
+    return {name: found[name] for name in bands if name in found}
+
+
+def unused_bands(image, bands, planes=None):
+    """Names of the bands of an image that `split_bands`, with the same arguments, leaves out."""
+    return [str(name) for name in _arranged(image, bands, planes) if name not in bands and name in OTHER_BANDS]
+
+
+def _arranged(image, bands, planes):
+    """All bands of an image, checked no further than that there are some."""
     if isinstance(image, CCDData):
         found = _split_stack(image, planes) if image.ndim == 3 else {_band_of(image, bands): image}
     elif isinstance(image, Mapping):
@@ -110,15 +134,7 @@ def split_bands(image, bands, planes=None):
         )
     if not found:
         raise ValueError(f"image holds no band; {_HOW}")
-    wrong = [str(name) for name in found if name not in bands]
-    if wrong:
-        raise ValueError(f"image has unknown bands {wrong}; the model knows {list(bands)}: rename or drop the others")
-    for name, ccd in found.items():
-        if not isinstance(ccd, CCDData):
-            raise ValueError(f"image[{name!r}] must be a CCDData, got {type(ccd).__name__}; {_HOW}")
-        if ccd.ndim != 2:
-            raise ValueError(f"image[{name!r}] must have two axes (y, x), got shape {ccd.shape}")
-    return {name: found[name] for name in bands if name in found}
+    return found
 
 
 def _split_stack(image, planes):

@@ -14,7 +14,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.utils.exceptions import AstropyUserWarning
 
-from fiberifu.bands import read_bands, split_bands
+from fiberifu.bands import read_bands, split_bands, unused_bands
 from fiberifu.extinction import BAND_EXTINCTION
 from fiberifu.flags import Flag
 from fiberifu.prepared import PreparedImage
@@ -46,7 +46,8 @@ def prepare_image(
     image : mapping of str to CCDData, or CCDData
         Mapping from band to image; one CCDData with the bands on its first axis (named by
         ``meta["BANDS"]``, such as ``"grz"``); or a single-band CCDData (``meta["BAND"]``).
-        Each has a celestial WCS (any rotation, flip, scale) and a unit: nanomaggy, a flux
+        Bands that surveys have and the model does not use (u, y, W1, W2 ...) are left out, with a note. Each has a
+        celestial WCS (any rotation, flip, scale) and a unit: nanomaggy, a flux
         density or surface brightness, or counts with an AB zero point (``meta["MAGZERO"]``).
         Mask (True = bad), any NDUncertainty, ``psf`` (image on the same pixels) or
         ``meta["PSF_FWHM"]`` (arcsec), ``meta["FILTER"]`` and ``meta["SATURATE"]`` are used if
@@ -88,6 +89,8 @@ def prepare_image(
     found = read_bands(image, bands, planes)
     sha256 = _hash(found)
     flags, notes = Flag(0), []
+    if unused := unused_bands(image, bands, planes):
+        notes.append(f"band {', '.join(unused)} left out: this model does not use it")
     empty = [name for name, band in found.items() if band.bad.all()]
     found = {name: band for name, band in found.items() if name not in empty}
     if not found:

@@ -5,6 +5,7 @@ Every map and image is drawn North up, East left, whatever its WCS.  What was pr
 """
 
 from .axes import style
+from .census import plot_offset_census
 from .diagnostics import plot_bpt, plot_whan
 from .lines import plot_line_maps
 from .maps import plot_map
@@ -16,6 +17,7 @@ __all__ = [
     "plot_bpt",
     "plot_line_maps",
     "plot_map",
+    "plot_offset_census",
     "plot_pointing",
     "plot_spectrum",
     "plot_summary",

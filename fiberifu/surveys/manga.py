@@ -8,8 +8,8 @@ Wavelengths are in vacuum and heliocentric, flux densities per spaxel, not corre
 """
 
 import os
+import re
 import warnings
-import zlib
 from pathlib import Path
 
 import astropy.units as u
@@ -21,7 +21,8 @@ from astropy.wcs import WCS, FITSFixedWarning
 from specutils import Spectrum
 
 from fiberifu.provenance import NAME_PARTS, Provenance, is_predicted
-from fiberifu.surveys._fits import celestial_wcs
+from fiberifu.surveys._checks import read_table, reading, sky_wcs
+from fiberifu.surveys.manga_catalog import DRPQuality, first_value
 
 __all__ = ["read_manga_cube", "read_manga_spectra"]
 
@@ -65,7 +66,8 @@ def read_manga_cube(path, *, drpall=None, allow_predicted=False):
         * ``ebv`` : Galactic E(B-V) in mag (SFD), or None; ``extinction_corrected`` is False;
         * ``medium``, ``frame`` : "vacuum", "heliocentric";
         * ``psf_fwhm`` : dict of the reconstructed FWHM per band, arcsec;
-        * ``celestial_wcs`` : of the spaxels.
+        * ``celestial_wcs`` : of the spaxels;
+        * ``quality`` : `DRPQuality` of the cube, of which CRITICAL must not be used.
 
     Raises
     ------
@@ -75,12 +77,18 @@ def read_manga_cube(path, *, drpall=None, allow_predicted=False):
         If a file is not FITS, is truncated, has another layout, or is a prediction; if ``drpall`` lacks the galaxy.
     """
     headers, arrays = _load(path, allow_predicted)
+    redshift = None if drpall is None else _listed_redshift(path, headers, drpall)
+    with reading(path, "a MaNGA LOGCUBE or LINCUBE file"):
+        return _cube(path, headers, arrays, redshift)
+
+
+def _cube(path, headers, arrays, redshift):
     if "MODEL" in headers:
         raise ValueError(f"{path}: a model cube of the DAP, whose mask has other bits; give the DRP's LOGCUBE")
     wave, flux = _checked(path, arrays, 3)
     header = next(iter(headers.values()))
     cards = fits.Header([*headers["FLUX"].cards, *header.cards])  # where a card stands depends on the release
-    celestial = celestial_wcs(headers["FLUX"], path)
+    celestial = sky_wcs(headers["FLUX"], path)
     name, sigma = _resolution(arrays, wave)
     if name is not None and not np.isfinite(sigma).all():
         raise ValueError(f"{path}: extension {name} is nowhere positive; fetch the file again")
@@ -88,7 +96,7 @@ def read_manga_cube(path, *, drpall=None, allow_predicted=False):
         "header": header,
         "lsf": sigma,
         "lsf_extension": name,
-        "redshift": _redshift(cards, drpall),
+        "redshift": _redshift(cards) if redshift is None else redshift,
         "ebv": _number(cards, "EBVGAL"),
         "extinction_corrected": False,
         "medium": "vacuum",
@@ -97,6 +105,7 @@ def read_manga_cube(path, *, drpall=None, allow_predicted=False):
             band: cards[f"{band.upper()}FWHM"] * u.arcsec for band in BANDS if _number(cards, f"{band.upper()}FWHM")
         },
         "celestial_wcs": celestial,
+        "quality": DRPQuality(int(_number(cards, "DRP3QUAL") or 0)),
     }
     if header.get("DATATYPE") in NAME_PARTS:  # simulated, or predicted and allowed
         meta["provenance"] = Provenance.from_header(header)
@@ -123,6 +132,11 @@ def read_manga_spectra(path):
         As by `read_manga_cube`.
     """
     headers, arrays = _load(path, allow_predicted=False)
+    with reading(path, "a list of MaNGA spectra"):
+        return _list(path, headers, arrays)
+
+
+def _list(path, headers, arrays):
     wave, flux = _checked(path, arrays, 2)
     power, redshift = arrays.get("SRES"), arrays.get("Z")
     if power is not None:
@@ -160,7 +174,7 @@ def _load(path, allow_predicted):
                 wanted = ["FLUX", "IVAR", "MASK", "WAVE", "SRES", "Z"]
                 wanted += [name for name in SIGMA_CUBES + RESOLVING_POWERS if name in headers][:1]
                 arrays = {name: _native(hdus[name].data) for name in wanted if name in headers}
-    except (OSError, ValueError, TypeError, EOFError, zlib.error, AstropyWarning) as error:
+    except Exception as error:  # a flipped bit can raise anything: zlib.error, VerifyError, IndexError, MemoryError ...
         raise ValueError(f"{path}: not a FITS file, or truncated ({error}); fetch it again") from error
     if not allow_predicted and any(map(is_predicted, headers.values())):
         raise ValueError(
@@ -244,21 +258,23 @@ def _number(header, key):
     return float(value) if isinstance(value, int | float) and np.isfinite(value) and value > -999 else None
 
 
-def _redshift(cards, drpall):
-    """From the summary table, by PLATEIFU; else of a card of the cube, where someone has put it."""
-    if drpall is None:
-        return next((z for z in (_number(cards, key) for key in ("REDSHIFT", "NSA_Z", "Z")) if z is not None), None)
-    name = str(cards.get("PLATEIFU", "")).strip()
-    if not Path(os.fspath(drpall)).is_file():
-        raise FileNotFoundError(f"{drpall}: no such file")
-    try:
-        table = fits.getdata(drpall, 1)
-        row = table[np.char.strip(np.asarray(table["plateifu"], str)) == name]
-        names = {column.lower() for column in table.names}
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{drpall}: not a MaNGA drpall file ({error})") from error
-    if not len(row):
-        raise ValueError(f"{drpall}: no row with plateifu {name!r}; is it of the cube's release?")
-    # DR17's z is that of the Atlas, or of an ancillary programme for galaxies outside it; -9999 stands for none.
-    found = (float(row[key][0]) for key in ("z", "nsa_z") if key in names)
-    return next((z for z in found if z > -1), None)
+def _redshift(cards):
+    """Of a card of the cube, where someone has put it."""
+    return next((z for z in (_number(cards, key) for key in ("REDSHIFT", "NSA_Z", "Z")) if z is not None), None)
+
+
+def _listed_redshift(path, headers, drpall):
+    """From the summary table, by PLATEIFU, or what the cube's file name has in its place."""
+    file_name = re.match(r"manga-(.+)-L(?:OG|IN)CUBE", Path(os.fspath(path)).name)
+    cards = (str(header.get("PLATEIFU", "")).strip() for header in headers.values())
+    name = next(filter(None, cards), file_name[1] if file_name else "")
+    _, table = read_table(drpall, "a MaNGA drpall file")
+    if not {"plateifu", "simname"} & set(table):
+        raise ValueError(f"{drpall}: not a MaNGA drpall file: no column plateifu")
+    with reading(drpall, "a MaNGA drpall file"):
+        row = table["plateifu" if "plateifu" in table else "simname"] == name
+        if not row.any():
+            raise ValueError(f"{drpall}: no row with plateifu {name!r}; is it of the cube's release?")
+        # DR17's z is that of the Atlas, or of an ancillary programme for galaxies outside it; -9999 stands for none.
+        z = first_value(table, len(row), "z", "nsa_z")[row][0]
+    return float(z) if np.isfinite(z) and z > -1 else None

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Images of the DESI Legacy Imaging Surveys: cutouts of the sky viewer.
+"""Cutouts of the Legacy Surveys' sky viewer: all bands in one file.
 
 Formats: https://www.legacysurvey.org/viewer (``cutout.fits``, ``fits-cutout``) and
 ``viewer/coadd-psf``. Pixels are nanomaggy, AB zero point 22.5.
@@ -13,9 +13,9 @@ from astropy.coordinates import SkyCoord
 from astropy.nddata import CCDData, InverseVariance
 
 from fiberifu.flags import Flag
-from fiberifu.surveys._fits import celestial_wcs, read_hdus
+from fiberifu.surveys._checks import load_hdus, of_one_shape, reading, sky_wcs
 
-__all__ = ["read_legacysurvey"]
+__all__ = ["band_ccd", "read_legacysurvey"]
 
 # Bits of the MASKBITS image (legacysurvey.org/dr9/bitmasks): saturated, and masked in all exposures.
 _SATURATED_BIT = {"g": 2, "r": 3, "z": 4, "i": 14}
@@ -51,45 +51,76 @@ def read_legacysurvey(path, *, psf=None):
     ValueError
         If it is not FITS, is truncated, or holds no image with named bands.
     """
-    header, images, ivars, maskbits = {}, {}, {}, None
-    hdus = read_hdus(path)
-    for hdu_header, data in hdus:
-        header = header or hdu_header
+    with reading(path, "a cutout of the Legacy Surveys' viewer"):
+        header, images, ivars, maskbits = _planes(path, load_hdus(path, "a cutout of the Legacy Surveys' viewer"))
+    psfs = _read_psf(psf)
+    with reading(path, "a cutout of the Legacy Surveys' viewer"):
+        return {
+            name: band_ccd(name, path, *image, header, ivars.get(name), maskbits, psfs.get(name))
+            for name, image in images.items()
+        }
+
+
+def _planes(path, hdus):
+    """First header, {band: (plane, header)}, {band: inverse variance}, mask bits."""
+    first, images, ivars, maskbits = {}, {}, {}, None
+    for header, data in hdus:
+        first = first or header
         if data is None or data.ndim not in (2, 3):
             continue
-        kind = str(hdu_header.get("IMAGETYP", "image")).strip().lower()
+        kind = str(header.get("IMAGETYP", "image")).strip().lower()
         if kind == "maskbits":
             maskbits = data.astype(np.int32)
-            continue
-        store = {"image": images, "invvar": ivars}.get(kind)
-        if store is not None:
-            bands = _band_names(hdu_header, data, header)
+        elif kind in ("image", "invvar"):
             planes = data if data.ndim == 3 else data[np.newaxis]
-            for name, plane in zip(bands, planes, strict=False):  # without names: not used
-                store[name] = (plane, hdu_header)
+            for name, plane in zip(_band_names(header, data, first), planes, strict=False):  # without names: not used
+                if kind == "image":
+                    images[name] = plane, header
+                else:
+                    ivars[name] = plane
     if any(header.get("EXTNAME") == "SCI" for header, _ in hdus):  # else the weight plane would pass for an image
         raise ValueError(f"{path}: planes SCI and WGT, a coadd of the Dark Energy Survey; use read_des")
     if not images:
         raise ValueError(f"{path}: no image with BANDS or BAND in its header; is it a viewer cutout?")
-    psfs = _read_psf(psf)
-    return {
-        name: _ccd(name, *image, celestial_wcs(image[1], path), header, ivars.get(name), maskbits, psfs.get(name))
-        for name, image in images.items()
-    }
+    return first, images, ivars, maskbits
 
 
 def _band_names(header, data, primary):
     """Names of the planes; empty if the header does not tell."""
     names = header.get("BAND") if data.ndim == 2 else None
     names = names or header.get("BANDS") or primary.get("BANDS") or ""
-    names = names.strip()
+    names = str(names).strip()
     n = 1 if data.ndim == 2 else len(data)
     if data.ndim == 2 and len(names) > 1 and not header.get("BAND"):
         return []
     return list(names) if len(names) == n else []
 
 
-def _ccd(name, plane, header, wcs, primary, ivar, maskbits, psf):
+def band_ccd(name, path, plane, header, primary, ivar, maskbits, psf=None, *, wcs=None):
+    """One band as `~astropy.nddata.CCDData`, of a cutout or a brick.
+
+    Parameters
+    ----------
+    name : str
+        Of the band.
+    path : path-like
+        Of the file, for errors.
+    plane : ndarray (ny, nx)
+        Nanomaggy.
+    header, primary : Header
+        Of the plane, and of the file, for what the first lacks.
+    ivar : ndarray (ny, nx), or None
+        nanomaggy^-2.
+    maskbits : ndarray (ny, nx) of int, or None
+    psf : ndarray, optional
+    wcs : WCS, optional
+        That of ``header`` by default.
+    """
+    unit = str(header.get("BUNIT", primary.get("BUNIT", "nanomaggy"))).strip().lower()
+    if not unit.startswith(("nanomagg", "nmgy")):
+        raise ValueError(f"{path}: BUNIT is {unit!r}; images of the Legacy Surveys are in nanomaggy")
+    of_one_shape(path, plane.shape, **{f"the inverse variance of {name}": ivar, "the mask": maskbits})
+    wcs = sky_wcs(header, path) if wcs is None else wcs
     north = _is_north(primary, header, wcs, plane.shape)
     filter_name = _NORTH_FILTER.get(name, f"DECam {name}") if north else f"DECam {name}"
     meta = {"SURVEY": "BASS+MzLS" if north else "DECaLS", "BAND": name, "FILTER": filter_name}
@@ -103,7 +134,7 @@ def _ccd(name, plane, header, wcs, primary, ivar, maskbits, psf):
     data = _native(plane)
     mask, flags, uncertainty = ~np.isfinite(data), None, None
     if ivar is not None:
-        weight = _native(ivar[0])
+        weight = _native(ivar)
         mask |= ~(weight > 0)
         uncertainty = InverseVariance(weight, unit=u.nmgy**-2)
     if maskbits is not None and name in _SATURATED_BIT:
@@ -135,7 +166,7 @@ def _read_psf(psf):
     if isinstance(psf, Mapping):
         return {name: np.asarray(image, dtype=float) for name, image in psf.items()}
     out = {}
-    for header, data in read_hdus(psf):
+    for header, data in load_hdus(psf, "a cutout of the Legacy Surveys' viewer"):
         if data is None or data.ndim not in (2, 3):
             continue
         names = _band_names(header, data, header)
