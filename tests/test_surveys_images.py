@@ -1,61 +1,417 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Bricks of simulated coadds, the archive's asinh scale, WISE's magnitudes, and real catalogues."""
+"""Readers of images and catalogues: what their numbers mean, fields of bricks, cutouts that are fetched, bad files."""
+
+import io
+import urllib.error
+from email.message import Message
 
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.nddata import CCDData, InverseVariance
 
-from fiberifu.simulate.files.legacysurvey import write_brick
-from fiberifu.simulate.products import BandImages
+from fiberifu.flags import Flag
+from fiberifu.image import prepare_image
 from fiberifu.surveys import (
+    BrickIndex,
+    DRPQuality,
+    cut_image,
+    fetch_cutout,
+    read_des,
+    read_drpall,
     read_image,
+    read_legacysurvey,
     read_legacysurvey_brick,
-    read_manga_maps,
     read_ps1,
+    read_sdss_frame,
     read_tractor,
     read_unwise,
 )
+from fiberifu.surveys.legacysurvey import fetch
+
+RA, DEC, SIDE = 200.0, -3.0, 24
+CENTER = SkyCoord(RA, DEC, unit="deg")
 
 
-def header(**cards):
-    wcs = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 200.0, "CRVAL2": 2.0, "CRPIX1": 8.5, "CRPIX2": 6.5}
-    return fits.Header(wcs | {"CDELT1": -1e-4, "CDELT2": 1e-4} | cards)
+def header(n=SIDE, scale=0.262, *, shift=0.0, **cards):
+    """Of an image whose middle is ``shift`` pixels West of the centre."""
+    out = fits.Header()
+    out.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": RA, "CRVAL2": DEC, "CRPIX2": n / 2 + 0.5})
+    out.update({"CRPIX1": n / 2 + 0.5 - shift, "CD1_1": -scale / 3600, "CD1_2": 0.0, "CD2_1": 0.0})
+    out.update({"CD2_2": scale / 3600, **cards})
+    return out
 
 
-def test_brick(tmp_path):
-    flux = np.random.default_rng(0).normal(0, 0.01, (60, 60)).astype(np.float32)
-    field = BandImages({"r": flux}, {"r": np.full((60, 60), 1e4)}, np.zeros((60, 60), np.int16), {"r": 1.2}, 0.262,
-                       (150.0, 2.0), 0.03, {"redshift": 0.1})  # fmt: skip
-    write_brick(field, tmp_path, seed=1, galaxy=0)
-    center = SkyCoord(150, 2, unit="deg")
-    image = read_legacysurvey_brick(tmp_path, center, 20 * 0.262 * u.arcsec)["r"]
-    assert image.shape == (20, 20) and image.meta["PSF_FWHM"] == pytest.approx(1.2) and image.meta["EBV"] == 0.03
-    np.testing.assert_allclose(image.data, flux[20:40, 20:40], atol=1e-4)
-    np.testing.assert_allclose(image.wcs.world_to_pixel(center), 9.5, atol=1e-6)
-    assert read_legacysurvey_brick(tmp_path, center, 20 * u.arcsec)["r"].mask.any()  # beyond the brick
-    with pytest.raises(ValueError, match="no brick"):
-        read_legacysurvey_brick(tmp_path, SkyCoord(10, 2, unit="deg"), 5 * u.arcsec)
+def image(n=SIDE):
+    return np.random.default_rng(0).normal(1, 0.1, (n, n)).astype(np.float32)
 
 
-def test_ps1_is_asinh_and_unwise_is_vega(tmp_path):
-    flux = np.linspace(-5, 500, 192).reshape(12, 16)
-    scaled = 2.5 * np.log10(np.e) * np.arcsinh((flux - 3) / 20)
-    cards = {"BOFFSET": 3.0, "BSOFTEN": 10.0, "EXPTIME": 100.0, "HIERARCH FPA.FILTERID": "g.00000"}
-    fits.PrimaryHDU(scaled, header(**cards)).writeto(tmp_path / "x.unconv.fits")
-    np.testing.assert_allclose(read_ps1(tmp_path / "x.unconv.fits")["g"].data, flux * 1e-3, rtol=1e-5, atol=1e-6)
-    fits.PrimaryHDU(flux, header(BAND=1, MAGZP=22.5)).writeto(tmp_path / "unwise-0000p000-w1-img-m.fits")
-    image = read_unwise(tmp_path / "unwise-0000p000-w1-img-m.fits")["W1"]
-    np.testing.assert_allclose(image.data, flux * 10 ** (-0.4 * 2.699), rtol=1e-5)
-    image = read_image(tmp_path / "x.unconv.fits", "g", zero_point=25)
-    np.testing.assert_allclose(image.data, scaled * 0.1, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="give zero_point"):
-        read_image(tmp_path / "x.unconv.fits", "g")
+def write(path, *hdus):
+    fits.HDUList(list(hdus)).writeto(path, overwrite=True)
+    return path
 
 
-def test_real_catalogues(data_dir):
-    row = read_tractor(data_dir / "legacysurvey" / "tractor-1054p567.fits")[0]
-    assert row["flux_r"].unit == u.nmgy and 0 < row["axis_ratio"] <= 1
-    maps = read_manga_maps(next((data_dir / "manga").glob("manga-*-MAPS-*")))
-    assert maps.meta["quality"] == 0 and maps.redshift == pytest.approx(0.0294, abs=1e-4)
+# ---------------------------------------------------------------- what the numbers mean
+def test_any_image(tmp_path):
+    plane = image()
+    plane[2, 3] = np.nan
+    sigma = fits.ImageHDU(np.full(plane.shape, 0.1, np.float32), header(), name="ERR")
+    path = write(tmp_path / "my.fits", fits.PrimaryHDU(plane, header(FILTER="r DECam SDSS c0002")), sigma)
+    with pytest.raises(ValueError, match=r"my\.fits.*zero_point"):
+        read_image(path, "r")
+    ccd = read_image(path, "r", zero_point=25.0, psf_fwhm=1.2 * u.arcsec, ebv=0.03)
+    np.testing.assert_allclose(ccd.data, plane * 0.1, rtol=1e-6)  # 2.5 mag are a factor of ten
+    np.testing.assert_allclose(ccd.uncertainty.array, 0.01, rtol=1e-6)
+    assert ccd.unit == u.nmgy and np.argwhere(ccd.mask).tolist() == [[2, 3]]
+    assert ccd.meta["FILTER"] == "DECam r" and ccd.meta["PSF_FWHM"] == 1.2
+    assert prepare_image({"r": ccd}).sb.shape[0] == 4
+    jansky = read_image(write(tmp_path / "jy.fits", fits.PrimaryHDU(plane, header(BUNIT="uJy"))), "r")
+    assert jansky.unit == u.uJy or jansky.unit == u.nmgy
+    np.testing.assert_allclose((jansky.data * jansky.unit).to_value(u.uJy), plane, rtol=1e-5)
+    kept = read_image(path, "r", zero_point=22.5, uncertainty="ERR", uncertainty_type="ivar")
+    np.testing.assert_allclose(kept.uncertainty.array, 0.1)
+    for wrong, match in (
+        ({"unit": "m"}, "neither a flux density"),
+        ({"unit": "nmgy", "zero_point": 25}, "both given"),
+        ({"hdu": 7, "zero_point": 25}, "no HDU 7"),
+        ({"zero_point": "bright"}, "AB magnitude"),
+        ({"zero_point": 25, "uncertainty_type": "rms"}, "uncertainty_type"),
+        ({"zero_point": 25, "psf_fwhm": 1.2}, "psf_fwhm"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            read_image(path, "r", **wrong)
+
+
+def test_unwise_vega_to_ab(tmp_path):
+    path = tmp_path / "unwise-0000p000-w1-img-m.fits"
+    write(path, fits.PrimaryHDU(np.ones((SIDE, SIDE), np.float32), header(scale=2.75, MAGZP=22.5)))
+    weight = np.full((SIDE, SIDE), 4, np.float32)
+    weight[0, 0] = 0
+    write(tmp_path / "unwise-0000p000-w1-invvar-m.fits", fits.PrimaryHDU(weight, header(scale=2.75)))
+    ccd = read_unwise(path)["W1"]
+    vega = -2.5 * np.log10(ccd.data[5, 5]) + 22.5
+    assert vega == pytest.approx(22.5 + 2.699, abs=1e-5)  # the AB magnitude of Vega magnitude 22.5
+    assert ccd.uncertainty.array[5, 5] == pytest.approx(4 * 10 ** (0.8 * 2.699), rel=1e-5)
+    assert np.argwhere(ccd.mask).tolist() == [[0, 0]] and ccd.meta["PSF_FWHM"] == 6.1
+    with pytest.raises(ValueError, match="'W2', but it is 'W1'"):
+        read_unwise({"W2": path})
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_ps1_scale(tmp_path, scaled):
+    """asinh magnitudes of archived skycells, with variances and masks beside them; cutouts are linear."""
+    counts = 1000 * image().astype(float)
+    soften, offset = 120.0, 7.0
+    value = 2.5 * np.log10(np.e) * np.arcsinh((counts - offset) / (2 * soften)) if scaled else counts
+    cards = {"BSOFTEN": soften, "BOFFSET": offset} if scaled else {}
+    cards = header(scale=0.25, EXPTIME=100.0, **{"HIERARCH FPA.FILTERID": "r.00000"}, **cards)
+    name = "rings.v3.skycell.1.2.stk.r.unconv"
+    write(tmp_path / f"{name}.fits", fits.PrimaryHDU(), fits.CompImageHDU(value, cards, quantize_level=-1e-6))
+    bits = np.zeros(counts.shape, np.int16)
+    bits[1, 2], bits[3, 4] = 0x0020, 0x0008
+    write(tmp_path / f"{name}.mask.fits", fits.PrimaryHDU(bits, header(scale=0.25)))
+    variance = np.full(counts.shape, 25.0)
+    write(tmp_path / f"{name}.wt.fits", fits.PrimaryHDU(variance, header(scale=0.25)))
+    ccd = read_ps1(tmp_path / f"{name}.fits")["r"]
+    factor = 10 ** (-0.4 * (25 + 5 - 22.5))  # 2.5 log10(100 s) = 5
+    np.testing.assert_allclose(ccd.data, counts * factor, rtol=1e-4)
+    np.testing.assert_allclose(ccd.uncertainty.array[~ccd.mask], 1 / (25 * factor**2), rtol=1e-5)
+    assert np.argwhere(ccd.mask).tolist() == [[3, 4]] and np.argwhere(ccd.flags).tolist() == [[1, 2]]
+    assert ccd.flags.max() == Flag.SATURATED and ccd.meta["FILTER"] == "PS1 r"
+
+
+def sdss_frame(path, **cards):
+    sky = [
+        fits.Column("ALLSKY", "20E", dim="(4,5)", array=np.full((1, 5, 4), 100.0, np.float32)),
+        fits.Column("XINTERP", f"{SIDE}E", array=np.linspace(0, 3, SIDE)[None]),
+        fits.Column("YINTERP", f"{SIDE}E", array=np.linspace(0, 4, SIDE)[None]),
+    ]
+    cards = {"FILTER": "r", "CAMCOL": 3, "RUN": 1000, "BUNIT": "nanomaggy"} | cards
+    hdus = fits.PrimaryHDU(image(), header(scale=0.396, **cards)), fits.ImageHDU(np.full(SIDE, 0.005, np.float32))
+    return write(path, *hdus, fits.BinTableHDU.from_columns(sky))
+
+
+def test_sdss_frame(tmp_path):
+    ccd = read_sdss_frame(sdss_frame(tmp_path / "frame.fits"))["r"]
+    electrons = 4.72 * (ccd.data.astype(float) / 0.005 + 100)  # gain of camera column 3 in r
+    sigma = np.sqrt(electrons / 4.72**2 + 1.3225) * 0.005  # dark variance in counts^2
+    np.testing.assert_allclose(ccd.uncertainty.array**-0.5, sigma, rtol=1e-5)
+    assert ccd.meta["FILTER"] == "SDSS r" and not ccd.mask.any()
+    with pytest.raises(ValueError, match="CAMCOL is 9"):
+        read_sdss_frame(sdss_frame(tmp_path / "frame.fits", CAMCOL=9))
+    with pytest.raises(ValueError, match="nanomaggy"):
+        read_sdss_frame(sdss_frame(tmp_path / "frame.fits", BUNIT="counts"))
+
+
+# ---------------------------------------------------------------- fields of bricks
+@pytest.fixture(scope="module")
+def bricks(tmp_path_factory):
+    """One sky in two bricks of 40 pixels that overlap by ten."""
+    folder = tmp_path_factory.mktemp("coadd")
+    sky = 1 + np.add.outer(np.arange(40) / 40, np.arange(70) / 70)
+    for name, start in (("0001m030", 0), ("0002m030", 30)):
+        (folder / name).mkdir()
+        cards = header(40, shift=start - 15, VERSION="DR9")  # the sky's 70 columns have their middle at RA
+        for kind, plane in {
+            "image": sky,
+            "invvar": np.full(sky.shape, 16.0),
+            "psfsize": np.full(sky.shape, 1.3),
+        }.items():
+            part = plane[:, start : start + 40].astype(np.float32)
+            hdu = fits.CompImageHDU(part, cards, quantize_level=-1e-7)
+            write(folder / name / f"legacysurvey-{name}-{kind}-r.fits.fz", fits.PrimaryHDU(), hdu)
+    return folder, sky
+
+
+def test_field_within_a_brick_is_copied(bricks):
+    folder, sky = bricks
+    index = BrickIndex(folder)
+    assert index.names == ["0001m030", "0002m030"]
+    place = CENTER.spherical_offsets_by(20 * 0.262 * u.arcsec, 0 * u.arcsec)  # East: column 14.5 of the sky
+    ccd = read_legacysurvey_brick(index, place, 10 * 0.262 * u.arcsec)["r"]
+    assert ccd.shape == (10, 10) and ccd.meta["BRICKS"] == ["0001m030"] and ccd.meta["PSF_FWHM"] == pytest.approx(1.3)
+    np.testing.assert_allclose(ccd.data, sky[15:25, 10:20], atol=1e-5)
+    x, y = ccd.wcs.world_to_pixel(place)
+    assert (float(x), float(y)) == pytest.approx((4.5, 4.5), abs=1e-3)
+    assert isinstance(ccd.uncertainty, InverseVariance)
+
+
+def test_field_across_bricks(bricks):
+    folder, sky = bricks
+    ccd = read_legacysurvey_brick(folder, CENTER, 30 * 0.262 * u.arcsec, bands=["r"])["r"]
+    assert len(ccd.meta["BRICKS"]) == 2 and not ccd.mask.any()
+    np.testing.assert_allclose(ccd.data, sky[5:35, 20:50], atol=1e-3)
+    np.testing.assert_allclose(ccd.uncertainty.array, 16, rtol=1e-3)
+    wide = read_legacysurvey_brick(folder, CENTER, 80 * 0.262 * u.arcsec)["r"]
+    assert wide.mask.sum() == 80 * 80 - 40 * 70  # what no brick covers
+    with pytest.raises(ValueError, match="no brick in"):
+        read_legacysurvey_brick(folder, SkyCoord(10, 10, unit="deg"), 5 * u.arcsec)
+    with pytest.raises(ValueError, match=r"not \['i'\]"):
+        read_legacysurvey_brick(folder, CENTER, 5 * u.arcsec, bands=["i"])
+    with pytest.raises(ValueError, match="2 bricks; give position"):
+        read_legacysurvey_brick(folder)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        BrickIndex(folder / "none")
+
+
+def test_table_of_bricks(bricks, tmp_path):
+    folder, _ = bricks
+    columns = {"BRICKNAME": ["0001m030", "0009m030"], "RA": [RA, 210.0], "DEC": [DEC, DEC]}
+    columns = [fits.Column(k, "8A" if k == "BRICKNAME" else "D", array=v) for k, v in columns.items()]
+    table = write(tmp_path / "survey-bricks.fits", fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns))
+    index = BrickIndex(folder, table=table)
+    assert index.find(CENTER) == ["0001m030"] and len(index.files("0001m030")) == 3 and not index.files("0009m030")
+
+
+def test_cut_image():
+    from astropy.wcs import WCS
+
+    plane = image(40)
+    ccd = CCDData(plane, unit=u.nmgy, wcs=WCS(header(40)), mask=plane > 5, psf=np.ones((3, 3)), meta={"BAND": "r"})
+    ccd.flags = np.arange(1600).reshape(40, 40)
+    cut = cut_image({"r": ccd}, CENTER, 10 * 0.262 * u.arcsec)["r"]
+    np.testing.assert_array_equal(cut.data, plane[15:25, 15:25])
+    np.testing.assert_array_equal(cut.flags, ccd.flags[15:25, 15:25])
+    assert cut.psf.shape == (3, 3) and cut.wcs.pixel_to_world(4.5, 4.5).separation(CENTER) < 1e-3 * u.arcsec
+    with pytest.raises(ValueError, match="no image reaches it"):
+        cut_image(ccd, SkyCoord(10, 10, unit="deg"), 5 * u.arcsec)
+    with pytest.raises(ValueError, match="one SkyCoord"):
+        cut_image(ccd, SkyCoord([1, 2], [1, 2], unit="deg"), 5 * u.arcsec)
+
+
+# ---------------------------------------------------------------- cutouts that are fetched
+class Viewer:
+    """Stands for the sky viewer: answers one after the other, or raises them."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), []
+
+    def __call__(self, request, timeout):
+        self.asked.append(request.full_url)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        body = io.BytesIO(answer)
+        body.headers = {"Content-Length": str(len(answer))}
+        return body
+
+
+def cutout(n=SIDE):
+    out = io.BytesIO()
+    planes = fits.PrimaryHDU(np.stack([image(n)] * 3), header(n, BANDS="grz", VERSION="DR9"))
+    fits.HDUList([planes, fits.ImageHDU(np.full((3, n, n), 25.0), header(n, BANDS="grz", IMAGETYP="INVVAR"))]).writeto(
+        out
+    )
+    return out.getvalue()
+
+
+@pytest.fixture
+def viewer(monkeypatch):
+    """Makes the viewer, and counts the seconds that would have been waited."""
+    waits = []
+    monkeypatch.setattr(fetch, "INTERVAL", 0.0)
+    monkeypatch.setattr(fetch.time, "sleep", waits.append)
+
+    def make(*answers):
+        out = Viewer(*answers)
+        monkeypatch.setattr(fetch.urllib.request, "urlopen", out)
+        out.waits = waits
+        return out
+
+    return make
+
+
+def state(code, **headers):
+    message = Message()
+    for key, value in headers.items():
+        message[key.replace("_", "-")] = value
+    return urllib.error.HTTPError("address", code, "reason", message, None)
+
+
+SIZE = SIDE * 0.262 * u.arcsec
+
+
+def test_fetched_once(viewer, tmp_path):
+    seen = viewer(cutout(), cutout())
+    path = fetch_cutout(CENTER, SIZE, folder=tmp_path)
+    assert list(read_legacysurvey(path)) == ["g", "r", "z"]
+    assert fetch_cutout(CENTER, SIZE, folder=tmp_path) == path and len(seen.asked) == 1
+    assert f"size={SIDE}" in seen.asked[0] and "layer=ls-dr9" in seen.asked[0] and "&invvar" in seen.asked[0]
+    path.write_bytes(path.read_bytes()[:-2880])  # its sha256 is not that of the note any more
+    fetch_cutout(CENTER, SIZE, folder=tmp_path)
+    assert len(seen.asked) == 2 and len(read_legacysurvey(path)) == 3
+
+
+def test_fetch_tries_again(viewer, tmp_path):
+    seen = viewer(state(503), state(429, Retry_After="7"), cutout()[:-2880], cutout(12), cutout())
+    assert fetch_cutout(CENTER, SIZE, folder=tmp_path).is_file()
+    assert seen.waits == [5.0, 7.0, 20.0, 40.0]
+    seen = viewer(urllib.error.URLError("no network"), ConnectionResetError("reset"))
+    with pytest.raises(OSError, match=r"2 attempts.*later"):
+        fetch_cutout(CENTER, 2 * SIZE, folder=tmp_path, retries=1)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".fits", ".sha256"]  # nothing half-done
+    viewer(state(404))
+    with pytest.raises(ValueError, match="answers 404"):
+        fetch_cutout(CENTER, 2 * SIZE, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((CENTER, 1 * u.deg), "in the bricks"),
+        ((CENTER, 10), "positive angle"),
+        ((SkyCoord([1, 2], [1, 2], unit="deg"), SIZE), "one SkyCoord"),
+        ((SkyCoord(np.nan, 1, unit="deg"), SIZE), "not finite"),
+    ],
+)
+def test_fetch_asks_nothing_for_wrong_arguments(viewer, tmp_path, arguments, match):
+    seen = viewer()
+    with pytest.raises(ValueError, match=match):
+        fetch_cutout(*arguments, folder=tmp_path)
+    assert not seen.asked
+
+
+# ---------------------------------------------------------------- catalogues
+def table(path, **columns):
+    forms = {"U": "20A", "f": "D", "i": "K"}
+    columns = {key: np.asarray(value) for key, value in columns.items()}
+    hdu = fits.BinTableHDU.from_columns([fits.Column(k, forms[v.dtype.kind], array=v) for k, v in columns.items()])
+    return write(path, fits.PrimaryHDU(), hdu)
+
+
+def drpall(path, **more):
+    columns = {
+        "plateifu": ["7815-3702", "8000-1901", "8000-1902"], "objra": [10.0, 11.0, 12.0], "objdec": [1.0, 2.0, 3.0],
+        "drp3qual": [0, 1 << 30 | 2, 0], "nsa_z": [0.02, -9999.0, 0.03], "z": [0.021, 0.05, -9999.0],
+        "nsa_elpetro_th50_r": [5.0, -9999.0, -9999.0], "nsa_sersic_th50": [6.0, 4.0, -9999.0],
+        "nsa_elpetro_ba": [0.5, 0.6, 0.7], "nsa_elpetro_phi": [190.0, 20.0, 30.0], "ebvgal": [0.01, 0.02, 0.03],
+        "mngtarg1": [1024, 0, 0], "mngtarg3": [0, 0, 16],
+    }  # fmt: skip
+    return table(path, **columns | more)
+
+
+def test_drpall(tmp_path):
+    found = read_drpall(drpall(tmp_path / "drpall.fits"))
+    assert list(found["name"]) == ["7815-3702", "8000-1901", "8000-1902"]
+    np.testing.assert_allclose(found["z"], [0.021, 0.05, 0.03])
+    np.testing.assert_allclose(found["r50"].to_value(u.arcsec), [5, 4, np.nan])
+    assert found["position_angle"][0] == 10 * u.deg and found["ebvgal"].unit == u.mag
+    assert found["critical"].tolist() == [False, True, False] and found["galaxy"].tolist() == [True, False, True]
+    assert DRPQuality(int(found["quality"][1])) == DRPQuality.CRITICAL | DRPQuality.BADDEPTH
+    with pytest.raises(ValueError, match="without a position"):
+        read_drpall(drpall(tmp_path / "bad.fits", objra=[np.nan, 1.0, 2.0]))
+
+
+def test_tractor_ellipses(tmp_path):
+    """An ellipse of b/a = 0.5, 30 degrees from North through East."""
+    e, angle = 1 / 3, np.radians(60)
+    shapes = {"shape_r": [2.0, 0.0], "shape_e1": [e * np.cos(angle), 0.0], "shape_e2": [e * np.sin(angle), 0.0]}
+    path = table(tmp_path / "tractor.fits", RA=[1.0, 2.0], DEC=[3.0, 4.0], FLUX_R=[5.0, 6.0], **shapes)
+    found = read_tractor(path)
+    np.testing.assert_allclose(found["axis_ratio"], [0.5, 1])
+    assert found["position_angle"][0].to_value(u.deg) == pytest.approx(30) and found["flux_r"].unit == u.nmgy
+    assert found["r50"][0] == 2 * u.arcsec and "flux_r" not in read_tractor(path, columns=["dec"]).colnames
+
+
+# ---------------------------------------------------------------- bands of no use, and bad files
+def test_bands_that_the_model_does_not_use():
+    from astropy.wcs import WCS
+
+    planes = {
+        b: CCDData(image(), unit=u.nmgy, wcs=WCS(header()), meta={"PSF_FWHM": 1.2}) for b in ("g", "r", "W1", "u")
+    }
+    prepared = prepare_image(planes)
+    assert any("W1, u left out" in note for note in prepared.notes)
+    only = prepare_image({b: planes[b] for b in "gr"})
+    np.testing.assert_array_equal(prepared.sb, only.sb)
+    with pytest.raises(ValueError, match="none of them"):
+        prepare_image({"W1": planes["W1"]})
+
+
+def damaged(rng, raw):
+    """A file of the same kind, with something wrong."""
+    raw = bytearray(raw)
+    kind = rng.integers(4)
+    if kind == 0:
+        return raw[: rng.integers(len(raw))]
+    for i in rng.integers(len(raw) if kind == 1 else 2880, size=rng.integers(1, 20)):
+        raw[i] = raw[i] ^ 1 << rng.integers(8) if kind < 3 else rng.integers(32, 127)
+    return raw
+
+
+def test_damaged_files(tmp_path):
+    """Whatever is wrong with a file: it is read, or the error is a ValueError that names it."""
+    plane = fits.PrimaryHDU(image(), header(BAND="r", MAGZERO=30.0))
+    weight = fits.ImageHDU(np.full((SIDE, SIDE), 9.0), header(), name="WGT")
+    ps1 = header(scale=0.25, EXPTIME=100.0, **{"HIERARCH FPA.FILTERID": "r.00000"})
+    readers = {
+        "cutout.fits": (None, read_legacysurvey),
+        "des.fits": ([plane, weight], read_des),
+        "any.fits": ([plane, weight], lambda path: read_image(path, "r")),
+        "unwise-0000p000-w1-img-m.fits": ([fits.PrimaryHDU(image(), header(MAGZP=22.5))], read_unwise),
+        "ps1.fits": ([fits.PrimaryHDU(), fits.CompImageHDU(image(), ps1)], read_ps1),
+    }
+    makers = {"drpall.fits": (drpall, read_drpall), "frame.fits": (sdss_frame, read_sdss_frame)}
+    for name, (hdus, reader) in {**readers, **makers}.items():
+        path = tmp_path / name
+        if callable(hdus):
+            hdus(path)
+        elif hdus is None:
+            path.write_bytes(cutout())
+        else:
+            write(path, *hdus)
+        reader(path)
+        raw, failed = path.read_bytes(), 0
+        for seed in range(12):
+            path.write_bytes(damaged(np.random.default_rng(seed), raw))
+            try:
+                reader(path)
+            except ValueError as error:
+                assert name in str(error)
+                failed += 1
+        assert failed > 3
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=name):
+            reader(path)

@@ -16,7 +16,7 @@ from fiberifu.surveys.manga import read_manga_cube, read_manga_spectra
 from fiberifu.surveys.manga_catalog import DAPQuality, DRPQuality, read_drpall
 from fiberifu.surveys.manga_maps import read_manga_maps
 from fiberifu.surveys.match import match_fibers, match_images
-from fiberifu.surveys.match_spaxels import fiber_spectra, spaxel_weights
+from fiberifu.surveys.match_spaxels import extract_fibers, spaxel_weights
 from fiberifu.surveys.ps1 import read_ps1
 from fiberifu.surveys.sami import read_sami_cube, read_sami_map
 from fiberifu.surveys.sdss_frame import read_sdss_frame
@@ -29,7 +29,7 @@ __all__ = [
     "cut_image",
     "fetch_cutout",
     "fetch_psf",
-    "fiber_spectra",
+    "extract_fibers",
     "match_fibers",
     "match_images",
     "read_des",

@@ -22,7 +22,7 @@ def reading(path, what):
     """
     try:
         yield
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         if isinstance(error, ValueError) and str(path) in str(error):
@@ -70,7 +70,8 @@ def read_table(path, what, columns=None, *, needed=(), rename=str.lower):
             with reading(path, what):
                 wanted = [name for name in names if columns is None or name in columns]
                 return header, {name: _plain(data[names[name]]) for name in wanted}
-    raise ValueError(f"{path}: not {what}: no table with the columns {', '.join(needed) or 'that it should have'}")
+    lacks = f"no table with the columns {', '.join(needed)}" if needed else "no table"
+    raise ValueError(f"{path}: not {what}: {lacks} in it; was another file meant?")
 
 
 def _plain(array):

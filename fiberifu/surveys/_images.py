@@ -94,7 +94,7 @@ def _cut(ccd, position, size):
     position, half = one_position(position), one_angle(size, "size").to(u.deg) / 2
     x, y = ccd.wcs.world_to_pixel(position)
     step = np.sqrt(np.abs(np.linalg.det(ccd.wcs.celestial.pixel_scale_matrix)))  # degrees
-    n = half.value / step
+    n = half.value / step - 1e-3  # a pixel of which only rounding is in the field is not
     ny, nx = ccd.shape[-2:]
     rows, columns = (
         slice(max(int(np.floor(c - n + 0.5)), 0), min(int(np.ceil(c + n + 0.5)), m)) if np.isfinite(c) else slice(0, 0)

@@ -7,7 +7,7 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, InverseVariance
 
-from fiberifu.surveys._fits import celestial_wcs, read_hdus
+from fiberifu.surveys._checks import load_hdus, reading, sky_wcs
 
 __all__ = ["read_des"]
 
@@ -45,7 +45,8 @@ def read_des(paths):
     items = paths.items() if isinstance(paths, Mapping) else ((None, path) for path in paths)
     out = {}
     for name, path in items:
-        band, ccd = _read(path, name)
+        with reading(path, "a coadd of the Dark Energy Survey"):
+            band, ccd = _read(path, name)
         if band in out:
             raise ValueError(f"{path}: second file of band {band!r}")
         out[band] = ccd
@@ -55,7 +56,11 @@ def read_des(paths):
 
 
 def _read(path, name):
-    hdus = [(header, data) for header, data in read_hdus(path) if data is not None and data.ndim == 2]
+    hdus = [
+        (header, data)
+        for header, data in load_hdus(path, "a coadd of the Dark Energy Survey")
+        if data is not None and data.ndim == 2
+    ]
     if not hdus:
         raise ValueError(f"{path}: no image")
     weight = mask = None
@@ -85,5 +90,5 @@ def _read(path, name):
         uncertainty = InverseVariance(ivar, unit=u.nmgy**-2)
     if mask is not None:
         bad |= mask != 0
-    wcs = celestial_wcs(header, path)
+    wcs = sky_wcs(header, path)
     return band, CCDData(image, unit=u.nmgy, wcs=wcs, uncertainty=uncertainty, mask=bad, meta=meta)

@@ -75,7 +75,7 @@ def read_image(
     psf_fwhm : `~astropy.units.Quantity`, optional
         FWHM of the PSF, an angle.
     filter_name : str, optional
-        Such as "DECam g"; by default the header's FILTER, if it is of that band.
+        Such as "DECam g"; by default the header's FILTER.
     ebv : float, optional
         Galactic E(B-V) on the SFD scale: the image must not be corrected for it.
     redshift : float, optional
@@ -226,7 +226,8 @@ def _known(header, primary, band, factor):
     meta = {}
     text = str(header.get("FILTER", primary.get("FILTER", "")) or "").strip()
     if text:
-        meta["FILTER"] = text
+        # as DECam's headers spell it: "r DECam SDSS c0002 6415.0 1480.0"
+        meta["FILTER"] = f"DECam {band}" if text.startswith(f"{band} DECam") else text
     level = header.get("SATURATE", primary.get("SATURATE"))
     if isinstance(level, (int, float)) and level > 0:
         meta["SATURATE"] = float(level) * factor

@@ -176,9 +176,8 @@ def _add_groups(out, fibers, z, n_sigma, top, same):
     rows = np.flatnonzero(usable)
     separation, galaxy = out["separation"].value, np.asarray(out["galaxy"])
     order = rows[np.lexsort((separation[rows], galaxy[rows]))]
-    starts = np.flatnonzero(np.diff(galaxy[order], prepend=-2))
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-        group = order[start:stop]
+    groups = np.split(order, np.flatnonzero(np.diff(galaxy[order])) + 1) if len(order) else []
+    for group in groups:
         lead = group[0]
         reference[lead], count[group] = True, len(group)
         velocity[group] = C_KMS * (z[group] - z[lead]) / (1 + z[lead])

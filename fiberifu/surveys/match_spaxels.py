@@ -14,7 +14,7 @@ from specutils import Spectrum
 from fiberifu.lines.binning import COVARIANCE, LARGEST
 from fiberifu.surveys._sky import one_angle
 
-__all__ = ["fiber_spectra", "spaxel_weights"]
+__all__ = ["extract_fibers", "spaxel_weights"]
 
 _COVERED = 0.9  # of a fibre's area that good spaxels must have
 
@@ -69,7 +69,7 @@ def spaxel_weights(positions, wcs, shape=None, *, aperture=1.5 * u.arcsec):
     return weights, np.array(covered)
 
 
-def fiber_spectra(cube, positions, *, aperture=1.5 * u.arcsec, covariance=COVARIANCE):
+def extract_fibers(cube, positions, *, aperture=1.5 * u.arcsec, covariance=COVARIANCE):
     """Spectra that fibres would have taken of a cube, at the cube's PSF.
 
     Parameters

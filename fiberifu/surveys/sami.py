@@ -17,7 +17,7 @@ from astropy.nddata import CCDData, StdDevUncertainty, VarianceUncertainty
 from astropy.wcs import WCS
 from specutils import Spectrum
 
-from fiberifu.surveys._fits import celestial_wcs, read_hdus
+from fiberifu.surveys._checks import load_hdus, reading, sky_wcs
 
 __all__ = ["read_sami_cube", "read_sami_map"]
 
@@ -88,7 +88,16 @@ def read_sami_cube(blue, red=None, *, deredden=False):
         If a file is not FITS, is truncated, is no SAMI cube, has no DUST to deredden with; or if two do not belong
         together.
     """
-    arms = sorted((_read_arm(path) for path in (blue, red) if path is not None), key=lambda arm: arm.wave[0])
+    arms = []
+    for path in (blue, red):
+        if path is not None:
+            with reading(path, "a SAMI cube"):
+                arms.append(_read_arm(path))
+    with reading(blue, "a SAMI cube"):
+        return _cube(sorted(arms, key=lambda arm: arm.wave[0]), deredden)
+
+
+def _cube(arms, deredden):
     if len(arms) == 2:
         _check_pair(*arms)
     first = arms[0]
@@ -151,7 +160,12 @@ def read_sami_map(path, *, component=None):
     ValueError
         If it is not FITS, is truncated or no map, or lacks the component.
     """
-    hdus = read_hdus(path)
+    with reading(path, "a SAMI map"):
+        return _map(path, component)
+
+
+def _map(path, component):
+    hdus = load_hdus(path, "a SAMI file")
     header, data = hdus[0]
     if data is None or data.ndim not in (2, 3) or len(data) > 10 and data.ndim == 3:
         shape = None if data is None else data.shape
@@ -182,12 +196,12 @@ def read_sami_map(path, *, component=None):
         "n_components": n_components,
         "extinction_corrected": False,
     }
-    return CCDData(value, unit=unit, uncertainty=uncertainty, mask=bad, wcs=celestial_wcs(header, path), meta=meta)
+    return CCDData(value, unit=unit, uncertainty=uncertainty, mask=bad, wcs=sky_wcs(header, path), meta=meta)
 
 
 # ---------------------------------------------------------------- arms
 def _read_arm(path):
-    hdus = read_hdus(path)
+    hdus = load_hdus(path, "a SAMI file")
     header, flux = hdus[0]
     extensions = {str(h.get("EXTNAME", "")).strip(): (h, x) for h, x in hdus[1:] if x is not None}
     variance = extensions.get("VARIANCE", (None, None))[1]
@@ -196,7 +210,7 @@ def _read_arm(path):
         raise ValueError(f"{path}: first extension {found}, others {sorted(extensions)}; no SAMI cube with VARIANCE")
     if variance.shape != flux.shape:
         raise ValueError(f"{path}: VARIANCE has the shape {variance.shape}, the flux {flux.shape}; fetch it again")
-    celestial_wcs(header, path)
+    sky_wcs(header, path)
     wcs = WCS(header, preserve_units=True)
     if wcs.wcs.ctype[2] != "AWAV":
         raise ValueError(f"{path}: CTYPE3 is {wcs.wcs.ctype[2]!r}; SAMI cubes have 'AWAV', wavelength in air")

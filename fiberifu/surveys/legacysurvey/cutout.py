@@ -166,11 +166,12 @@ def _read_psf(psf):
     if isinstance(psf, Mapping):
         return {name: np.asarray(image, dtype=float) for name, image in psf.items()}
     out = {}
-    for header, data in load_hdus(psf, "a cutout of the Legacy Surveys' viewer"):
-        if data is None or data.ndim not in (2, 3):
-            continue
-        names = _band_names(header, data, header)
-        out.update(zip(names, map(_native, data if data.ndim == 3 else [data]), strict=False))
+    with reading(psf, "a PSF of the Legacy Surveys' viewer"):
+        for header, data in load_hdus(psf, "a PSF of the Legacy Surveys' viewer"):
+            if data is None or data.ndim not in (2, 3):
+                continue
+            names = _band_names(header, data, header)
+            out.update(zip(names, map(_native, data if data.ndim == 3 else [data]), strict=False))
     if not out:
         raise ValueError(f"{psf}: no PSF image with BAND or BANDS in its header")
     return out
