@@ -91,5 +91,5 @@ def _run(options):
         print(f"{path}  {jobs.size_of(path)}")
     print(f"from {passport['source_file']}, sha256 {passport['source_sha256']}")
     print(
-        "fiberifu was tested with a checkpoint of this shape and random weights, not with this file: see README.md there."
+        "fiberifu was tested with checkpoints of this shape and random weights, not with this file: see its README.md."
     )

@@ -31,7 +31,7 @@ The masked autoencoder of {citation}, "Integral Field Unit Spectroscopy with One
 * Trained by its authors on 4.64 million spectra of DESI DR1 (r < 19.5) and images in g, r, i, z, W1, W2.
 * Code: github.com/harrypenguin/MultiModal, MIT licence. Weights: huggingface.co/pengzehao/MultimodalHF, under the terms
   stated there. Cite the paper.
-* **fiberifu's code for this network was never run on the real file where it was developed.** It was compared with the
+* **fiberifu's code for this network was never run on the real file.** It was compared with the
   public code on random weights: outputs agree to rounding. The authors' scores were not reproduced.
 * Errors are those of single pixels. Of their own test the authors say that pixel pulls, with the observation's noise,
   have a standard deviation of 0.93 (robust: 0.83): errors are on the large side. Errors of line fluxes were never
