@@ -1,6 +1,7 @@
 """Context: real spectra of the galaxy that is predicted -> the network's grid -> what they say about its errors."""
 
 import warnings
+from typing import NamedTuple
 
 import astropy.units as u
 import numpy as np
@@ -12,9 +13,11 @@ from .extinction import mw_transmission
 from .prediction import FLUX_DENSITY
 from .provenance import is_predicted
 
-__all__ = ["context_redshift", "context_tensors", "fiber_errors", "resolve_context"]
+__all__ = ["check_redshifts", "context_redshift", "context_tensors", "fiber_errors", "resolve_context",
+           "warn_of_strangers"]  # fmt: skip
 
 MOST_FIBERS = 8  # their components are combined, and there are three of each
+MOST_APART = 1000.0  # km/s, of the redshifts of a fibre and its galaxy
 OWN_SPREAD, ANY_SPREAD = 30.0, 150.0  # km/s: of a fibre around the redshift that it brings, and around the galaxy's
 UNLIKE = 4.0  # mean square of normalised differences from what the image predicts, above which a fibre is strange
 
@@ -111,33 +114,63 @@ def fiber_errors(model, spectra, prepared, predicted, redshift, field, seed):
         torch.as_tensor(x, dtype=torch.float32) for x in (curves, wave, seen["flux"], seen["error"])
     )
     flux, ivar, _ = reanchor(flux, ivar, grid, curves, bands, noise)
-    best, precision = [], []
+    best, precision, away, log_fit = [], [], [], 0.0
     for i, (spectrum, _) in enumerate(spectra):
         own = float(spectrum.redshift.value)
         centre, spread = (own, OWN_SPREAD) if own > 0 else (redshift, ANY_SPREAD)
-        apart = C_KMS * (centre - redshift) / (1 + redshift)
-        if abs(apart) > 1000:
-            raise ValueError(f"context[{i}]: its redshift {centre:.5f} is {apart:.0f} km/s from that of the galaxy, "
-                             f"{redshift:.5f}; give spectra of this galaxy")  # fmt: skip
         row = mixture.take(torch.tensor([i]))
-        found = _measure_moving(model, row, float(sigma_gas[i]), flux[i], ivar[i], centre, spread)
-        away = found[0]
+        with torch.no_grad():
+            found = _measure_moving(model, row, float(sigma_gas[i]), flux[i], ivar[i], centre, spread)
+        best.append(found.best)
+        precision.append(found.precision * UNLIKE / max(found.away, UNLIKE))
+        away.append(found.away)
+        log_fit += found.log_fit - (_velocity(centre, redshift) / ANY_SPREAD) ** 2 / 2
+    offset = torch.tensor(np.array([where for _, where in spectra]))
+    errors = FiberErrors(mixture, torch.stack(best), torch.stack(precision), offset, field, seed)
+    errors.log_evidence += log_fit
+    errors.away = away
+    return errors
+
+
+def warn_of_strangers(nodes):
+    """Warn of context spectra that are unlike what the image predicts, at the likeliest redshift of ``nodes``."""
+    fibers = max(nodes, key=lambda node: node.weight).fibers
+    for i, away in enumerate(fibers.away if fibers else ()):
         if away > UNLIKE:
             warnings.warn(
                 f"context[{i}] is unlike what the image predicts at its position (mean square of normalised "
                 f"differences: {away:.0f}); is it of this galaxy? It is given {UNLIKE / away:.1g} of its weight",
                 AstropyUserWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
-        best.append(found[1])
-        precision.append(found[2] * min(1.0, UNLIKE / away))
-    offset = torch.tensor(np.array([where for _, where in spectra]))
-    return FiberErrors(mixture, torch.stack(best), torch.stack(precision), offset, field, seed)
+
+
+def check_redshifts(spectra, nodes):
+    """ValueError for a context spectrum that brings a redshift which is not that of the galaxy."""
+    for i, (spectrum, _) in enumerate(spectra):
+        own = float(spectrum.redshift.value)
+        apart = _velocity(own, nodes.mean)
+        if own > 0 and abs(apart) > MOST_APART + 3 * C_KMS * nodes.spread:
+            raise ValueError(f"context[{i}]: its redshift {own:.5f} is {apart:.0f} km/s from that of the galaxy, "
+                             f"{nodes.mean:.5f}; give spectra of this galaxy")  # fmt: skip
+
+
+def _velocity(redshift, systemic):
+    return C_KMS * (redshift - systemic) / (1 + systemic)
+
+
+class _Measured(NamedTuple):
+    """Coefficients (K,), their precision (K, K), the logarithm of the likelihood of what is left beside them, and the
+    mean square of normalised differences from what was predicted."""
+
+    best: object
+    precision: object
+    log_fit: float
+    away: float
 
 
 def _measure_moving(model, mixture, sigma_gas, flux, ivar, redshift, spread):
-    """Coefficients (K,) and precision (K, K) of a spectrum at the velocity and width that suit it best, by prior and
-    likelihood; and the mean square of its normalised differences from the mixture (of one position)."""
+    """`_Measured` of a spectrum at the velocity and width that suit it best, by prior and likelihood."""
     import torch
 
     from .model.distribution import coefficient_nll, mixture_nll
@@ -151,9 +184,11 @@ def _measure_moving(model, mixture, sigma_gas, flux, ivar, redshift, spread):
         misfit, best, precision = model.measure(
             gaussian.mean.expand(v, -1), width, flux.expand(v, -1), ivar.expand(v, -1), z.float()
         )
-        nll = misfit * (ivar > 0).sum() + mixture_nll(mixture.take(torch.zeros(v, dtype=torch.int64)), best, precision)
-        nll = nll + (velocity / spread) ** 2 / 2 + (torch.log10(width / sigma_gas) / 0.2) ** 2 / 2
-        return nll, best, precision
+        left = (
+            misfit * (ivar > 0).sum() + (velocity / spread) ** 2 / 2 + (torch.log10(width / sigma_gas) / 0.2) ** 2 / 2
+        )
+        nll = left + mixture_nll(mixture.take(torch.zeros(v, dtype=torch.int64)), best, precision)
+        return nll, best, precision, left
 
     velocity, width = torch.zeros(1), torch.full((1,), sigma_gas)
     for step in (spread / 2, spread / 8):
@@ -161,11 +196,11 @@ def _measure_moving(model, mixture, sigma_gas, flux, ivar, redshift, spread):
         velocity = tried[law(tried, width.expand(13))[0].argmin()][None]
     tried = sigma_gas * 10 ** torch.linspace(-0.4, 0.4, 7)
     width = tried[law(velocity.expand(7), tried)[0].argmin()][None]
-    _, best, precision = law(velocity, width)
+    _, best, precision, left = law(velocity, width)
     # without its determinant, which is what the likelihood has at the mean
     mean, root = gaussian.mean.double(), gaussian.root
     pull, none = (coefficient_nll(mean, root, x, precision) for x in (best, mean))
-    return float(2 * (pull - none) / best.shape[-1]), best[0], precision[0]
+    return _Measured(best[0], precision[0], -float(left), float(2 * (pull - none) / best.shape[-1]))
 
 
 def _is_ours(meta):

@@ -11,7 +11,7 @@ from astropy.coordinates import SkyCoord
 from astropy.utils.exceptions import AstropyUserWarning
 
 from .constants import C_KMS
-from .context import context_redshift, fiber_errors, resolve_context
+from .context import check_redshifts, context_redshift, fiber_errors, resolve_context, warn_of_strangers
 from .decode import decode, infer_redshift, range_flags
 from .extinction import mw_transmission
 from .flags import Flag
@@ -354,6 +354,7 @@ class VirtualIFU:
         if nodes is None:
             nodes = infer_redshift(self._model, prepared)
             flags |= int(Flag.REDSHIFT_INFERRED)
+        check_redshifts(spectra, nodes)
         flags |= int(nodes.flags)
         renderer = self._renderer(wavelength, lsf, prepared.ebv if not deredden else 0.0)
         points, scale, small = aperture_points(aperture, self.config.aperture)
@@ -381,6 +382,7 @@ class VirtualIFU:
             made.append(node)
             photometry = {name: photometry.get(name, 0.0) + weight * value for name, value in seen.items()}
         made = reweighted(made)
+        warn_of_strangers(made)
         usable = np.isfinite(photometry["error"]).any(1) & ((flags & int(Flag.OUTSIDE_IMAGE)) == 0)
         flags |= np.where(usable, 0, int(Flag.BAD_SPAXEL))
         if not usable.any():

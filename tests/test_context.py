@@ -280,3 +280,15 @@ def test_a_fiber_brings_its_redshift(ifu, image):
     real = telescope(ifu.observe(image, NEAR[0], redshift=0.05), redshift=0.05)
     p = ifu.predict(image, NEAR[1], context=[(real, NEAR[0])])
     assert p.redshift == pytest.approx(0.05) and p.provenance.redshift_source == "context"
+
+
+def test_a_spectrum_tells_the_redshift(ifu, image):
+    """Of an uncertain redshift, what a fibre shows is left; and a fibre without a good pixel says nothing."""
+    p = ifu.predict(image, NEAR, redshift=0.03)
+    fiber = stronger_lines(p, 1.0)
+    wide = ifu.predict(image, NEAR[1], redshift=(0.031, 0.002), context=[(fiber, NEAR[0])])
+    assert len(wide.nodes) > 3 and sum(x.weight for x in wide.nodes if abs(x.redshift - 0.03) < 0.0006) > 0.99
+    blind = Spectrum(fiber.flux, spectral_axis=fiber.spectral_axis, uncertainty=fiber.uncertainty,
+                     mask=np.ones(len(fiber.flux), bool))  # fmt: skip
+    nothing = ifu.predict(image, NEAR[1], redshift=0.03, context=[(blind, NEAR[0])])
+    np.testing.assert_allclose(spectra(nothing), spectra(p)[1], rtol=0.01, atol=0.005)
