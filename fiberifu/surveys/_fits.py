@@ -1,18 +1,21 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Opening FITS files with errors that name the file."""
+"""Opening FITS files, local or remote, whole or in parts, with errors that name the file."""
 
+import gzip
+import io
 import os
 import warnings
-import zlib
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
 from fiberifu.provenance import is_predicted
 
-__all__ = ["celestial_wcs", "read_hdus"]
+__all__ = ["FitsFile", "celestial_wcs", "exists", "is_remote", "read_hdus"]
 
 
 def read_hdus(path):
@@ -37,20 +40,113 @@ def read_hdus(path):
     path = Path(os.fspath(path))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with warnings.catch_warnings():
-            # astropy only warns of a truncated file, and fails later or not at all.
-            warnings.filterwarnings("error", message=".*truncated", category=AstropyWarning)
-            warnings.filterwarnings("error", message=".*Error validating header", category=AstropyWarning)
-            # Opened here, so that it is closed when astropy gives up half-way.
-            with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
-                out = [(hdu.header.copy(), None if hdu.data is None else hdu.data.copy()) for hdu in hdus]
-    except (OSError, ValueError, TypeError, EOFError, zlib.error, AstropyWarning) as error:
-        state = "truncated or damaged FITS" if _looks_like_fits(path) else "not a FITS file"
-        raise ValueError(f"{path}: {state} ({error}); fetch it again") from error
+    # Opened here, so that it is closed when astropy gives up half-way.
+    with _naming(path), open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
+        out = [(hdu.header.copy(), None if hdu.data is None else hdu.data.copy()) for hdu in hdus]
     if any(is_predicted(header) for header, _ in out):
         raise ValueError(f"{path}: DATATYPE='PREDICTED', made by fiberifu; give an observed or simulated image")
     return out
+
+
+class FitsFile:
+    """A FITS file of which parts are read when they are asked for; to be used in a ``with`` statement.
+
+    Parameters
+    ----------
+    path : path-like or str
+        A file, or a URL that fsspec knows (``https://``, ``s3://`` without sign-in ...), of which only the parts that
+        are asked for are fetched.  A gzipped file is unpacked in memory.
+    checksum : bool
+        Whether to verify the checksums of a file that has them, for which all of it is read.
+
+    Attributes
+    ----------
+    headers : dict of str to `~astropy.io.fits.Header`
+        By the name of the HDU, the first PRIMARY; of two HDUs with one name, the first.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If the URL needs a package that is not installed.
+    ValueError
+        If it is not FITS, is truncated, does not have its checksums, or is a prediction of this package.
+    """
+
+    def __init__(self, path, *, checksum=False):
+        self.path, self._stack = os.fspath(path), ExitStack()
+        if not is_remote(self.path) and not Path(self.path).is_file():
+            raise FileNotFoundError(f"{self.path}: no such file")
+        try:
+            with _naming(self.path):
+                file = self._stack.enter_context(_open(self.path))
+                if file.read(2) == b"\x1f\x8b":
+                    file.seek(0)
+                    file = io.BytesIO(gzip.open(file).read())
+                file.seek(0)
+                hdus = self._stack.enter_context(fits.open(file, memmap=False, checksum=checksum))
+                self._hdus = {}
+                for i, hdu in enumerate(hdus):  # all of them: how astropy finds out that a file is truncated
+                    self._hdus.setdefault(hdu.name if i else "PRIMARY", hdu)
+                self.headers = {name: hdu.header for name, hdu in self._hdus.items()}
+            if any(is_predicted(header) for header in self.headers.values()):
+                raise ValueError(f"{self.path}: DATATYPE='PREDICTED', made by fiberifu; give an observation")
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._stack.close()
+
+    def __contains__(self, name):
+        return name in self._hdus
+
+    def shape(self, name):
+        """Shape of an image; None where there is none of this name."""
+        hdu = self._hdus.get(name)
+        with _naming(self.path):
+            return tuple(hdu.shape) if getattr(hdu, "is_image", False) else None
+
+    def rows(self, name, start, stop):
+        """Rows (slices of the first axis) ``start`` to ``stop`` of an image, in native byte order."""
+        with _naming(self.path):
+            data = np.asarray(self._hdus[name].section[start:stop])
+            return data.astype(data.dtype.newbyteorder("="), copy=False)
+
+    def image(self, name):
+        """The whole of an image, in native byte order."""
+        with _naming(self.path):
+            data = np.asarray(self._hdus[name].data)
+            return data.astype(data.dtype.newbyteorder("="), copy=False)
+
+    def table(self, name):
+        """Columns of a table: dict of ndarray, in native byte order, text as str; keys in upper case."""
+        with _naming(self.path):
+            hdu = self._hdus[name]
+            if not isinstance(hdu, fits.BinTableHDU):
+                raise ValueError(f"{name} is not a table")
+            data, out = hdu.data, {}
+            for column in hdu.columns.names:
+                values = np.asarray(data[column])
+                out[column.upper()] = values.astype(values.dtype.newbyteorder("="), copy=True)
+        return out
+
+
+def is_remote(path):
+    """Whether a path is a URL."""
+    return "://" in os.fspath(path)
+
+
+def exists(path):
+    """Whether there is such a file, local or remote."""
+    if not is_remote(path):
+        return Path(path).is_file()
+    filesystem, name = _filesystem(path)
+    return filesystem.isfile(name)
 
 
 def celestial_wcs(header, path):
@@ -64,7 +160,45 @@ def celestial_wcs(header, path):
     return wcs
 
 
+# ---------------------------------------------------------------- how files are opened
+def _open(path):
+    if not is_remote(path):
+        return open(path, "rb")
+    filesystem, name = _filesystem(path)
+    return filesystem.open(name, "rb")
+
+
+def _filesystem(path):
+    """fsspec's file system of a URL, without sign-in, and the name in it."""
+    try:
+        import fsspec
+
+        keywords = {"anon": True} if path.startswith(("s3://", "gs://")) else {}
+        return fsspec.core.url_to_fs(path, **keywords)
+    except ImportError as error:
+        raise ImportError(f"{path}: {error}; pip install 'fiberifu[remote]'") from error
+
+
+@contextmanager
+def _naming(path):
+    """Whatever a damaged file makes astropy raise (the kinds are many), as a ValueError that names the file."""
+    try:
+        with warnings.catch_warnings():
+            # astropy only warns of a truncated file or a wrong checksum, and fails later or not at all.
+            for message in (".*truncated", ".*Error validating header", ".*verification failed"):
+                warnings.filterwarnings("error", message=message, category=AstropyWarning)
+            yield
+    except (ImportError, FileNotFoundError):
+        raise
+    except Exception as error:
+        kind = "truncated or damaged FITS" if _looks_like_fits(path) else "not a FITS file"
+        raise ValueError(f"{path}: {kind} ({error}); fetch it again") from error
+
+
 def _looks_like_fits(path):
-    with open(path, "rb") as file:
-        start = file.read(9)
+    try:
+        with _open(path) as file:
+            start = file.read(9)
+    except OSError:
+        return False
     return start.startswith(b"SIMPLE") or start.startswith(b"\x1f\x8b")
