@@ -3,6 +3,7 @@
 
 from fiberifu.surveys.des import read_des
 from fiberifu.surveys.desi import read_desi
+from fiberifu.surveys.desi_tree import find_desi, list_desi, read_desi_targets
 from fiberifu.surveys.fibers import (
     FiberFlag,
     fiber_context,
@@ -14,19 +15,24 @@ from fiberifu.surveys.fibers import (
 from fiberifu.surveys.legacysurvey import read_legacysurvey
 from fiberifu.surveys.manga import read_manga_cube, read_manga_spectra
 from fiberifu.surveys.sami import read_sami_cube, read_sami_map
+from fiberifu.surveys.sdss import read_sdss_fiber
 
 __all__ = [
     "FiberFlag",
     "fiber_context",
     "fiber_spectrum",
+    "find_desi",
     "is_good_galaxy",
+    "list_desi",
     "read_des",
     "read_desi",
+    "read_desi_targets",
     "read_legacysurvey",
     "read_manga_cube",
     "read_manga_spectra",
     "read_sami_cube",
     "read_sami_map",
+    "read_sdss_fiber",
     "select_galaxies",
     "take_fibers",
 ]

@@ -15,7 +15,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from fiberifu.provenance import is_predicted
 
-__all__ = ["FitsFile", "celestial_wcs", "exists", "is_remote", "read_hdus"]
+__all__ = ["FitsFile", "celestial_wcs", "exists", "find", "is_remote", "naming", "read_hdus", "size"]
 
 
 def read_hdus(path):
@@ -41,7 +41,7 @@ def read_hdus(path):
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     # Opened here, so that it is closed when astropy gives up half-way.
-    with _naming(path), open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
+    with naming(path), open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
         out = [(hdu.header.copy(), None if hdu.data is None else hdu.data.copy()) for hdu in hdus]
     if any(is_predicted(header) for header, _ in out):
         raise ValueError(f"{path}: DATATYPE='PREDICTED', made by fiberifu; give an observed or simulated image")
@@ -62,7 +62,7 @@ class FitsFile:
     Attributes
     ----------
     headers : dict of str to `~astropy.io.fits.Header`
-        By the name of the HDU, the first PRIMARY; of two HDUs with one name, the first.
+        By the name of the HDU, HDU1 ... where it has none, the first PRIMARY; of two with one name, the first.
 
     Raises
     ------
@@ -79,7 +79,7 @@ class FitsFile:
         if not is_remote(self.path) and not Path(self.path).is_file():
             raise FileNotFoundError(f"{self.path}: no such file")
         try:
-            with _naming(self.path):
+            with naming(self.path):
                 file = self._stack.enter_context(_open(self.path))
                 if file.read(2) == b"\x1f\x8b":
                     file.seek(0)
@@ -88,7 +88,7 @@ class FitsFile:
                 hdus = self._stack.enter_context(fits.open(file, memmap=False, checksum=checksum))
                 self._hdus = {}
                 for i, hdu in enumerate(hdus):  # all of them: how astropy finds out that a file is truncated
-                    self._hdus.setdefault(hdu.name if i else "PRIMARY", hdu)
+                    self._hdus.setdefault((hdu.name or f"HDU{i}") if i else "PRIMARY", hdu)
                 self.headers = {name: hdu.header for name, hdu in self._hdus.items()}
             if any(is_predicted(header) for header in self.headers.values()):
                 raise ValueError(f"{self.path}: DATATYPE='PREDICTED', made by fiberifu; give an observation")
@@ -108,24 +108,30 @@ class FitsFile:
     def shape(self, name):
         """Shape of an image; None where there is none of this name."""
         hdu = self._hdus.get(name)
-        with _naming(self.path):
+        with naming(self.path):
             return tuple(hdu.shape) if getattr(hdu, "is_image", False) else None
 
     def rows(self, name, start, stop):
         """Rows (slices of the first axis) ``start`` to ``stop`` of an image, in native byte order."""
-        with _naming(self.path):
+        with naming(self.path):
             data = np.asarray(self._hdus[name].section[start:stop])
             return data.astype(data.dtype.newbyteorder("="), copy=False)
 
     def image(self, name):
         """The whole of an image, in native byte order."""
-        with _naming(self.path):
+        with naming(self.path):
             data = np.asarray(self._hdus[name].data)
             return data.astype(data.dtype.newbyteorder("="), copy=False)
 
+    def columns(self, name):
+        """Names of a table's columns, in upper case; none if it is not a table."""
+        with naming(self.path):
+            hdu = self._hdus[name]
+            return [str(key).upper() for key in hdu.columns.names] if isinstance(hdu, fits.BinTableHDU) else []
+
     def table(self, name):
         """Columns of a table: dict of ndarray, in native byte order, text as str; keys in upper case."""
-        with _naming(self.path):
+        with naming(self.path):
             hdu = self._hdus[name]
             if not isinstance(hdu, fits.BinTableHDU):
                 raise ValueError(f"{name} is not a table")
@@ -147,6 +153,20 @@ def exists(path):
         return Path(path).is_file()
     filesystem, name = _filesystem(path)
     return filesystem.isfile(name)
+
+
+def find(folder, pattern):
+    """Names of the files and folders in a folder that match, sorted, local or remote."""
+    if not is_remote(folder):
+        return sorted(str(path) for path in Path(folder).glob(pattern))
+    filesystem, name = _filesystem(folder)
+    return sorted(filesystem.unstrip_protocol(found) for found in filesystem.glob(f"{name}/{pattern}"))
+
+
+def size(path):
+    """Bytes of a remote file; None if that is not known."""
+    filesystem, name = _filesystem(path)
+    return filesystem.size(name)
 
 
 def celestial_wcs(header, path):
@@ -180,8 +200,8 @@ def _filesystem(path):
 
 
 @contextmanager
-def _naming(path):
-    """Whatever a damaged file makes astropy raise (the kinds are many), as a ValueError that names the file."""
+def naming(path):
+    """What a damaged file makes astropy raise (the kinds are many) becomes a ValueError that names the file."""
     try:
         with warnings.catch_warnings():
             # astropy only warns of a truncated file or a wrong checksum, and fails later or not at all.
@@ -191,14 +211,11 @@ def _naming(path):
     except (ImportError, FileNotFoundError):
         raise
     except Exception as error:
-        kind = "truncated or damaged FITS" if _looks_like_fits(path) else "not a FITS file"
+        kind = "truncated or damaged FITS" if is_remote(path) or _looks_like_fits(path) else "not a FITS file"
         raise ValueError(f"{path}: {kind} ({error}); fetch it again") from error
 
 
 def _looks_like_fits(path):
-    try:
-        with _open(path) as file:
-            start = file.read(9)
-    except OSError:
-        return False
+    with open(path, "rb") as file:
+        start = file.read(9)
     return start.startswith(b"SIMPLE") or start.startswith(b"\x1f\x8b")

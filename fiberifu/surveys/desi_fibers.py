@@ -3,12 +3,11 @@
 
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 
-from fiberifu.surveys.fibers import FiberFlag, set_flag
+from fiberifu.surveys.fibers import FiberFlag, set_flag, sky_coord
 
-__all__ = ["fiber_table", "sky_coord"]
+__all__ = ["fiber_table"]
 
 # Bits of FIBERSTATUS: desispec.maskbits.fibermask.  A fibre is lost by BROKENFIBER, MISSINGPOSITION, BADPOSITION,
 # BADFIBER, BADTRACE, BADFLAT, BADARC, MANYBADCOL, MANYREJECTED (desispec.fiberbitmasking); BADAMP* only cost an arm,
@@ -75,14 +74,6 @@ def fiber_table(fibermap, exposures, redshifts, headers):
     _set_flags(table, flags, is_coadd)
     table["flags"] = flags
     return table
-
-
-def sky_coord(ra, dec):
-    """ICRS position (n,) of degrees; NaN where they are none, or both 0, which stands for none."""
-    ra, dec = np.asarray(ra, float), np.asarray(dec, float)
-    with np.errstate(invalid="ignore"):
-        good = np.isfinite(ra) & (np.abs(dec) <= 90) & (np.abs(ra) <= 360) & ((ra != 0) | (dec != 0))
-    return SkyCoord(np.where(good, ra, np.nan), np.where(good, dec, np.nan), unit="deg"), good
 
 
 # ---------------------------------------------------------------- columns

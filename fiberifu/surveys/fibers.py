@@ -8,6 +8,7 @@ import enum
 
 import astropy.units as u
 import numpy as np
+from astropy.coordinates import SkyCoord
 from specutils import Spectrum
 
 __all__ = [
@@ -84,6 +85,14 @@ def flag_names(flags):
 def set_flag(flags, flag, where):
     """Set a bit of ``flags`` (n,) in place."""
     flags[np.asarray(where, bool)] |= int(flag)
+
+
+def sky_coord(ra, dec):
+    """ICRS positions (n,) of degrees, and where they are any: not NaN, off the sphere, or both 0, for none."""
+    ra, dec = np.asarray(ra, float), np.asarray(dec, float)
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(ra) & (np.abs(dec) <= 90) & (np.abs(ra) <= 360) & ((ra != 0) | (dec != 0))
+    return SkyCoord(np.where(good, ra, np.nan), np.where(good, dec, np.nan), unit="deg"), good
 
 
 # ---------------------------------------------------------------- selection
