@@ -19,8 +19,8 @@ from fiberifu.surveys.fibers import UNIT, FiberFlag, flag_names, set_flag, sky_c
 __all__ = ["read_sdss_fiber"]
 
 # Bits of and_mask, SPPIXMASK (https://www.sdss4.org/dr17/algorithms/bitmasks/#SPPIXMASK): of pixels FULLREJECT, NOSKY,
-# BRIGHTSKY, NODATA, COMBINEREJ, BADFLUXFACTOR, BADSKYCHI, REDMONSTER; of whole fibres NOPLUG, BADTRACE, BADFLAT, BADARC.
-# The others (near a bright neighbour, scattered light, ...) are common and no reason to drop a pixel.
+# BRIGHTSKY, NODATA, COMBINEREJ, BADFLUXFACTOR, BADSKYCHI, REDMONSTER; of whole fibres NOPLUG, BADTRACE, BADFLAT,
+# BADARC. The others (near a bright neighbour, scattered light, ...) are common and no reason to drop a pixel.
 BAD_PIXEL = sum(1 << bit for bit in (18, 22, 23, 24, 25, 26, 27, 28))
 LOST = sum(1 << bit for bit in range(4))
 # ZWARNING: SKY, UNPLUGGED
@@ -59,8 +59,8 @@ def read_sdss_fiber(path, *, checksum=False):
         * ``lsf`` : instrumental sigma (n_wave,), a length, of ``wdisp`` without the variance of a pixel, as
           `~fiberifu.lines.fit_line_maps` takes it; None without ``wdisp``;
         * ``header`` : the primary header;
-        * ``survey`` "SDSS" or "BOSS" (the spectrograph), ``fiber_diameter`` 3 or 2 arcsec, by INSTRUMENT or RUN2D, else,
-          flagged, by the plate; ``medium`` "vacuum" ("air" if the header says so), ``frame`` "heliocentric",
+        * ``survey`` "SDSS" or "BOSS" (the spectrograph), ``fiber_diameter`` 3 or 2 arcsec, by INSTRUMENT or RUN2D,
+          else, flagged, by the plate; ``medium`` "vacuum" ("air" if the header says so), ``frame`` "heliocentric",
           ``extinction_corrected`` False, ``calibration`` "point source".
 
     Raises
