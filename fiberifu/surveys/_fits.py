@@ -88,9 +88,11 @@ class FitsFile:
                 hdus = self._stack.enter_context(fits.open(file, memmap=False, checksum=checksum))
                 self._hdus = {}
                 for i, hdu in enumerate(hdus):  # all of them: how astropy finds out that a file is truncated
+                    hdu.verify("silentfix+ignore")  # a card that cannot be parsed would fail when it is looked at
                     self._hdus.setdefault((hdu.name or f"HDU{i}") if i else "PRIMARY", hdu)
                 self.headers = {name: hdu.header for name, hdu in self._hdus.items()}
-            if any(is_predicted(header) for header in self.headers.values()):
+                predicted = any(is_predicted(header) for header in self.headers.values())
+            if predicted:
                 raise ValueError(f"{self.path}: DATATYPE='PREDICTED', made by fiberifu; give an observation")
         except BaseException:
             self._stack.close()
@@ -138,6 +140,8 @@ class FitsFile:
             data, out = hdu.data, {}
             for column in hdu.columns.names:
                 values = np.asarray(data[column])
+                if values.dtype.kind == "S":
+                    values = np.char.decode(values, "ascii", "replace")
                 out[column.upper()] = values.astype(values.dtype.newbyteorder("="), copy=True)
         return out
 
@@ -196,7 +200,7 @@ def _filesystem(path):
         keywords = {"anon": True} if path.startswith(("s3://", "gs://")) else {}
         return fsspec.core.url_to_fs(path, **keywords)
     except ImportError as error:
-        raise ImportError(f"{path}: {error}; pip install 'fiberifu[remote]'") from error
+        raise ImportError(f"{path}: {error}; pip install fsspec aiohttp (of s3:// s3fs)") from error
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def read_desi(path, *, redrock=None, targetids=None, resolution=True, checksum=F
     ----------
     path : path-like or str
         A file of healpix or tile coadds, or of single exposures; gzipped or not; or the URL of one (``https://...``,
-        ``s3://desidata/...`` without sign-in; needs ``fiberifu[remote]``), of which the wanted rows alone are fetched.
+        ``s3://desidata/...`` without sign-in; needs ``fsspec``), of which the wanted rows alone are fetched.
     redrock : path-like, str or False, optional
         The file of redshifts; by default ``redrock-*`` beside ``coadd-*`` or ``spectra-*``, if there is one.  False for
         none.

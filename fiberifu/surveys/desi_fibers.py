@@ -88,8 +88,8 @@ def _first(fibermap, names, n, fallback):
 
 def _text(fibermap, name, n):
     values = fibermap.get(name)
-    is_text = values is not None and values.shape == (n,) and values.dtype.kind in "US"
-    return np.char.strip(values.astype(str)) if is_text else np.full(n, "")
+    is_text = values is not None and values.shape == (n,) and values.dtype.kind == "U"
+    return np.char.strip(values) if is_text else np.full(n, "")
 
 
 def _add_photometry(table, fibermap):
@@ -120,7 +120,7 @@ def _add_redshifts(table, redshifts, flags):
     m = len(known)
     # the first of equals after this order: without a warning, and the surest
     warns = _first(redshifts, ("ZWARN",), m, -1) != NO_WARNING
-    order = np.lexsort((-np.nan_to_num(_first(redshifts, ("DELTACHI2",), m, 0.0)), warns, known))
+    order = np.lexsort((-np.nan_to_num(_first(redshifts, ("DELTACHI2",), m, 0.0).astype(float)), warns, known))
     first = np.searchsorted(known[order], table["targetid"])
     found = first < m
     found[found] = known[order][first[found]] == table["targetid"][found]

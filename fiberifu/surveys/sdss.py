@@ -38,7 +38,7 @@ def read_sdss_fiber(path, *, checksum=False):
     Parameters
     ----------
     path : path-like or str
-        Or a URL (needs ``fiberifu[remote]``).
+        Or a URL (needs ``fsspec``).
     checksum : bool
         Whether to verify the file's checksums, if it has them.
 
