@@ -5,7 +5,6 @@ import argparse
 import collections
 import gzip
 import io
-import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -52,11 +51,12 @@ def desi_hdus(seed=0, *, exposures=False, sigma=0.72):
         offset = 5 - np.arange(11)
         matrix = np.exp(-0.5 * offset**2 / (sigma**2 / 0.64 + 1 / 12))
         matrix = np.float32(np.tile((matrix / matrix.sum())[:, None], (n, 1, stop - start)))
-        for name, array, unit in (("WAVELENGTH", wave, "Angstrom"), ("FLUX", flux, FLUX_UNIT), ("IVAR", ivar, IVAR_UNIT),
-                                  ("MASK", mask, None), ("RESOLUTION", matrix, None)):  # fmt: skip
+        images = {"WAVELENGTH": wave, "FLUX": flux, "IVAR": ivar, "MASK": mask, "RESOLUTION": matrix}
+        units = {"WAVELENGTH": "Angstrom", "FLUX": FLUX_UNIT, "IVAR": IVAR_UNIT}
+        for name, array in images.items():
             hdus.append(fits.ImageHDU(array, name=f"{arm}_{name}"))
-            if unit:
-                hdus[-1].header["BUNIT"] = unit
+            if name in units:
+                hdus[-1].header["BUNIT"] = units[name]
     return fits.HDUList(hdus)
 
 

@@ -202,7 +202,7 @@ def fiber_context(spectra, rows=None):
     spectra : `~specutils.Spectrum`, shape (n, n_wave) or (n_wave,)
         Of one galaxy.
     rows : sequence of int, optional
-        All that have signal, a fibre that did not fail, and a position, by default.
+        All that have signal, a position, and a fibre that did not fail nor is on sky, by default.
 
     Returns
     -------
@@ -211,10 +211,10 @@ def fiber_context(spectra, rows=None):
     Raises
     ------
     ValueError
-        If a row that was asked for has no signal or no position; if none has, by default.
+        If a row that was asked for is none of these; if there is none, by default.
     """
     fibers = _fibers(spectra)
-    unusable = FiberFlag.NO_SIGNAL | FiberFlag.POSITION_MISSING | FiberFlag.FIBER_FAILED
+    unusable = FiberFlag.NO_SIGNAL | FiberFlag.POSITION_MISSING | FiberFlag.FIBER_FAILED | FiberFlag.SKY
     usable = (np.asarray(fibers["flags"], int) & int(unusable)) == 0
     if rows is None:
         rows = np.flatnonzero(usable)

@@ -7,6 +7,8 @@ Data model: https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/spect
 surveys since DR9.  Wavelengths are in vacuum and heliocentric, in equal steps of their logarithm.
 """
 
+import warnings
+
 import astropy.units as u
 import numpy as np
 from astropy.nddata import InverseVariance
@@ -128,7 +130,10 @@ def _factor(path, header):
     if text is None:
         return 1.0
     try:
-        return float(u.Unit(str(text).replace("Angstrom", "Ang").replace("Ang", "Angstrom")).to(UNIT))
+        with warnings.catch_warnings():
+            # "1E-17 erg/cm^2/s/Ang" is not by the book, but clear
+            warnings.simplefilter("ignore", u.UnitsWarning)
+            return float(u.Unit(str(text).replace("Angstrom", "Ang").replace("Ang", "Angstrom")).to(UNIT))
     except (ValueError, TypeError, u.UnitConversionError) as error:
         raise ValueError(f"{path}: BUNIT is {text!r}, not a flux density like {UNIT.to_string()}") from error
 
