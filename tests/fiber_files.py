@@ -70,7 +70,7 @@ def redrock_hdus():
 
 def table_hdu(name, columns):
     """A table of arrays."""
-    kinds = {"i8": "K", "i4": "J", "f8": "D", "f4": "E", "b1": "L"}
+    kinds = {"i8": "K", "i4": "J", "i2": "I", "u1": "B", "f8": "D", "f4": "E", "b1": "L"}
     out = []
     for key, values in columns.items():
         values = np.asarray(values)
