@@ -316,6 +316,31 @@ def test_release_errors(release, tmp_path):
         find_desi(release, [5], catalog=tmp_path / "bad.fits")
 
 
+def test_remote(coadd):
+    """A URL of fsspec: a file with its redshifts, the rows that are wanted, and a tree; without a network."""
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    folder = "/desi/spectro/redux/iron/healpix/main/bright/272/27247"
+    for path in coadd.parent.glob("*.fits"):
+        memory.pipe(f"{folder}/{path.name}", path.read_bytes())
+    try:
+        (row,) = list_desi("memory://desi")
+        assert row["healpix"] == 27247 and row["path"].startswith("memory://")
+        catalog = Table(
+            {"TARGETID": IDS[:2], "SURVEY": ["main"] * 2, "PROGRAM": ["bright"] * 2, "HEALPIX": [27247] * 2}
+        )
+        for spectra in (
+            read_desi(row["path"], targetids=IDS[[1, 0]]),
+            read_desi_targets("memory://desi", IDS[[1, 0]], catalog=catalog),
+        ):
+            assert spectra.meta["fibers"]["z"].tolist() == [0.05, 0.03]
+            assert (spectra.flux == read_desi(coadd).flux[[1, 0]]).all()
+        with pytest.raises(FileNotFoundError, match="none.fits"):
+            read_desi(f"memory:/{folder}/none.fits")
+    finally:
+        memory.rm("/desi", recursive=True)
+
+
 # ---------------------------------------------------------------- bad files
 def drop(name):
     def change(hdus):
