@@ -204,7 +204,9 @@ def _arms(file, n):
             raise ValueError(f"{file.path}: {matrix} has the shape {size}, the flux {shape}; fetch the file again")
         arms.append((name, _place(file, parts[0]), *_factors(file, name), mask in file, size is not None))
     if not arms:
-        raise ValueError(f"{file.path}: no arm, B_FLUX, R_FLUX or Z_FLUX, with wavelength and ivar; is it of DESI?")
+        raise ValueError(
+            f"{file.path}: no arm, B_FLUX, R_FLUX or Z_FLUX, with wavelength and ivar; give a coadd or spectra file"
+        )
     return arms
 
 
