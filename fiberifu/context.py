@@ -58,7 +58,8 @@ def context_tensors(config, spectrum, prepared):
     from specutils.manipulation import FluxConservingResampler
 
     flux = spectrum.flux.to_value(FLUX_DENSITY).astype(float)
-    ivar = spectrum.uncertainty.represent_as(InverseVariance).quantity.to_value(FLUX_DENSITY**-2)
+    with np.errstate(divide="ignore"):  # the inverse variance of bad pixels is 0
+        ivar = spectrum.uncertainty.represent_as(InverseVariance).quantity.to_value(FLUX_DENSITY**-2)
     bad = ~(np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0))
     if spectrum.mask is not None:
         bad |= np.asarray(spectrum.mask, bool)

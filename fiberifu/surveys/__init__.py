@@ -3,6 +3,16 @@
 
 from fiberifu.surveys._images import cut_image
 from fiberifu.surveys.des import read_des
+from fiberifu.surveys.desi import read_desi
+from fiberifu.surveys.desi_tree import find_desi, list_desi, read_desi_targets
+from fiberifu.surveys.fibers import (
+    FiberFlag,
+    fiber_context,
+    fiber_spectrum,
+    is_good_galaxy,
+    select_galaxies,
+    take_fibers,
+)
 from fiberifu.surveys.image import read_image
 from fiberifu.surveys.legacysurvey import (
     BrickIndex,
@@ -19,6 +29,7 @@ from fiberifu.surveys.match import match_fibers, match_images
 from fiberifu.surveys.match_spaxels import extract_fibers, spaxel_weights
 from fiberifu.surveys.ps1 import read_ps1
 from fiberifu.surveys.sami import read_sami_cube, read_sami_map
+from fiberifu.surveys.sdss import read_sdss_fiber
 from fiberifu.surveys.sdss_frame import read_sdss_frame
 from fiberifu.surveys.unwise import read_unwise
 
@@ -26,13 +37,21 @@ __all__ = [
     "BrickIndex",
     "DAPQuality",
     "DRPQuality",
+    "FiberFlag",
     "cut_image",
+    "extract_fibers",
     "fetch_cutout",
     "fetch_psf",
-    "extract_fibers",
+    "fiber_context",
+    "fiber_spectrum",
+    "find_desi",
+    "is_good_galaxy",
+    "list_desi",
     "match_fibers",
     "match_images",
     "read_des",
+    "read_desi",
+    "read_desi_targets",
     "read_drpall",
     "read_image",
     "read_legacysurvey",
@@ -43,8 +62,11 @@ __all__ = [
     "read_ps1",
     "read_sami_cube",
     "read_sami_map",
+    "read_sdss_fiber",
     "read_sdss_frame",
     "read_tractor",
     "read_unwise",
+    "select_galaxies",
     "spaxel_weights",
+    "take_fibers",
 ]
