@@ -125,10 +125,10 @@ def fiber_errors(model, spectra, prepared, predicted, redshift, field, seed):
         best.append(found.best)
         precision.append(found.precision * UNLIKE / max(found.away, UNLIKE))
         away.append(found.away)
-        log_fit += found.log_fit - (_velocity(centre, redshift) / ANY_SPREAD) ** 2 / 2
+        log_fit += found.log_likelihood - (_velocity(centre, redshift) / ANY_SPREAD) ** 2 / 2
     offset = torch.tensor(np.array([where for _, where in spectra]))
     errors = FiberErrors(mixture, torch.stack(best), torch.stack(precision), offset, field, seed)
-    errors.log_evidence += log_fit
+    errors.log_evidence = log_fit  # of each by itself, at its full weight
     errors.away = away
     return errors
 
@@ -161,12 +161,12 @@ def _velocity(redshift, systemic):
 
 
 class _Measured(NamedTuple):
-    """Coefficients (K,), their precision (K, K), the logarithm of the likelihood of what is left beside them, and the
-    mean square of normalised differences from what was predicted."""
+    """Coefficients (K,), their precision (K, K), the logarithm of the likelihood of the spectrum, and the mean square
+    of normalised differences from what was predicted."""
 
     best: object
     precision: object
-    log_fit: float
+    log_likelihood: float
     away: float
 
 
@@ -188,20 +188,19 @@ def _measure_moving(model, mixture, sigma_gas, flux, ivar, redshift, spread):
         left = (
             misfit * (ivar > 0).sum() + (velocity / spread) ** 2 / 2 + (torch.log10(width / sigma_gas) / 0.2) ** 2 / 2
         )
-        nll = left + mixture_nll(mixture.take(torch.zeros(v, dtype=torch.int64)), best, precision)
-        return nll, best, precision, left
+        return left + mixture_nll(mixture.take(torch.zeros(v, dtype=torch.int64)), best, precision), best, precision
 
     velocity, width = torch.zeros(1), torch.full((1,), sigma_gas)
-    for step in (spread / 2, spread / 8):
+    for step in (spread / 2, spread / 8, spread / 32):
         tried = velocity + step * torch.arange(-6, 7)
         velocity = tried[law(tried, width.expand(13))[0].argmin()][None]
     tried = sigma_gas * 10 ** torch.linspace(-0.4, 0.4, 7)
     width = tried[law(velocity.expand(7), tried)[0].argmin()][None]
-    _, best, precision, left = law(velocity, width)
+    nll, best, precision = law(velocity, width)
     # without its determinant, which is what the likelihood has at the mean
     mean, root = gaussian.mean.double(), gaussian.root
     pull, none = (coefficient_nll(mean, root, x, precision) for x in (best, mean))
-    return _Measured(best[0], precision[0], -float(left), float(2 * (pull - none) / best.shape[-1]))
+    return _Measured(best[0], precision[0], -float(nll), float(2 * (pull - none) / best.shape[-1]))
 
 
 def _is_ours(meta):
