@@ -10,6 +10,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData, InverseVariance
 
 from ..flags import Flag
+from ..provenance import is_predicted
 from ..surveys._fits import celestial_wcs
 
 __all__ = ["Brick", "find_brick"]
@@ -81,9 +82,11 @@ class Brick(contextlib.ExitStack):
             return
         try:
             hdus = self.enter_context(fits.open(path))
-            self._hdus[kind, band] = next(hdu for hdu in hdus if len(hdu.shape) == 2)
+            self._hdus[kind, band] = hdu = next(hdu for hdu in hdus if len(hdu.shape) == 2)
+            if is_predicted(hdu.header):
+                raise ValueError("DATATYPE='PREDICTED', made by fiberifu; give an observed or simulated image")
         except (OSError, ValueError, TypeError, StopIteration) as error:
-            raise ValueError(f"{path}: no readable image ({error}); fetch it again") from error
+            raise ValueError(f"{path}: not usable ({error})") from error
 
     def cut(self, rows, columns):
         """A rectangle, as `~fiberifu.surveys.read_legacysurvey` gives cutouts; only its tiles are unpacked.

@@ -111,7 +111,8 @@ def shards_to_folder(
              len(todo))  # fmt: skip
     job = {"folder": folder, "bricks": bricks, "layout": layout, "seed": int(seed), "positions": positions}
     _run(plan, todo, job, min(workers, max(len(todo), 1)), progress)
-    meta = {"settings": settings, "left_out_by_plan": dict(sorted(plan.left_out.items())), "tree": tree.name}
+    meta = {"settings": settings, "left_out_by_plan": dict(sorted(plan.left_out.items())), "tree": tree.name,
+            "kind": " and ".join(plan.kinds)}  # fmt: skip
     index = finish(folder, names, layout=layout, meta=meta)
     if index is None:
         log.info("other units are missing yet: the index is written with the last of them")

@@ -17,6 +17,7 @@ from astropy.table import Table, vstack
 from scipy.spatial import cKDTree
 
 from ..constants import C_KMS
+from ..provenance import is_predicted
 
 __all__ = ["REACH", "Plan", "make_plan"]
 
@@ -42,12 +43,14 @@ class Plan:
         Rows of ``fibers`` by the name of the unit.
     left_out : dict of str to int
         Fibres that are not used, by reason.
+    kinds : list of str
+        ``DATATYPE`` of the files: "OBSERVED" (without that card), "SIMULATED".
     sha256 : str
         Of all that decides what the units hold.
     """
 
-    def __init__(self, files, fibers, units, left_out):
-        self.files, self.fibers, self.units, self.left_out = files, fibers, units, left_out
+    def __init__(self, files, fibers, units, left_out, kinds):
+        self.files, self.fibers, self.units, self.left_out, self.kinds = files, fibers, units, left_out, kinds
         digest = hashlib.sha256()
         for name in ("targetid", "ra", "dec", "z", "ebv", "row", "galaxy"):
             digest.update(np.ascontiguousarray(fibers[name]).tobytes())
@@ -88,25 +91,26 @@ def make_plan(tree, *, per_unit=512):
     found = sorted((path for path in tree.rglob("redrock-*.fits*") if not path.name.startswith(".")), key=_key)
     if not found:
         raise FileNotFoundError(f"tree {tree}: no redrock-*.fits in it; give the folder of a DESI production")
-    files, tables, left_out = [], [], {}
+    files, tables, left_out, kinds = [], [], {}, set()
     for path in found:
         coadd = path.with_name(path.name.replace("redrock-", "coadd-", 1))
         try:
             if not coadd.is_file():
                 raise FileNotFoundError(f"no {coadd.name} beside it")
-            rows = _good_rows(path, left_out)
+            rows, kind = _good_rows(path, left_out)
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s: not used (%s)", path, error)
             left_out["file not readable"] = left_out.get("file not readable", 0) + 1
             continue
         rows["file"] = len(files)
+        kinds.add(kind)
         files.append(coadd)
         tables.append(rows)
     fibers = vstack(tables, metadata_conflicts="silent") if tables else Table()
     if not len(fibers):
         raise ValueError(f"tree {tree}: no good galaxy in {len(found)} redrock files; left out: {left_out or 'none'}")
     fibers = fibers[_together(fibers)]
-    return Plan(files, fibers, _units(fibers, per_unit), left_out)
+    return Plan(files, fibers, _units(fibers, per_unit), left_out, sorted(kinds))
 
 
 def _key(path):
@@ -120,9 +124,10 @@ def _pixel(path):
 
 
 def _good_rows(path, left_out):
-    """The good fibres of one redrock file; counts the others in ``left_out``."""
+    """The good fibres of one redrock file, and what it is; counts the others in ``left_out``."""
     with fits.open(path, memmap=False) as hdus:
-        if str(hdus[0].header.get("DATATYPE", "")).strip() == "PREDICTED":
+        kind = str(hdus[0].header.get("DATATYPE", "OBSERVED")).strip()
+        if is_predicted(hdus[0].header):
             raise ValueError("DATATYPE='PREDICTED', made by fiberifu; give observed or simulated files")
         z, fiber = Table(hdus["REDSHIFTS"].data), Table(hdus["FIBERMAP"].data)
     if len(z) != len(fiber) or not np.array_equal(z["TARGETID"], fiber["TARGETID"]):
@@ -147,7 +152,7 @@ def _good_rows(path, left_out):
         good &= ~wrong
     rows = np.flatnonzero(good)
     ebv, flux = (np.asarray(fiber[name], float)[rows] for name in ("EBV", "FLUX_R"))
-    return Table(
+    columns = Table(
         {
             "row": rows.astype(np.int64),
             "targetid": np.asarray(z["TARGETID"], np.int64)[rows],
@@ -161,6 +166,7 @@ def _good_rows(path, left_out):
             "pixel": np.full(len(rows), _pixel(path)),
         }
     )
+    return columns, kind
 
 
 def _together(fibers):

@@ -57,6 +57,8 @@ def make_records(fibers, files, bricks, layout, seed, split):
     left_out : dict of str to int
         Fibres, by reason.
     """
+    from ..train.shards.record import compress  # late: torch
+
     flux, ivar, usable, left_out = _spectra(fibers, files, layout)
     galaxy = np.asarray(fibers["galaxy"])
     heads = np.flatnonzero(np.diff(galaxy, prepend=-1))
@@ -75,8 +77,8 @@ def make_records(fibers, files, bricks, layout, seed, split):
             try:
                 if isinstance(brick, Exception):
                     raise _LeftOut("no image")
-                found[i] = _record(fibers[rows], flux[rows], ivar[rows], brick, layout, seed)
-                found[i]["split"] = split(found[i]["ra"], found[i]["dec"])
+                record = _record(fibers[rows], flux[rows], ivar[rows], brick, layout, seed)
+                found[i] = compress(record | {"split": split(record["ra"], record["dec"])})
                 kept = len(found[i]["fibers"]["targetid"])
                 if kept < len(rows):
                     left_out["no image at the fibre"] += len(rows) - kept

@@ -3,6 +3,7 @@
 ``recipe.toml -> Recipe -> train -> save_checkpoint``
 """
 
+import contextlib
 import dataclasses
 import itertools
 
@@ -94,8 +95,8 @@ def _write(model, step, recipe, output, weights):
     from ..model import save_checkpoint, weights_sha256
 
     few = dataclasses.replace(recipe, batch=min(recipe.batch, 32), pieces=1, workers=0, passes=1)
-    batches = recipe_batches(few, output / "pack.npz", 0, (0,))
-    ranges = training_range(model, (batch for _, batch in itertools.islice(batches, min(30, max(recipe.steps, 1)))))
+    with contextlib.closing(recipe_batches(few, output / "pack.npz", 0, (0,))) as batches:
+        ranges = training_range(model, (batch for _, batch in itertools.islice(batches, min(30, max(recipe.steps, 1)))))
     passport, kind = make_passport(recipe, step, ranges), "simulated galaxies"
     if recipe.shards is not None:
         from_store, kind = describe_store(recipe.shards), "galaxies of surveys, by their records"

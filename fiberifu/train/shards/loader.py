@@ -114,8 +114,12 @@ class ShardLoader:
 
 
 class Buffers:
-    """Memory of one batch: what comes from the disk in half precision, and the batch in float32."""
+    """Memory of one batch: what comes from the disk in half precision, and the batch in float32.
 
+    Its tensors are ordinary ones even where they are made in inference mode, since other threads fill them.
+    """
+
+    @torch.inference_mode(False)
     def __init__(self, loader):
         self._loader = loader
         layout, n = loader.store.layout, loader.n
@@ -134,6 +138,7 @@ class Buffers:
             for key in ("flux", "ivar"):
                 self._spectra[key] = np.empty(shape, np.float16), torch.empty(shape)
 
+    @torch.inference_mode(False)
     def fill(self, epoch, galaxies):
         """The batch of galaxies (n, 2), each visited in its epoch."""
         loader, n = self._loader, len(galaxies)

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["FIBER_FIELDS", "GALAXY_FIELDS", "SCALED", "SPLITS", "Layout", "decode", "encode"]
+__all__ = ["FIBER_FIELDS", "GALAXY_FIELDS", "SCALED", "SPLITS", "Layout", "compress", "decode", "encode"]
 
 #: Sides of the split of the sky (`fiberifu.train.split`); what lies between serves neither.
 SPLITS = ("train", "held_out", "between")
@@ -127,3 +127,20 @@ def decode(half, scale):
     """The numbers of `encode`, float32."""
     half, scale = np.asarray(half, np.float32), np.asarray(scale, np.float32)
     return half * scale.reshape(scale.shape + (1,) * (half.ndim - scale.ndim))
+
+
+def compress(galaxy):
+    """A galaxy with what is kept in half precision so, and the scales beside it: half of the memory.
+
+    Parameters
+    ----------
+    galaxy : dict
+        As for `~fiberifu.train.shards.write_shard`; what is compressed already is returned as it is.
+    """
+    if "image_scale" in galaxy:
+        return galaxy
+    out = dict(galaxy, fibers=dict(galaxy["fibers"]))
+    for key, axes in SCALED.items():
+        part = out if key in GALAXY_FIELDS else out["fibers"]
+        part[key], part[f"{key}_scale"] = encode(part[key], axes)
+    return out

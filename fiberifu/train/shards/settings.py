@@ -90,7 +90,7 @@ def describe_store(settings):
     store = ShardStore(settings.path)
     meta = store.index["meta"]
     return {
-        "training_data": f"{meta.get('kind', 'records')} of {meta.get('tree', store.path.name)}",
+        "training_data": f"{meta.get('kind', 'unknown').lower()} galaxies of {meta.get('tree', store.path.name)}",
         "training_records_sha256": store.sha256,
         "training_galaxies": store.index["splits"][settings.split],
         "placement": "survey",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .record import FIBER_FIELDS, GALAXY_FIELDS, SCALED, SPLITS, Layout, encode
+from .record import FIBER_FIELDS, GALAXY_FIELDS, SPLITS, Layout, compress
 
 __all__ = ["INDEX", "SHARDS", "ShardStore", "finish", "is_done", "verify", "write_shard"]
 
@@ -63,8 +63,8 @@ def write_shard(folder, name, galaxies, layout, *, notes=None):
     name : str
         Of the unit; the same unit has the same name and content whenever it is made.
     galaxies : iterable of dict
-        Fields of `GALAXY_FIELDS` in float32, but for scales, ``first_fiber`` and ``n_fibers``; and ``fibers``, a dict
-        of those of `FIBER_FIELDS`, (n, ...) each.
+        Fields of ``GALAXY_FIELDS`` but for ``first_fiber`` and ``n_fibers``; and ``fibers``, a dict of those of
+        ``FIBER_FIELDS``, (n, ...) each. Scales may be missing: then numbers are not in half precision yet.
     layout : Layout
     notes : dict, optional
         For the index, such as what was left out.
@@ -76,7 +76,7 @@ def write_shard(folder, name, galaxies, layout, *, notes=None):
     """
     data, index = _paths(folder, name)
     data.parent.mkdir(parents=True, exist_ok=True)
-    columns = _columns(list(galaxies), layout)
+    columns = _columns([compress(galaxy) for galaxy in galaxies], layout)
     temporary = data.with_name(f".{data.name}.part")
     digest, arrays, place = hashlib.sha256(), {}, 0
     with open(temporary, "wb") as file:
@@ -101,21 +101,15 @@ def write_shard(folder, name, galaxies, layout, *, notes=None):
 
 
 def _columns(galaxies, layout):
-    """Galaxies as arrays of the dtypes on the disk, with the scales of what is kept in half precision."""
+    """Galaxies as arrays of the dtypes on the disk."""
     counts = np.array([len(galaxy["fibers"]["targetid"]) for galaxy in galaxies], np.int64)
     given = {"n_fibers": counts, "first_fiber": np.cumsum(counts) - counts}
     out = {}
     for fields, rows in ((GALAXY_FIELDS, galaxies), (FIBER_FIELDS, [galaxy["fibers"] for galaxy in galaxies])):
         join = np.stack if fields is GALAXY_FIELDS else np.concatenate
         for key, (dtype, _) in fields.items():
-            if key.endswith("_scale"):
-                continue
-            shape = layout.shape(key)
             values = given[key] if key in given else join([np.asarray(row[key]) for row in rows]) if rows else []
-            values = np.asarray(values).reshape(-1, *shape)
-            if key in SCALED:
-                values, out[f"{key}_scale"] = encode(values, SCALED[key])
-            out[key] = np.ascontiguousarray(values, np.dtype(dtype))
+            out[key] = np.ascontiguousarray(np.reshape(values, (-1, *layout.shape(key))), np.dtype(dtype))
     return out
 
 
