@@ -32,11 +32,21 @@ N = 6
 SMALL = dict(width=32, depth=1, heads=2, query_blocks=1, local_width=32, n_continuum=4, rank=1)
 
 
+def observe_desi(simulator, seed, start, n):
+    """As that of other tests, with images whose columns grow to the West, as their headers say."""
+    spectra, fields = simulated_surveys.observe_desi(simulator, seed, start, n)
+    for field in fields:
+        for part in (field.flux, field.ivar):
+            part.update({band: plane[:, ::-1] for band, plane in part.items()})
+        field.maskbits[:] = field.maskbits[:, ::-1].copy()
+    return spectra, fields
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A simulated release with bricks: six galaxies in three HEALPix pixels, one with two fibres or more."""
     folder = tmp_path_factory.mktemp("release")
-    instruments = {"desi": simulated_surveys.observe_desi}
+    instruments = {"desi": observe_desi}
     simulate_to_folder("desi", folder, n=N, seed=3, bricks=True, pack=analytic_template_pack(), instruments=instruments)
     return folder
 
@@ -86,8 +96,8 @@ def test_half_precision_keeps_what_matters():
     again = decode(half, scale)
     assert half.dtype == np.float16 and scale.shape == (2, 3) and np.isinf(again[1, 2, 5])
     finite = np.isfinite(values)
-    error = np.abs(again - values)[finite]
-    allowed = np.maximum(2.5e-4 * np.abs(values), 3e-8 * scale[..., None])[finite]
+    error = np.abs(again[finite] - values[finite])
+    allowed = np.maximum(4.9e-4 * np.abs(values), 3e-8 * scale[..., None])[finite] * 1.01
     assert (error <= allowed).all() and (again[0, 0] == 0).all()
     with pytest.raises(ValueError, match="nan"):
         encode([np.nan, 1.0], 1)
@@ -192,25 +202,26 @@ class Killed(BaseException):
 
 def test_a_build_killed_at_any_moment_goes_on(tree, records, tmp_path, monkeypatch):
     """Stopped before and after every renaming of a file, and resumed: byte by byte what an undisturbed one makes."""
-    moments, renamed = iter(range(100)), store._replace
+    renamed = store._replace
     for done in (False, True):
         folder = tmp_path / str(done)
-        for _ in moments:
+        for moment in range(20):
             calls = iter(range(100))
 
-            def replace(temporary, path, calls=calls, done=done):
-                if next(calls) == 1:  # one more file appears in each attempt
-                    if done:
-                        renamed(temporary, path)
+            def replace(temporary, path, calls=calls, done=done, moment=moment):
+                last = next(calls) == moment
+                if done or not last:
+                    renamed(temporary, path)
+                if last:
                     raise Killed
-                renamed(temporary, path)
 
             monkeypatch.setattr(store, "_replace", replace)
             try:
                 shards_to_folder(tree, folder, per_unit=2, resume=True)
                 break
             except Killed:
-                assert not (folder / store.INDEX).is_file() or done
+                assert done or not (folder / store.INDEX).is_file()
+        assert moment > 2
         assert contents(folder) == contents(records)
 
 
@@ -230,7 +241,7 @@ def test_chunks_make_the_same_store(tree, records, tmp_path):
     assert contents(tmp_path) == contents(records)
 
 
-def test_bad_files_are_counted_and_the_rest_goes_on(tree, tmp_path, capsys):
+def test_bad_files_are_counted_and_the_rest_goes_on(tree, tmp_path, capsys, caplog):
     copy = tmp_path / "release"
     shutil.copytree(tree, copy)
     coadds, bricks = sorted(copy.rglob("coadd-*.fits")), sorted(copy.rglob("coadd/sim/*"))
@@ -245,7 +256,7 @@ def test_bad_files_are_counted_and_the_rest_goes_on(tree, tmp_path, capsys):
     first = int((np.asarray(spectra.fibers["file"]) == 0).sum())
     assert index["left_out"]["coadd not readable"] == first and index["left_out"]["no image"] >= 1
     assert index["fibers"] == len(spectra.fibers) - sum(index["left_out"].values())
-    assert f"{first} coadd not readable" in said.out and lost.name in said.err
+    assert f"{first} coadd not readable" in said.out and lost.name in caplog.text
     assert main(["shards", str(copy), "-o", str(tmp_path / "out")]) == 2
     assert "not empty" in capsys.readouterr().err
     assert main(["shards", str(tmp_path / "absent"), "-o", str(tmp_path / "other")]) == 2

@@ -111,7 +111,7 @@ def _spectra(fibers, files, layout):
         rows, ids = np.asarray(fibers["row"])[mine], np.asarray(fibers["targetid"])[mine]
         try:
             flux[mine], ivar[mine] = _joined(files[file], rows, ids, layout)
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AstropyUserWarning) as error:
             log.warning("%s: %d fibres not used (%s)", files[file], len(mine), error)
             left_out["coadd not readable"] += len(mine)
             continue
@@ -124,7 +124,8 @@ def _joined(path, rows, ids, layout):
     """Flux and ivar of rows of a coadd: where arms overlap their mean, weighted with ivar; masked pixels have 0."""
     wave = layout.wave
     total, weight = np.zeros((2, len(rows), len(wave)))
-    with fits.open(path, memmap=False) as hdus:
+    with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+        warnings.filterwarnings("error", message=".*truncated", category=AstropyUserWarning)  # which it only warns of
         if not np.array_equal(np.asarray(hdus["FIBERMAP"].data["TARGETID"])[rows], ids):
             raise ValueError("its rows are not those of the redrock file")
         for arm in "BRZ":

@@ -89,8 +89,8 @@ def encode(values, axes):
     """Numbers as float16, with a scale for each row of the last ``axes`` axes.
 
     The scale is the median size of what is not 0 (the noise of an image, the continuum of a spectrum), or larger
-    where the largest would not fit. The error is 2.4e-4 of each number, or 3e-8 of the scale if that is more: below
-    the noise up to a S/N of 4000 in a pixel.
+    where the largest would not fit. The error is at most 4.9e-4 of each number, or 3e-8 of the scale if that is more:
+    below the noise up to a S/N of 2000 in a pixel.
 
     Parameters
     ----------
