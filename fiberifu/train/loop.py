@@ -160,8 +160,7 @@ def train(
                 if bad == MOST_BAD:
                     raise FloatingPointError(
                         f"step {step}: ten steps in a row were not finite, the last with {values}, by a recipe of seed "
-                        f"{recipe.seed}; lower learning_rate or clip, or look at Simulator.batch({recipe.batch}, "
-                        f"{_batch_seed(recipe.seed, simulated_step(step, recipe.seed, recipe.passes, recipe.shelf))})"
+                        f"{recipe.seed}; lower learning_rate or clip, or look at {_where(recipe, step)}"
                     )
             _update(average, model, min(recipe.ema, (step + 1) / (step + 10)))
             if step % 10 == 0:
@@ -182,6 +181,14 @@ def train(
     for block in (m for m in model.modules() if isinstance(m, Block)):
         block.bfloat16 = False
     return model.eval(), step
+
+
+def _where(recipe, step):
+    """The call that makes the galaxies of a step again."""
+    if recipe.shards is not None:
+        return f"ShardLoader({recipe.shards.path!r}, {recipe.batch}, {recipe.seed}).read({step})"
+    simulated = simulated_step(step, recipe.seed, recipe.passes, recipe.shelf)
+    return f"Simulator.batch({recipe.batch}, {_batch_seed(recipe.seed, simulated)})"
 
 
 class _Loss(nn.Module):

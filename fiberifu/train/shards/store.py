@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import resource
+import secrets
 import threading
 from pathlib import Path
 
@@ -36,8 +37,9 @@ def _replace(temporary, path):
     os.replace(temporary, path)
 
 
-def _write_json(path, content):
-    temporary = path.with_name(f".{path.name}.part")
+def _write_json(path, content, *, shared=False):
+    """Write a file whole; ``shared`` if several jobs may write it at the same moment."""
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}" if shared else f".{path.name}.part")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     _replace(temporary, path)
 
@@ -153,7 +155,7 @@ def finish(folder, names, *, layout, meta=None):
         "size": sum(unit["size"] for unit in units), "left_out": dict(sorted(left_out.items())),
         "shards": [{key: unit[key] for key in keys} for unit in units],
     }  # fmt: skip
-    _write_json(Path(folder) / INDEX, content)
+    _write_json(Path(folder) / INDEX, content, shared=True)
     return content
 
 
