@@ -13,6 +13,7 @@ import shlex
 import sys
 import warnings
 
+from . import shards_command
 from .convert_job import add_parser as add_convert_parser
 
 __all__ = ["main"]
@@ -208,6 +209,8 @@ def _parser():
     simulate = command("simulate", _simulate, "galaxies as a survey would see them", SIMULATE, SIMULATE_EXAMPLES)
     train = command("train", _train, "train a model", TRAIN)
     add_convert_parser(command)
+    shards = command("shards", shards_command.run, "records for training, from a survey's files",
+                     shards_command.DESCRIPTION, shards_command.EXAMPLES)  # fmt: skip
     calibrate = command("calibrate", _calibrate, "make a model's errors right", CALIBRATE)
     validate = commands.add_parser("validate", help="judge a model", description=VALIDATE, formatter_class=plain)
     validate.set_defaults(parser=validate)
@@ -280,7 +283,8 @@ def _parser():
     maps.add_argument("--fetch-templates", action="store_true", help="download them if they are not found")
     maps.add_argument("--workers", type=_count, default=1, metavar="W", help="processes that simulate galaxies (1)")
     maps.add_argument("--seed", type=int, metavar="S", help="of the held-out galaxies (77000001)")
-    for sub in (demo, observe, lines, simulate, maps):
+    shards_command.add_arguments(shards, _count)
+    for sub in (demo, observe, lines, simulate, shards, maps):
         sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
         sub.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
         again = sub.add_mutually_exclusive_group()

@@ -127,7 +127,7 @@ def test_a_run_that_cannot_recover_stops(pack_path, tmp_path, monkeypatch):
     """Single bad steps are skipped and leave no trace; ten in a row end the run."""
     import fiberifu.train.loop as loop
 
-    batches = loop.simulated_batches
+    batches = loop.recipe_batches
 
     def spoilt(bad):
         def make(*args, **kwargs):
@@ -138,10 +138,10 @@ def test_a_run_that_cannot_recover_stops(pack_path, tmp_path, monkeypatch):
 
         return make
 
-    monkeypatch.setattr(loop, "simulated_batches", spoilt({1}))
+    monkeypatch.setattr(loop, "recipe_batches", spoilt({1}))
     model, steps = train(recipe(), pack_path, tmp_path / "one")
     assert steps == 4 and all(torch.isfinite(p).all() for p in model.parameters())
-    monkeypatch.setattr(loop, "simulated_batches", spoilt(range(100)))
+    monkeypatch.setattr(loop, "recipe_batches", spoilt(range(100)))
     with pytest.raises(FloatingPointError, match="step 9: ten steps in a row .* seed 1; .*batch.2, 10000009"):
         train(dataclasses.replace(recipe(), steps=20), pack_path, tmp_path / "all")
 

@@ -72,7 +72,7 @@ import fiberifu.train.loop as loop
 from fiberifu.train import Ranks, Recipe, join, train
 
 recipe, pack, run = Recipe.read(sys.argv[1]), *sys.argv[2:]
-batches, signals = loop.simulated_batches, {2: signal.SIGTERM, 4: signal.SIGKILL}
+batches, signals = loop.recipe_batches, {2: signal.SIGTERM, 4: signal.SIGKILL}
 
 def with_signals(*args, **settings):
     for number, batch in batches(*args, **settings):
@@ -80,7 +80,7 @@ def with_signals(*args, **settings):
             os.kill(os.getpid(), signals.pop(number // recipe.pieces))
         yield number, batch
 
-loop.simulated_batches = with_signals
+loop.recipe_batches = with_signals
 with join("cpu") as device:
     print(train(recipe, pack, run, device=device)[1], flush=True)
     train(recipe, pack, run, device=device)

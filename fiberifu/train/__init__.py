@@ -3,18 +3,21 @@
 ``recipe.toml -> Recipe -> train -> save_checkpoint``
 """
 
+import contextlib
+import dataclasses
 import itertools
 
 import torch
 
 from .basis import fill_basis, principal_components
-from .batches import augment, drop_bands, simulated_batches, simulated_step
+from .batches import augment, drop_bands, recipe_batches, simulated_batches, simulated_step
 from .config import Recipe
 from .finite_survey import FiniteSurvey, Survey
 from .loop import train
 from .passport import make_passport, training_range
 from .picture import Picture
 from .ranks import Ranks, join
+from .shards import describe_store
 
 __all__ = [
     "FiniteSurvey",
@@ -29,6 +32,7 @@ __all__ = [
     "main",
     "make_passport",
     "principal_components",
+    "recipe_batches",
     "simulated_batches",
     "simulated_step",
     "train",
@@ -90,14 +94,16 @@ def _write(model, step, recipe, output, weights):
     """The model folder of a run, and the mark of its end."""
     from ..model import save_checkpoint, weights_sha256
 
-    batches = simulated_batches(
-        output / "pack.npz", recipe.simulator, min(recipe.batch, 32), recipe.seed, 0, workers=0, survey=recipe.survey
-    )
-    ranges = training_range(model, (batch for _, batch in itertools.islice(batches, min(30, max(recipe.steps, 1)))))
-    passport = make_passport(recipe, step, ranges)
+    few = dataclasses.replace(recipe, batch=min(recipe.batch, 32), pieces=1, workers=0, passes=1)
+    with contextlib.closing(recipe_batches(few, output / "pack.npz", 0, (0,))) as batches:
+        ranges = training_range(model, (batch for _, batch in itertools.islice(batches, min(30, max(recipe.steps, 1)))))
+    passport, kind = make_passport(recipe, step, ranges), "simulated galaxies"
+    if recipe.shards is not None:
+        from_store, kind = describe_store(recipe.shards), "galaxies of surveys, by their records"
+        passport |= from_store | {"training_galaxies": min(step * recipe.batch, from_store["training_galaxies"])}
     if weights is not None:
         passport["started_from_sha256"] = weights_sha256(weights)
-    card = f"# {recipe.model.name}\n\nTrained for {step} of {recipe.steps} steps on simulated galaxies. Not scored.\n"
+    card = f"# {recipe.model.name}\n\nTrained for {step} of {recipe.steps} steps on {kind}. Not scored.\n"
     save_checkpoint(output / "model", model, card=card, passport=passport, dtype=torch.float16)
     if step == recipe.steps:
         (output / "finished").write_text(f"{step}\n", encoding="utf-8")

@@ -13,7 +13,9 @@ import threading
 import numpy as np
 import torch
 
-__all__ = ["augment", "drop_bands", "simulated_batches", "simulated_step"]
+from .shards import shard_batches
+
+__all__ = ["augment", "drop_bands", "recipe_batches", "simulated_batches", "simulated_step"]
 
 _source = None  # of a worker process
 KEEP = ("image", "sigma", "present", "psf_fwhm", "fiber_galaxy", "fiber_offset", "fiber_redshift", "sigma_z", "flux",
@@ -59,6 +61,26 @@ def _make(source, *piece):
 def _batch_seed(seed, step):
     """Every step has a universe of its own."""
     return seed * 10_000_000 + step
+
+
+def recipe_batches(recipe, pack_path, first_step, mine):
+    """Iterate over ``(number, batch)`` of a recipe from ``first_step``: simulated, or read from its shards.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    pack_path : path-like
+    first_step : int
+    mine : sequence of int
+        Pieces to yield; see `simulated_batches`.
+    """
+    if recipe.shards is not None:
+        return shard_batches(recipe.shards, recipe.batch, recipe.seed, first_step, bands=recipe.model.bands,
+                             pieces=recipe.pieces, mine=mine)  # fmt: skip
+    return simulated_batches(
+        pack_path, recipe.simulator, recipe.batch, recipe.seed, first_step, recipe.workers, recipe.survey,
+        pieces=recipe.pieces, mine=mine, passes=recipe.passes, shelf=recipe.shelf,
+    )  # fmt: skip
 
 
 def simulated_step(step, seed, passes, shelf):

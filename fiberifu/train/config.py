@@ -8,12 +8,20 @@ from pathlib import Path
 
 from ..model import ModelConfig
 from .finite_survey import Survey
+from .shards import Shards
 
 __all__ = ["Recipe"]
 
 MOST_STEPS = 5_000_000  # of a seed; what is simulated for validation lies beyond
 UNHASHED = ("compile", "picture_steps")  # where and how, not what
-NEWER = ("survey", "pieces", "passes", "shelf", "bfloat16")  # recipes without them keep the hash that they always had
+NEWER = (
+    "survey",
+    "shards",
+    "pieces",
+    "passes",
+    "shelf",
+    "bfloat16",
+)  # recipes without them keep the hash that they always had
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +31,7 @@ class Recipe:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     simulator: dict = dataclasses.field(default_factory=dict)  # keywords of fiberifu.simulate.SimConfig
     survey: Survey | None = None  # a finite set of galaxies; None: new ones in every step
+    shards: Shards | None = None  # records of files; None: simulated galaxies
     seed: int = 1
     steps: int = 4000
     batch: int = 32  # galaxies
@@ -51,6 +60,8 @@ class Recipe:
                 raise ValueError(f"{name}: got {getattr(self, name)}; one or more are needed")
         if self.batch % self.pieces:
             raise ValueError(f"pieces: got {self.pieces}; a batch of {self.batch} galaxies needs equal ones")
+        if self.shards is not None and (self.survey is not None or self.passes > 1):
+            raise ValueError("shards: there is no [survey], and passes is 1, where galaxies are read from files")
         if self.steps > MOST_STEPS:
             raise ValueError(f"steps: got {self.steps}; beyond {MOST_STEPS} galaxies are held out, use another seed")
 
@@ -77,7 +88,7 @@ class Recipe:
             default = getattr(cls(), name)
             kind = (int, float) if isinstance(default, float) else type(default)
             truth = isinstance(value, bool) != isinstance(default, bool)  # which are int, to Python
-            if name not in ("model", "survey") and (truth or not isinstance(value, kind)):
+            if name not in ("model", "survey", "shards") and (truth or not isinstance(value, kind)):
                 raise ValueError(f"recipe {path}: {name}={value!r} should be a {type(default).__name__}")
         if "model" in values:
             defaults = json.loads(ModelConfig().to_json())
@@ -89,6 +100,11 @@ class Recipe:
                 raise ValueError(f"recipe {path}: {error}") from error
             if placed := sorted({"placement", "pair_fraction"} & set(values.get("simulator", {}))):
                 raise ValueError(f"recipe {path}: simulator {placed} have no effect where [survey] places the fibres")
+        if "shards" in values:
+            try:
+                values["shards"] = Shards.from_dict(values["shards"])
+            except ValueError as error:
+                raise ValueError(f"recipe {path}: {error}") from error
         try:
             return cls(**values)
         except ValueError as error:
@@ -100,4 +116,6 @@ class Recipe:
         for name in NEWER:
             if getattr(self, name) == getattr(type(self), name):
                 del settings[name]
+        if self.shards is not None:  # a store is known by the sha256 of its records, which the run's state holds
+            settings["shards"] = self.shards.hashed()
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

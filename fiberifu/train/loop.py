@@ -14,10 +14,11 @@ from torch import nn
 from ..model import FiberMAE
 from ..model.encoder import Block
 from .basis import fill_basis
-from .batches import _batch_seed, augment, drop_bands, simulated_batches, simulated_step
+from .batches import _batch_seed, augment, drop_bands, recipe_batches, simulated_step
 from .metrics import metrics
 from .picture import Picture
 from .ranks import Ranks
+from .shards import check_store
 
 __all__ = ["train"]
 
@@ -31,7 +32,8 @@ def train(
     recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu", resume=True, tensorboard=False,
     progress=False,
 ):  # fmt: skip
-    """Train a model on simulated galaxies; a run killed at any moment resumes and gives the same weights.
+    """Train a model on simulated galaxies or on records of files; a run killed at any moment resumes and gives the same
+    weights.
 
     In the process group of `~fiberifu.train.join`, every rank computes its share of the pieces of each batch, and all
     return the same weights; they are those of a single process, but for the order of sums.
@@ -65,8 +67,8 @@ def train(
     Raises
     ------
     ValueError
-        When the folder holds the state of another recipe, ``start`` is another architecture, or there are more ranks
-        than pieces.
+        When the folder holds the state of another recipe or of other records, ``start`` is another architecture, or
+        there are more ranks than pieces.
     FloatingPointError
         When ten steps in a row gave a loss or gradient that is not finite.
     ImportError
@@ -76,6 +78,7 @@ def train(
 
     ranks = Ranks.current()
     _check_geometry(recipe)
+    records = check_store(recipe.shards, recipe.model) if recipe.shards is not None else None
     if ranks.size > recipe.pieces:
         raise ValueError(f"recipe: pieces={recipe.pieces} are too few for {ranks.size} ranks; each needs one at least")
     folder = Path(folder)
@@ -100,6 +103,8 @@ def train(
         state = torch.load(state_path, map_location=device, weights_only=True)
         if state["recipe"] != recipe.sha256():
             raise ValueError(f"{folder}: holds a run of another recipe; give a new folder or the same recipe")
+        if state.get("records") != records:
+            raise ValueError(f"{folder}: holds a run on other records than {recipe.shards.path}; give a new folder")
         model.load_state_dict(state["model"])
         average, step, skipped = state["average"], state["step"], state.get("skipped", 0)
         optimizer.load_state_dict(state["optimizer"])
@@ -111,6 +116,7 @@ def train(
         if ranks.first:
             state = {"recipe": recipe.sha256(), "step": step, "skipped": skipped, "model": model.state_dict(),
                      "average": average, "optimizer": optimizer.state_dict()}  # fmt: skip
+            state |= {"records": records} if records else {}
             part = state_path.with_suffix(".part")
             torch.save(state, part)
             os.replace(part, state_path)
@@ -120,10 +126,7 @@ def train(
     loss = ranks.parallel(_Loss(model, recipe))
     mine = ranks.pieces(recipe.pieces)
     pictures = Picture(recipe, pack_path, folder / "pictures")
-    batches = simulated_batches(
-        pack_path, recipe.simulator, recipe.batch, recipe.seed, step, recipe.workers, recipe.survey,
-        pieces=recipe.pieces, mine=mine, passes=recipe.passes, shelf=recipe.shelf,
-    )  # fmt: skip
+    batches = recipe_batches(recipe, pack_path, step, mine)
     with (
         _stop_signal() as stopping,
         contextlib.closing(batches),
@@ -157,8 +160,7 @@ def train(
                 if bad == MOST_BAD:
                     raise FloatingPointError(
                         f"step {step}: ten steps in a row were not finite, the last with {values}, by a recipe of seed "
-                        f"{recipe.seed}; lower learning_rate or clip, or look at Simulator.batch({recipe.batch}, "
-                        f"{_batch_seed(recipe.seed, simulated_step(step, recipe.seed, recipe.passes, recipe.shelf))})"
+                        f"{recipe.seed}; lower learning_rate or clip, or look at {_where(recipe, step)}"
                     )
             _update(average, model, min(recipe.ema, (step + 1) / (step + 10)))
             if step % 10 == 0:
@@ -179,6 +181,14 @@ def train(
     for block in (m for m in model.modules() if isinstance(m, Block)):
         block.bfloat16 = False
     return model.eval(), step
+
+
+def _where(recipe, step):
+    """The call that makes the galaxies of a step again."""
+    if recipe.shards is not None:
+        return f"ShardLoader({recipe.shards.path!r}, {recipe.batch}, {recipe.seed}).read({step})"
+    simulated = simulated_step(step, recipe.seed, recipe.passes, recipe.shelf)
+    return f"Simulator.batch({recipe.batch}, {_batch_seed(recipe.seed, simulated)})"
 
 
 class _Loss(nn.Module):
