@@ -95,9 +95,14 @@ def test_census_figure():
     rng = np.random.default_rng(0)
     found = match_fibers(fibers(*rng.normal(0, [4, 2, 60], (60, 3))), galaxies())
     ax = plot_offset_census(found)
-    shown = sum(patch.get_height() for bars in ax.containers for patch in bars)
-    near = np.isin(found["kind"], ["central", "off-centre"]) & (found["radius"] <= 3)
-    assert shown == near.sum() and "1 galaxies with fibres, 1 with two or more" in ax.get_title("left")
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    off, moving = found["kind"] == "off-centre", found["moving"]
+    assert shown[::-1] == [
+        f"central ({(found['kind'] == 'central').sum()})",
+        f"off-centre ({(off & ~moving).sum()})",
+        f"off-centre, at another velocity ({(off & moving).sum()})",
+    ]
+    assert ax.get_title("left") == "1 galaxies with fibres, 1 with two or more"
     with pytest.raises(ValueError, match="no column kind"):
         plot_offset_census(QTable())
 

@@ -8,7 +8,7 @@ from .axes import style
 
 __all__ = ["plot_offset_census"]
 
-# kind of fibre -> (label, colour), from below; the colours are of Okabe & Ito, told apart by all
+# kind of fibre -> (label, colour); the colours are of Okabe & Ito, told apart by all
 _GROUPS = {
     "central": ("central", "#999999"),
     "off-centre": ("off-centre", "#0072B2"),
@@ -56,7 +56,8 @@ def plot_offset_census(matches, *, ax=None, radii=True, bins=None):
         ax.hist(
             [value[groups[name] & shown] for name in used],
             bins=bins,
-            stacked=True,
+            histtype="step",  # not stacked: areas mean nothing on a logarithmic axis
+            linewidth=1.6,
             color=[_GROUPS[name][1] for name in used],
             label=[f"{_GROUPS[name][0]} ({groups[name].sum()})" for name in used],
         )

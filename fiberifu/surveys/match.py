@@ -71,8 +71,8 @@ def match_fibers(
         * ``velocity``, ``velocity_error`` : the same to the galaxy's reference fibre, the innermost with a redshift;
         * ``n_fibers`` : of that galaxy with a redshift of it; ``reference`` : whether it is the reference;
         * ``repeat`` : another fibre of the galaxy, earlier in the table, was at the same place;
-        * ``moving`` : |velocity| is beyond the errors, and below ``max_velocity``: one galaxy, seen at another place
-          of its rotation (peculiar-velocity targets, shredded galaxies), or a companion within it;
+        * ``moving`` : ``velocity``, of either sign, is beyond the errors and below ``max_velocity``: one galaxy, seen
+          at another place of its rotation (peculiar-velocity targets, shredded galaxies), or a companion within it;
         * ``major_axis`` : off-centre, and on the major axis, where peculiar-velocity surveys put their fibres
           (Saulder et al. 2023, MNRAS 525, 1106).
 
