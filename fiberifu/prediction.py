@@ -329,8 +329,8 @@ class Prediction:
         ----------
         lines : str or sequence of str
             A table name ("strong", "all") or L line keys.
-        where : ndarray of bool, same shape as ``positions``, optional
-            Spaxels to be added; by default all that are usable.
+        where : ndarray of bool, shape positions.shape or (R,) + positions.shape, optional
+            Spaxels to be added, in one region or in R of them (from the same draws); by default all that are usable.
         levels : float or sequence of float, shape (Q,)
             Probabilities, inside (0, 1).
         draws : int
@@ -340,8 +340,8 @@ class Prediction:
 
         Returns
         -------
-        `~astropy.units.Quantity`, shape (Q, L)
-            Without the Q axis for one level.
+        `~astropy.units.Quantity`, shape (Q, L), or (Q, R, L) for R regions
+            Without the Q axis for one level. NaN for a region without a usable spaxel.
 
         Raises
         ------
@@ -352,15 +352,20 @@ class Prediction:
             raise ValueError("line_sums(): this prediction is a list of positions, whose apertures may overlap; use "
                              "predict_cube()")  # fmt: skip
         where = np.ones(self.shape, bool) if where is None else np.asarray(where)
-        if where.shape != self.shape or where.dtype != bool:
-            raise ValueError(f"where: {where.dtype} of shape {where.shape}; a boolean map of shape {self.shape} fits")
+        if where.shape[-2:] != self.shape or where.ndim not in (2, 3) or where.dtype != bool:
+            raise ValueError(f"where: {where.dtype} of shape {where.shape}; a boolean map of shape {self.shape} fits, "
+                             "or a stack of them")  # fmt: skip
         given = _levels(levels)
-        rows = np.flatnonzero(where.ravel() & self.usable)
-        table, sums = _select_lines(lines), []
+        regions = where.reshape(*where.shape[:-2], -1) & self.usable
+        pick, table = np.atleast_2d(regions), _select_lines(lines)
+        weights, sums = {}, []
         for node, coefficients, _ in self._draws(draws, seed):
-            sums.append(self._functionals(node, table)[0] @ coefficients[rows].double().sum(0).numpy())
-        if not len(rows):  # nothing usable is no certain zero
-            sums = np.full_like(sums, np.nan)
+            if id(node) not in weights:
+                weights[id(node)] = self._functionals(node, table)[0].T
+            added = [coefficients[np.flatnonzero(rows)].double().sum(0).numpy() for rows in pick]
+            sums.append(np.stack(added) @ weights[id(node)])
+        sums = np.where(pick.any(1)[:, None], sums, np.nan)  # nothing usable is no certain zero
+        sums = sums.reshape(len(sums), *regions.shape[:-1], len(table))
         found = np.quantile(sums, given, axis=0) * (FLUX_DENSITY * u.AA)
         return found[0] if np.ndim(levels) == 0 else found
 
