@@ -59,7 +59,7 @@ def add_infer(commands, positive):
     add("--spaxel", type=positive, default=0.75, metavar="P", help="side of a spaxel in arcsec (0.75)")
     add("--aperture", type=positive, default=1.5, metavar="D", help="diameter of the fibre on the centre, arcsec (1.5)")
     add("--lines", default="strong", help="strong, all, or names such as Ha,N2,O3 (strong)")
-    add("--draws", type=int, default=100, metavar="N", help="from which errors of sums are taken (100)")
+    add("--draws", type=int, default=64, metavar="N", help="from which errors of sums are taken (64)")
     add("--maps", action="store_true", help="write line maps of every galaxy, too")
     add("--export", metavar="NAME", help="cube, maps and summary of one galaxy only; #12 is that of row 12, from 0")
     add("--model", metavar="MODEL", help="a model folder, or hf://owner/name; the bundled one by default")

@@ -58,7 +58,7 @@ def infer_catalog(
     spaxel=0.75 * u.arcsec,
     aperture=1.5 * u.arcsec,
     lines="strong",
-    draws=100,
+    draws=64,
     seed=0,
     maps=False,
     overwrite=False,
