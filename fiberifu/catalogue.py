@@ -177,7 +177,8 @@ def _read(path):
         raise FileNotFoundError(f"{path}: no such file; give a catalogue, an ECSV or FITS table")
     form = "ascii.ecsv" if path.suffix.lower() == ".ecsv" else "fits"
     try:
-        table = QTable.read(path, format=form, **({"hdu": 1} if form == "fits" else {}))
+        with open(path, "rb") as file:  # by us, so that it is closed whatever a damaged one does
+            table = QTable.read(file, format=form, **({"hdu": 1} if form == "fits" else {}))
     except Exception as error:  # of many kinds, for damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
