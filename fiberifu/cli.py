@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command line: ``fiberifu demo``, ``observe``, ``lines``, ``simulate``, ``info``, ``train`` and ``validate``.
+"""The command line: ``fiberifu demo``, ``observe``, ``infer``, ``lines``, ``simulate``, ``info``, ``train`` and more.
 
 Arguments become one call of the library each.  What is heavy is imported when needed: ``--help`` is quick.
 """
@@ -15,6 +15,7 @@ import warnings
 
 from . import shards_command
 from .convert_job import add_parser as add_convert_parser
+from .infer_cli import add_infer
 
 __all__ = ["main"]
 
@@ -27,6 +28,7 @@ EXAMPLES = """\
 start here:
   fiberifu demo -o demo                                       all of it on an embedded galaxy, offline
   fiberifu observe cutout.fits --redshift 0.03 -o results     a cube and line maps from your image
+  fiberifu infer galaxies.ecsv -o predicted                   every galaxy of a catalogue
   fiberifu lines manga-LOGCUBE.fits.gz --redshift 0.03 -o maps
                                                               emission-line maps of any cube, ours or a survey's
   fiberifu simulate --survey manga --n 3 -o sim               simulated galaxies in a survey's files, with the truth
@@ -204,6 +206,7 @@ def _parser():
 
     demo = command("demo", _demo, "all of it on an embedded galaxy", DEMO)
     observe = command("observe", _observe, "a cube, or spectra, from your image", OBSERVE, OBSERVE_EXAMPLES)
+    add_infer(commands, _positive)
     info = command("info", _info, "a model's card, or where a file comes from", INFO, INFO_EXAMPLES)
     lines = command("lines", _lines, "emission-line maps of a cube", LINES, LINES_EXAMPLES)
     simulate = command("simulate", _simulate, "galaxies as a survey would see them", SIMULATE, SIMULATE_EXAMPLES)

@@ -281,6 +281,41 @@ class VirtualIFU:
             progress=progress,
         )
 
+    def latents(self, image, *, center=None, ebv=None, seeing=None):
+        """What the network makes of a galaxy's image before it is asked for a position: the mean of its tokens.
+
+        Neither the redshift nor a spectrum enters. The network guesses redshifts from it; as features of an image it
+        serves to find similar galaxies, or odd ones.
+
+        Parameters
+        ----------
+        image, ebv, seeing
+            As for `predict`.
+        center : `~astropy.coordinates.SkyCoord`, optional
+            Of the stamp that is looked at; the image's centre by default.
+
+        Returns
+        -------
+        ndarray of float32, shape (``config.width``,)
+
+        Raises
+        ------
+        ValueError
+            Naming the argument; also for a center outside of the image.
+        """
+        import torch
+
+        prepared = self._prepare(image, ebv, seeing)
+        offset = prepared.offsets(prepared.center if center is None else resolve_positions(center).sky)
+        if len(offset) != 1 or not prepared.contains(offset)[0]:
+            raise ValueError(f"center={center}: give one position on the image, around {prepared.center.to_string()}")
+        sb, noise, _ = prepared.stamp(*offset[0])
+        fwhm = torch.tensor([prepared.psf_fwhm], dtype=torch.float32)
+        with torch.inference_mode():
+            encoded = self._model.encode(torch.from_numpy(sb)[None], torch.from_numpy(noise)[None], fwhm)
+            keep = encoded.keep[..., None]
+            return ((encoded.tokens * keep).sum(1) / keep.sum(1))[0].numpy()
+
     # --- its parts ------------------------------------------------------------------------------------------------
     @property
     def _published(self):
