@@ -325,10 +325,10 @@ def test_damaged_part_is_made_again(tmp_path, monkeypatch):
 KILLER = """
 import contextlib, os, signal, sys, time
 import astropy.units as u, numpy as np
-from fiberifu import infer_job, prediction
+from fiberifu import infer_job, line_functionals
 from fiberifu import infer_parts as parts
 set = lambda name, value: setattr(parts, name, value)
-prediction._select_lines = lambda lines: {"key": lines}  # without torch, so that a fork is safe
+line_functionals.select_lines = lambda lines: {"key": lines}  # without torch, so that a fork is safe
 infer_job.own_threads = lambda executor: contextlib.nullcontext()
 set("PART", 2)
 {fake}
