@@ -28,7 +28,7 @@ from fiberifu.train import Recipe, train
 from fiberifu.train.shards import Layout, ShardLoader, Shards, ShardStore, Shuffle, store, verify, write_shard
 from fiberifu.train.shards.record import SPLITS, decode, encode
 
-N = 6
+N = 4
 SMALL = dict(width=32, depth=1, heads=2, query_blocks=1, local_width=32, n_continuum=4, rank=1)
 
 
@@ -44,7 +44,7 @@ def observe_desi(simulator, seed, start, n):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A simulated release with bricks: six galaxies in three HEALPix pixels, one with two fibres or more."""
+    """A simulated release with bricks: four galaxies in several HEALPix pixels, one with two fibres or more."""
     folder = tmp_path_factory.mktemp("release")
     instruments = {"desi": observe_desi}
     simulate_to_folder("desi", folder, n=N, seed=3, bricks=True, pack=analytic_template_pack(), instruments=instruments)
