@@ -141,6 +141,10 @@ def make_cube(flux, ivar, mask, *, wcs, unit=FLUX_UNIT, meta=None):
         Default 1e-17 erg/(s cm2 Angstrom), per spaxel.
     meta : dict, optional
         ``provenance`` (needed to write), ``header`` (further cards), ``factors``, ``flags`` (ny, nx) ...
+
+    Returns
+    -------
+    `~specutils.Spectrum`
     """
     if wcs.naxis != 3 or np.ndim(flux) != 3:
         raise ValueError(f"flux has {np.ndim(flux)} axes and wcs {wcs.naxis}; both must have 3: (wave, y, x)")
@@ -161,6 +165,10 @@ def make_spectra(flux, ivar, mask, *, wavelength, positions, unit=FLUX_UNIT, met
         Of any shape; kept in ``meta["positions"]``.
     unit, meta
         As for `make_cube`.
+
+    Returns
+    -------
+    `~specutils.Spectrum`
     """
     wave = u.Quantity(wavelength, u.AA)
     if np.shape(flux) != positions.shape + wave.shape:

@@ -60,8 +60,11 @@ class _ByLine(Mapping):
 
 
 class Totals(dict):
-    """Sums over spaxels by line, each (sum, 1-sigma error); ``used`` has the fraction of the region's area on the maps
-    that is behind each sum (what of it lies beyond the maps does not count)."""
+    """Sums over spaxels by line, each (sum, 1-sigma error).
+
+    ``used`` has the fraction of the region's area on the maps that is behind each sum (what of it lies beyond the maps
+    does not count).
+    """
 
     def __init__(self):
         super().__init__()

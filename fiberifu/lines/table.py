@@ -174,6 +174,10 @@ def resolve_line(name, *, known=None):
     known : sequence of str, optional
         Accept only these keys; by default all of ``line_table("all")``.
 
+    Returns
+    -------
+    str
+
     Raises
     ------
     ValueError

@@ -38,6 +38,10 @@ PREDICTED = "predicted from image"
 def style():
     """The look of the package's figures, as a context.
 
+    Yields
+    ------
+    None
+
     Examples
     --------
     >>> from fiberifu.plot import style

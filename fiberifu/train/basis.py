@@ -33,6 +33,9 @@ def principal_components(pack, n_components, *, n_mixtures=2000, seed=0):
         Template pack, see `fiberifu.simulate.build_template_pack`.
     n_components : int
         Mean shape included.
+    n_mixtures : int
+        Histories drawn.
+    seed : int
 
     Returns
     -------
