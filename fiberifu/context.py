@@ -17,14 +17,17 @@ __all__ = ["check_redshifts", "context_redshift", "context_tensors", "fiber_erro
            "warn_of_strangers"]  # fmt: skip
 
 MOST_FIBERS = 8  # their components are combined, and there are three of each
+MOST_UNSURE = 900.0  # km/s, of the redshift of a galaxy
 MOST_APART = 1000.0  # km/s, of the redshifts of a fibre and its galaxy
 OWN_SPREAD, ANY_SPREAD = 30.0, 150.0  # km/s: of a fibre around the redshift that it brings, and around the galaxy's
+COVERED = 0.4  # of a band: below this share of good pixels it does not scale a spectrum
+NEAREST = 0.5  # arcsec: what is nearer is the same place
 UNLIKE = 4.0  # mean square of normalised differences from what the image predicts, above which a fibre is strange
 
 
 def resolve_context(context, prepared):
     """Context as a list of (Spectrum, offset (2,))."""
-    out = []
+    out, context = [], () if context is None else context
     if len(context) > MOST_FIBERS:
         raise ValueError(
             f"context: {len(context)} spectra; at most {MOST_FIBERS} can be used, take those farthest apart"
@@ -46,6 +49,8 @@ def resolve_context(context, prepared):
         offset = prepared.offsets(where)[0]
         if not prepared.contains(offset)[0]:
             raise ValueError(f"context[{i}]: its position {where.to_string('hmsdms')} lies outside the image")
+        if any(np.hypot(*(offset - other)) < NEAREST for _, other in out):
+            raise ValueError(f"context[{i}]: another fibre is less than {NEAREST} arcsec away; give their mean instead")
         out.append((spectrum, offset))
     return out
 
@@ -103,7 +108,7 @@ def fiber_errors(model, spectra, prepared, predicted, redshift, field, seed):
     """
     import torch
 
-    from .model import FiberErrors
+    from .model import FiberErrors, desi_lsf
     from .simulate.observe import band_weights, reanchor
 
     mixture, sigma_gas, seen = predicted
@@ -114,16 +119,27 @@ def fiber_errors(model, spectra, prepared, predicted, redshift, field, seed):
     curves, grid, bands, noise = (
         torch.as_tensor(x, dtype=torch.float32) for x in (curves, wave, seen["flux"], seen["error"])
     )
-    flux, ivar, _ = reanchor(flux, ivar, grid, curves, bands, noise)
+    if (hole := ~np.isfinite(seen["error"]).any(1)).any():
+        raise ValueError(f"context[{int(hole.argmax())}]: the image has no usable pixels at its position")
+    redshifts = [own if (own := float(s.redshift.value)) > 0 else redshift for s, _ in spectra]
+    with torch.no_grad():
+        z = torch.tensor(redshifts, dtype=torch.float32)
+        basis = model.basis.render(
+            model.edges, z, torch.as_tensor(sigma_gas).float(), desi_lsf(model.basis.line_wave * (1 + z[:, None]))
+        )
+        filled, weight, share = _fill_gaps(
+            flux, ivar, torch.einsum("fpk,fk->fp", basis, mixture.collapse().mean), curves
+        )
+    _, _, scale = reanchor(filled, weight, grid, curves, bands, torch.where(share > COVERED, noise, torch.inf))
+    flux, ivar = flux * scale, ivar / scale**2
     best, precision, away, log_fit = [], [], [], 0.0
     for i, (spectrum, _) in enumerate(spectra):
-        own = float(spectrum.redshift.value)
-        centre, spread = (own, OWN_SPREAD) if own > 0 else (redshift, ANY_SPREAD)
+        centre, spread = redshifts[i], OWN_SPREAD if float(spectrum.redshift.value) > 0 else ANY_SPREAD
         row = mixture.take(torch.tensor([i]))
         with torch.no_grad():
             found = _measure_moving(model, row, float(sigma_gas[i]), flux[i], ivar[i], centre, spread)
         best.append(found.best)
-        precision.append(found.precision * UNLIKE / max(found.away, UNLIKE))
+        precision.append(_without_scale(_weakened(found.precision, row, found.away / UNLIKE), found.best))
         away.append(found.away)
         log_fit += found.log_likelihood - (_velocity(centre, redshift) / ANY_SPREAD) ** 2 / 2
     offset = torch.tensor(np.array([where for _, where in spectra]))
@@ -140,14 +156,49 @@ def warn_of_strangers(nodes):
         if away > UNLIKE:
             warnings.warn(
                 f"context[{i}] is unlike what the image predicts at its position (mean square of normalised "
-                f"differences: {away:.0f}); is it of this galaxy? It is given {UNLIKE / away:.1g} of its weight",
+                f"differences: {away:.0f}); is it of this galaxy? Its errors are taken to be as large",
                 AstropyUserWarning,
                 stacklevel=4,
             )
 
 
+def _fill_gaps(flux, ivar, expected, curves):
+    """Spectra (F, P) and weights whose bad pixels have the shape that is expected, and the share (F, C) of each band
+    that was measured."""
+    import torch
+
+    good = ivar > 0
+    weight = torch.where(good, ivar, 0.0)
+    grey = (weight * flux * expected).sum(1) / (weight * expected**2).sum(1).clamp(min=1e-30)
+    filler = grey[:, None] * expected
+    unsure = 1 / (0.3 * filler.abs() + 1e-3) ** 2
+    share = (good * expected.abs()) @ curves.T / (expected.abs() @ curves.T).clamp(min=1e-30)
+    return torch.where(good, flux, filler), torch.where(good, ivar, unsure), share
+
+
+def _weakened(precision, mixture, excess):
+    """The precision (K, K) of a measurement that is wrong by ``excess`` times the spread of the mixture (of one
+    position), where that is more than 1: the spread is added to its errors (Woodbury identity)."""
+    import torch
+
+    if excess <= 1:
+        return precision
+    half = precision @ mixture.collapse().root[0].double()
+    inner = mixture.collapse().root[0].double().T @ half + torch.eye(half.shape[1], dtype=torch.float64) / excess
+    return precision - half @ torch.linalg.solve(inner, half.T)
+
+
+def _without_scale(precision, best):
+    """The precision without what it says of the scale: that was taken from the image, and is no second measurement."""
+    pull = precision @ best.double()
+    return precision - pull[:, None] * pull / (best.double() @ pull).clamp(min=1e-30)
+
+
 def check_redshifts(spectra, nodes):
-    """ValueError for a context spectrum that brings a redshift which is not that of the galaxy."""
+    """ValueError for spectra that bring a redshift which is not that of the galaxy, and for a galaxy without one."""
+    if spectra and C_KMS * nodes.spread > MOST_UNSURE:
+        raise ValueError(f"context: the redshift, {nodes.mean:.4f} +- {nodes.spread:.4f}, is too uncertain to find "
+                         "lines of a fibre; give redshift=, or spectra that have one (Spectrum.redshift)")  # fmt: skip
     for i, (spectrum, _) in enumerate(spectra):
         own = float(spectrum.redshift.value)
         apart = _velocity(own, nodes.mean)
@@ -209,9 +260,6 @@ def _is_ours(meta):
 
 
 def context_redshift(spectra):
-    """Redshift of the first context spectrum that has one (``Spectrum.redshift``), or None."""
-    for spectrum, _ in spectra:
-        z = float(spectrum.redshift.value)
-        if z > 0:
-            return z
-    return None
+    """Mean redshift of the context spectra that have one (``Spectrum.redshift``), or None."""
+    known = [z for spectrum, _ in spectra if (z := float(spectrum.redshift.value)) > 0]
+    return float(np.mean(known)) if known else None

@@ -418,6 +418,10 @@ class VirtualIFU:
             photometry = {name: photometry.get(name, 0.0) + weight * value for name, value in seen.items()}
         made = reweighted(made)
         warn_of_strangers(made)
+        z_mean, z_spread = nodes.mean, nodes.spread
+        if spectra and len(made) > 1:
+            z_mean = sum(node.weight * node.redshift for node in made)
+            z_spread = sum(node.weight * (node.redshift - z_mean) ** 2 for node in made) ** 0.5
         usable = np.isfinite(photometry["error"]).any(1) & ((flags & int(Flag.OUTSIDE_IMAGE)) == 0)
         flags |= np.where(usable, 0, int(Flag.BAD_SPAXEL))
         if not usable.any():
@@ -432,8 +436,8 @@ class VirtualIFU:
             weights_sha256=self.weights_sha256,
             training_data=str(self.passport.get("training_data", "unknown")),
             image_sha256=prepared.sha256,
-            redshift=nodes.mean,
-            redshift_sigma=nodes.spread,
+            redshift=z_mean,
+            redshift_sigma=z_spread,
             redshift_source=nodes.source,
             seed=seed,
             ebv=prepared.ebv if known_ebv else None,
@@ -446,7 +450,7 @@ class VirtualIFU:
             positions=positions,
             wcs=wcs,
             wavelength=grid,
-            redshift=nodes.mean,
+            redshift=z_mean,
             flags=flags.reshape(positions.shape).astype(np.int32),
             card=self.card,
             provenance=provenance,

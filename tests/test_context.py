@@ -232,6 +232,28 @@ def test_mask_and_grid(ifu, image):
         np.testing.assert_allclose(spectra(a), spectra(b), rtol=1e-4, atol=1e-4)
 
 
+def test_gaps_are_no_darkness(ifu, image):
+    """A fibre that shows a part of the spectrum is brought to the image's flux by that part."""
+    p = ifu.predict(image, NEAR)
+    fiber = stronger_lines(p, 1.0)
+    wave = fiber.spectral_axis.to_value(u.AA)
+    gaps = np.random.default_rng(1).random(len(wave)) < 0.4, (wave < 4300) | (wave > 9000)
+    for mask in gaps:
+        part = Spectrum(fiber.flux, spectral_axis=fiber.spectral_axis, uncertainty=fiber.uncertainty, mask=mask)
+        q = ifu.predict(image, NEAR, context=[(part, NEAR[0])])
+        assert np.abs(q.self_check["residual"].value).max() < 0.03
+        np.testing.assert_allclose(q.line_maps(["Ha"]).flux["Ha"].data, p.line_maps(["Ha"]).flux["Ha"].data, rtol=0.12)
+
+
+def test_the_scale_stays_that_of_the_image(ifu, image):
+    """A spectrum that was brought to the image's flux does not make that flux better known."""
+    p = ifu.predict(image, NEAR)
+    q = ifu.predict(image, NEAR, context=[(stronger_lines(p, 1.0), NEAR[0])])
+    before, after = (x.nodes[0].gaussian for x in (p, q))
+    error = [(g.root[:, 0] ** 2).sum(-1).sqrt() for g in (before, after)]  # of the continuum's level
+    assert (error[1] > 0.8 * error[0]).all()
+
+
 def test_order_of_fibers(ifu, image):
     p = ifu.predict(image, NEAR)
     fibers = [(stronger_lines(p, 1.5), NEAR[0]), (stronger_lines(p, 1.2), NEAR[2])]
@@ -265,6 +287,10 @@ def test_refusals(ifu, image):
         ifu.predict(image, NEAR[1], context=[(good, NEAR[0])] * 9)
     with pytest.raises(ValueError, match="km/s from that of the galaxy"):
         ifu.predict(image, NEAR[1], redshift=0.05, context=[(telescope(spectrum, redshift=0.07), NEAR[0])])
+    with pytest.raises(ValueError, match="less than 0.5 arcsec away"):
+        ifu.predict(image, NEAR[1], context=[(good, NEAR[0])] * 2)
+    with pytest.raises(ValueError, match="too uncertain to find lines"):
+        ifu.predict(image, NEAR[1], redshift=(0.05, 0.02), context=[(good, NEAR[0])])
     bare = VirtualIFU(ifu._model, passport={}, card="", sha256="0")
     with pytest.raises(ValueError, match="fiberifu calibrate"):
         bare.predict(image, NEAR[1], context=[(good, NEAR[0])])
