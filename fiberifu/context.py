@@ -10,6 +10,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from .constants import C_KMS
 from .extinction import mw_transmission
+from .flags import Flag
 from .prediction import FLUX_DENSITY
 from .provenance import is_predicted
 
@@ -150,16 +151,21 @@ def fiber_errors(model, spectra, prepared, predicted, redshift, field, seed):
 
 
 def warn_of_strangers(nodes):
-    """Warn of context spectra that are unlike what the image predicts, at the likeliest redshift of ``nodes``."""
-    fibers = max(nodes, key=lambda node: node.weight).fibers
+    """Warn of context spectra that are unlike what the image predicts, at the likeliest redshift of ``nodes``.
+
+    Returns the flag, or 0.
+    """
+    fibers, flag = max(nodes, key=lambda node: node.weight).fibers, 0
     for i, away in enumerate(fibers.away if fibers else ()):
         if away > UNLIKE:
+            flag = int(Flag.CONTEXT_UNLIKE)
             warnings.warn(
                 f"context[{i}] is unlike what the image predicts at its position (mean square of normalised "
                 f"differences: {away:.0f}); is it of this galaxy? Its errors are taken to be as large",
                 AstropyUserWarning,
                 stacklevel=4,
             )
+    return flag
 
 
 def _fill_gaps(flux, ivar, expected, curves):
@@ -259,7 +265,14 @@ def _is_ours(meta):
     return datatype == "PREDICTED" or is_predicted(meta.get("header", {}))
 
 
-def context_redshift(spectra):
-    """Mean redshift of the context spectra that have one (``Spectrum.redshift``), or None."""
+def context_redshift(spectra, image=None):
+    """Mean redshift of the context spectra that have one (``Spectrum.redshift``), or None.
+
+    ValueError where it is not that of the image, ``image`` (None: the image has none).
+    """
     known = [z for spectrum, _ in spectra if (z := float(spectrum.redshift.value)) > 0]
-    return float(np.mean(known)) if known else None
+    found = float(np.mean(known)) if known else None
+    if known and image is not None and abs(_velocity(found, float(image))) > MOST_APART:
+        raise ValueError(f"context: redshift {found:.5f}, but that of the image (meta['REDSHIFT']) is "
+                         f"{float(image):.5f}; give redshift= if the image is wrong")  # fmt: skip
+    return found

@@ -28,6 +28,7 @@ CONTINUUM_RESOLUTION   17    stellar continuum limited to R ~ 1800, lines are no
 NEGATIVE_FLUX          18    the photometric flux in the aperture is negative
 BAD_SPAXEL             19    the spaxel should not be used
 FORMAL_ERRORS          20    errors of a fit to predicted pixels, taken as independent
+CONTEXT_UNLIKE         21    a context spectrum is unlike what the image predicts there
 =====================  ====  =============================================================
 """
 
@@ -66,6 +67,7 @@ class Flag(enum.IntFlag):
     NEGATIVE_FLUX = 1 << 18
     BAD_SPAXEL = 1 << 19
     FORMAL_ERRORS = 1 << 20
+    CONTEXT_UNLIKE = 1 << 21
 
 
 _MEANING = {
@@ -90,6 +92,7 @@ _MEANING = {
     Flag.NEGATIVE_FLUX: "the photometric flux in the aperture is negative",
     Flag.BAD_SPAXEL: "the spaxel should not be used",
     Flag.FORMAL_ERRORS: "errors of a fit to predicted pixels, taken as independent",
+    Flag.CONTEXT_UNLIKE: "a context spectrum is unlike what the image predicts there",
 }
 
 

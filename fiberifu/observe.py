@@ -381,7 +381,7 @@ class VirtualIFU:
             raise ValueError("deredden=True needs the Galactic E(B-V): give ebv= or image.meta['EBV']")
         spectra = resolve_context(context, prepared)
         trained = self.config.redshift_min, self.config.redshift_max
-        from_context = context_redshift(spectra) if redshift is None else None
+        from_context = context_redshift(spectra, prepared.meta.get("REDSHIFT")) if redshift is None else None
         if from_context is not None:
             nodes = dataclasses.replace(resolve_redshift(from_context, trained=trained), source="context")
         else:
@@ -417,7 +417,7 @@ class VirtualIFU:
             made.append(node)
             photometry = {name: photometry.get(name, 0.0) + weight * value for name, value in seen.items()}
         made = reweighted(made)
-        warn_of_strangers(made)
+        flags |= warn_of_strangers(made)
         z_mean, z_spread = nodes.mean, nodes.spread
         if spectra and len(made) > 1:
             z_mean = sum(node.weight * node.redshift for node in made)

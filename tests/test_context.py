@@ -9,7 +9,7 @@ from astropy.nddata import InverseVariance
 from astropy.utils.exceptions import AstropyUserWarning
 from specutils import Spectrum
 
-from fiberifu import VirtualIFU
+from fiberifu import Flag, VirtualIFU
 from fiberifu.datasets import example_image
 from fiberifu.model import CoefficientMixture, FiberErrors, Node, reweighted
 
@@ -299,12 +299,22 @@ def test_refusals(ifu, image):
 def test_a_fiber_of_something_else_is_told(ifu, image):
     spectrum = telescope(ifu.observe(image, NEAR[0], redshift=0.05))
     with pytest.warns(AstropyUserWarning, match="unlike what the image predicts"):
-        ifu.predict(image, NEAR[1], context=[(spectrum, NEAR[0])])
+        p = ifu.predict(image, NEAR[1], context=[(spectrum, NEAR[0])])
+    assert p.flags & Flag.CONTEXT_UNLIKE
+    # and however good it is, it moves the prediction little: by less than the errors
+    plain = ifu.predict(image, NEAR[1])
+    moved = p.line_maps(["Ha"]).flux["Ha"].data - plain.line_maps(["Ha"]).flux["Ha"].data
+    assert abs(moved) < 0.5 * plain.line_maps(["Ha"]).flux["Ha"].uncertainty.array
 
 
 def test_a_fiber_brings_its_redshift(ifu, image):
     real = telescope(ifu.observe(image, NEAR[0], redshift=0.05), redshift=0.05)
-    p = ifu.predict(image, NEAR[1], context=[(real, NEAR[0])])
+    with pytest.raises(ValueError, match="that of the image"):
+        ifu.predict(image, NEAR[1], context=[(real, NEAR[0])])
+    blank = {band: ccd.copy() for band, ccd in image.items()}
+    for ccd in blank.values():
+        del ccd.meta["REDSHIFT"]
+    p = ifu.predict(blank, NEAR[1], context=[(real, NEAR[0])])
     assert p.redshift == pytest.approx(0.05) and p.provenance.redshift_source == "context"
 
 

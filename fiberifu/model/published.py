@@ -65,10 +65,9 @@ class PublishedConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (
-                isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 20_000
-            ):
-                raise ValueError(f"{field.name} is {value!r}; a whole number between 0 and 20,000 is needed")
+            most = 64 if field.name.endswith(("depth", "heads", "_patches")) else 20_000
+            if field.type is int and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most):
+                raise ValueError(f"{field.name} is {value!r}; a whole number between 0 and {most:,} is needed")
         if min(self.spec_dim, self.patch_size, self.embed_dim, self.decoder_embed_dim) < 1:
             raise ValueError("spec_dim, patch_size, embed_dim and decoder_embed_dim must be above zero")
         if not isinstance(self.mlp_ratio, int | float) or not 0 < self.mlp_ratio <= 16:

@@ -179,16 +179,17 @@ def _configuration(path, parameters):
     for key, value in parameters.items():
         if key in names | {"norm_layer", "norm_pix_loss"}:
             continue
-        try:
-            rest[str(key)] = json.loads(json.dumps(value, allow_nan=False))
-        except (TypeError, ValueError):
-            rest[str(key)] = f"<{type(value).__name__}>"
+        plain = value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) < 1000)
+        rest[str(key)] = value if plain and value == value else f"<{type(value).__name__}>"  # nan is not JSON
     return config, rest
 
 
 def _fill(model, state, path):
     """Load a state dict strictly, after taking off what compiled models and older versions add."""
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    odd = [key for key, x in state.items() if x.layout != torch.strided or x.is_meta or not x.is_contiguous()]
+    if odd:  # a view may be larger than the file
+        raise ValueError(f"{path}: tensors {odd[:5]} are sparse, empty or views; this network has plain ones")
     for key, own in TABLES.items():
         if key in state:
             stored, computed = state.pop(key).double().squeeze(0), getattr(model, own).double()

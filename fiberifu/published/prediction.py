@@ -90,7 +90,7 @@ class PublishedPrediction(Prediction):
         return self._with(calibration="desi", FLUXCAL="DESI")
 
     def recalibrated(self, factor=PULL):
-        """The same with errors multiplied by a factor, which is recorded (``ERRSCALE``).
+        """The same with the errors of the network multiplied by a factor, which is recorded (``ERRSCALE``).
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class PublishedPrediction(Prediction):
         """
         if not (np.isfinite(factor) and factor > 0):
             raise ValueError(f"factor={factor}: a positive number is needed")
-        return self._with(error_scale=self.error_scale * factor, ERRSCALE=float(self.error_scale * factor))
+        return self._with(error_scale=float(factor), ERRSCALE=float(factor))
 
     def _with(self, **changes):
         extra = {key: changes.pop(key) for key in list(changes) if key.isupper()}

@@ -26,7 +26,7 @@ __all__ = ["read_desi"]
 START, STEP, N_WAVE = 3600.0, 0.8, 7781
 ARMS = ("B", "R", "Z")
 FIBER_DIAMETER = 1.5 * u.arcsec  # mean over the focal plane: 107 micron; Abareshi et al. 2022 (AJ 164, 207)
-BLOCK = 256  # rows that are read at a time: 90 MB, most of it resolution matrices
+BLOCK = 256  # rows that are read at a time: some 110 MB, most of it resolution matrices
 
 
 def read_desi(path, *, redrock=None, targetids=None, resolution=True, checksum=False):
@@ -43,7 +43,7 @@ def read_desi(path, *, redrock=None, targetids=None, resolution=True, checksum=F
     targetids : sequence of int, optional
         Read these only, in this order (of single exposures all of each).
     resolution : bool
-        Whether to read the resolution, nine tenths of the file.
+        Whether to read the resolution, four fifths of the file.
     checksum : bool
         Whether to verify the checksums of the files, for which all of them is read.
 
@@ -89,7 +89,7 @@ def read_desi(path, *, redrock=None, targetids=None, resolution=True, checksum=F
     ``n_exposures``, ``expid``, ``tileid``, ``healpix``, ``survey``, ``program``; ``flags`` (`FiberFlag`), and
     ``status``, their names.  Position, scatter and factor are means over the exposures that entered the coadd, from
     EXP_FIBERMAP where the file has it: in early releases the MEAN columns of FIBERMAP include exposures that failed, up
-    to an arcminute away, and STD_FIBER_RA is divided by cos(dec) where it should be multiplied.
+    to two arcminutes away, and STD_FIBER_RA is divided by cos(dec) where it should be multiplied.
 
     *Resolution*: DESI gives a matrix per spectrum (Guy et al. 2023, section 4.5), which acts on monochromatic light at
     the centres of the pixels.  Sigma is the root of the second moment of its columns about their mean, from which the

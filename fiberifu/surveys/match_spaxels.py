@@ -106,7 +106,8 @@ def extract_fibers(cube, positions, *, aperture=1.5 * u.arcsec, covariance=COVAR
         raise ValueError("cube must be a Spectrum (n_wave, ny, nx) with a celestial WCS and an uncertainty")
     n_wave, *shape = cube.flux.shape
     weights, covered = spaxel_weights(positions, wcs, tuple(shape), aperture=aperture)
-    ivar = cube.uncertainty.represent_as(InverseVariance).array.reshape(n_wave, -1)
+    with np.errstate(divide="ignore"):  # pixels without a weight
+        ivar = cube.uncertainty.represent_as(InverseVariance).array.reshape(n_wave, -1)
     flux = cube.flux.value.reshape(n_wave, -1)
     good = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
     if cube.mask is not None:

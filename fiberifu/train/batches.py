@@ -72,7 +72,12 @@ def recipe_batches(recipe, pack_path, first_step, mine):
     pack_path : path-like
     first_step : int
     mine : sequence of int
-        Pieces to yield; see `simulated_batches`.
+        Pieces to yield.
+
+    Returns
+    -------
+    iterator
+        As of `simulated_batches`.
     """
     if recipe.shards is not None:
         return shard_batches(recipe.shards, recipe.batch, recipe.seed, first_step, bands=recipe.model.bands,

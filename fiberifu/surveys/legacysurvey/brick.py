@@ -46,18 +46,18 @@ class BrickIndex:
         The survey's ``survey-bricks.fits.gz``. With it no folder is searched and no header read before a brick is
         wanted, which a whole data release needs; without, every brick in the folder is looked at once.
 
+    Attributes
+    ----------
+    names : list of str
+    centers : `~astropy.coordinates.SkyCoord`
+        Of the bricks.
+
     Raises
     ------
     FileNotFoundError
         If the folder or the table does not exist, or the folder has no brick.
     ValueError
         If a file cannot be read.
-
-    Attributes
-    ----------
-    names : list of str
-    centers : `~astropy.coordinates.SkyCoord`
-        Of the bricks.
     """
 
     def __init__(self, folder, *, table=None):
