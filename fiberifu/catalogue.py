@@ -20,11 +20,11 @@ __all__ = ["ALIASES", "Target", "read_targets"]
 ALIASES = {
     "ra": ("RA", "TARGET_RA", "RAJ2000", "RA_ICRS", "ALPHA_J2000", "OBJRA", "IFURA"),
     "dec": ("DEC", "TARGET_DEC", "DEJ2000", "DE_ICRS", "DELTA_J2000", "OBJDEC", "IFUDEC"),
-    "redshift": ("REDSHIFT", "Z", "Z_SPEC", "ZSPEC", "Z_BEST", "NSA_Z"),
+    "redshift": ("REDSHIFT", "Z_SPEC", "ZSPEC", "Z_BEST", "NSA_Z", "Z"),
     "redshift_error": ("REDSHIFT_ERR", "ZERR", "Z_ERR", "E_Z"),
     "image": ("IMAGE", "IMAGE_FILE", "CUTOUT", "FILENAME", "FILE", "PATH"),
     "name": ("NAME", "TARGETID", "ID", "OBJECT", "OBJID", "SOURCE_ID", "IAUNAME", "MANGAID", "PLATEIFU"),
-    "size": ("SIZE", "FIELD"),
+    "size": ("SIZE",),
     "radius": ("SHAPE_R", "RE", "R_E", "R50", "HALF_LIGHT_RADIUS", "NSA_ELPETRO_TH50_R"),
     "ebv": ("EBV", "E_BV", "E(B-V)", "SFD_EBV"),
     "psf": ("PSF", "PSF_FILE"),
@@ -130,6 +130,8 @@ def read_targets(path, *, columns=None, image=None):
         raise ValueError(f"{path}: no column of image files ({', '.join(ALIASES['image'])}); it has "
                          f"{', '.join(table.colnames)}; name it (columns, --column image=NAME) or give a pattern "
                          "(image, --image)")  # fmt: skip
+    for key in ("radius", "redshift_error", "ebv"):  # 0 or -1: how surveys write that it is not known
+        numbers[key] = np.where((numbers[key] < 0) | ((key == "radius") & (numbers[key] == 0)), np.nan, numbers[key])
     size = np.where(np.isfinite(numbers["size"]), numbers["size"], 2 * REACH * numbers["radius"])
     targets = []
     for i in range(n):
@@ -206,6 +208,9 @@ def _find(table, given, path):
     sky = next((name for name in table.colnames if isinstance(table[name], SkyCoord)), None)
     if sky is not None and not {"ra", "dec"} <= given.keys():
         found.setdefault("sky", sky)
+    if found.get("redshift", "").upper() == "Z" and "redshift" not in given and {"G", "R"} <= set(here):
+        raise ValueError(f"{path}: column {found['redshift']} stands beside g and r: a magnitude, or the "
+                         "redshift? Name it (columns, --column redshift=NAME)")  # fmt: skip
     for key in ("redshift",) if "sky" in found else ("ra", "dec", "redshift"):
         if key not in found:
             raise ValueError(f"{path}: no column of the {key} ({', '.join(ALIASES[key])}); it has "

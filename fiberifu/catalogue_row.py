@@ -4,6 +4,7 @@
 Whatever is wrong with a galaxy becomes the ``STATUS`` of its row.
 """
 
+import re
 import warnings
 
 import astropy.units as u
@@ -33,13 +34,18 @@ def _auto(images, psf):
 def _legacysurvey(images, psf):
     from fiberifu.surveys import read_legacysurvey
 
-    return read_legacysurvey(images[0], psf=psf)
+    return {band: ccd for path in _paths(images) for band, ccd in read_legacysurvey(path, psf=psf).items()}
 
 
 def _des(images, psf):
     from fiberifu.surveys import read_des
 
-    return read_des(list(images))
+    return read_des(_paths(images))
+
+
+def _paths(images):
+    """Files without the ``BAND=`` before them: these readers know the bands."""
+    return [re.sub(r"^\w{1,2}=", "", item) for item in images]
 
 
 #: Readers of images by name: (files, PSF file or None) -> {band: CCDData}. ``auto`` is that of ``fiberifu observe``.

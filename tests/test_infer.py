@@ -103,7 +103,18 @@ def test_columns_by_any_name_in_any_unit(tmp_path):
         assert a.images == (str(tmp_path / "a.fits"),)
         assert a.psf_fwhm == {"r": 1.2} and b.psf_fwhm == {}
         assert b.problem == "redshift must be positive, got nan"
-        assert c.problem == "radius must be positive, got -60.0 arcsec"
+        assert np.isnan(c.size) and c.problem == "no image file is named"  # -60: a radius that is not known
+
+
+def test_a_magnitude_is_no_redshift(tmp_path):
+    rows = QTable({"ra": [1.0], "dec": [2.0], "g": [17.0], "r": [16.5], "z": [16.3], "image": ["a.fits"]})
+    rows.write(tmp_path / "rows.ecsv")
+    with pytest.raises(ValueError, match="a magnitude, or the redshift"):
+        read_targets(tmp_path / "rows.ecsv")
+    assert read_targets(tmp_path / "rows.ecsv", columns={"redshift": "z"})[0].redshift == 16.3
+    rows["z_spec"] = [0.05]
+    rows.write(tmp_path / "both.ecsv")
+    assert read_targets(tmp_path / "both.ecsv")[0].redshift == 0.05
 
 
 def test_coordinates_of_another_frame_and_pattern_of_files(tmp_path):

@@ -19,7 +19,7 @@ from fiberifu.model import ModelConfig
 from fiberifu.shards import job, shards_to_folder
 from fiberifu.shards.job import read_positions, split_side
 from fiberifu.shards.plan import make_plan
-from fiberifu.shards.unit import passbands
+from fiberifu.shards.unit import _strictest, passbands
 from fiberifu.simulate import analytic_template_pack
 from fiberifu.simulate.observe import aperture_photometry
 from fiberifu.simulate_job import simulate_to_folder
@@ -180,6 +180,13 @@ def test_fibres_of_one_galaxy_stay_together():
     assert groups == {(1, 2, 3), (4,), (5,)}  # the one behind has another redshift
     assert ids[galaxy == galaxy[list(ids).index(1)]][0] == 2  # the brightest first, whose pixel is that of all
     assert set(np.asarray(rows["pixel"])[[0, 1, 2]]) == {8}
+
+
+def test_a_galaxy_is_held_out_with_any_of_its_fibers():
+    sides = {1.0: "train", 2.0: "between", 3.0: "held_out"}
+    for ras, wanted in (((1.0, 1.0), "train"), ((1.0, 2.0), "between"), ((3.0, 1.0, 2.0), "held_out")):
+        fibers = {"ra": ras, "dec": ras}
+        assert SPLITS[_strictest(lambda ra, dec: SPLITS.index(sides[ra]), fibers)] == wanted
 
 
 def test_held_out_positions_are_kept_apart(tree, tmp_path):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.nddata import InverseVariance
+from astropy.wcs import WCS
 
 from fiberifu.flags import Flag
 from fiberifu.surveys import read_des, read_legacysurvey
+from fiberifu.surveys.legacysurvey.cutout import is_north
 
 
 def header(dec=-30.0, **cards):
@@ -67,6 +69,17 @@ def test_cutout_without_inverse_variance(tmp_path, cube):
 def test_single_band_cutout(tmp_path, cube):
     images = read_legacysurvey(write(tmp_path / "c.fits", fits.PrimaryHDU(cube[0], header(BANDS="r"))))
     assert list(images) == ["r"]
+
+
+@pytest.mark.parametrize(
+    "release, dec, north", [("9011", -30, True), ("9010", 60, False), ("", 60, True), ("", -30, False)]
+)
+def test_a_card_that_names_all_surveys_names_none(release, dec, north):
+    """legacypipe writes one SURVEY into all files: the release's number tells, or the border of the surveys."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cdelt = ["RA---TAN", "DEC--TAN"], [180, dec], [-1e-4, 1e-4]
+    header = {"SURVEY": "DECaLS+BASS+MzLS", "DRVERSIO": release}
+    assert is_north(header, header, wcs, (10, 10)) is north
 
 
 def test_north_is_bass_and_mzls(tmp_path, cube):

@@ -12,6 +12,7 @@ from astropy.nddata import CCDData, InverseVariance
 from ..flags import Flag
 from ..provenance import is_predicted
 from ..surveys._fits import celestial_wcs
+from ..surveys.legacysurvey.cutout import is_north
 
 __all__ = ["Brick", "find_brick"]
 
@@ -70,7 +71,7 @@ class Brick(contextlib.ExitStack):
             header = self._hdus["image", self.bands[0]].header
             self.shape = self._hdus["image", self.bands[0]].shape
             self.wcs = celestial_wcs(header, self.folder)
-            self._north = "north" in str(header.get("VERSION", "")) or "bass" in str(header.get("SURVEY", "")).lower()
+            self._north = is_north(header, header, self.wcs, self.shape)
         except BaseException:
             self.close()
             raise

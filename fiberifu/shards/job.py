@@ -101,6 +101,7 @@ def shards_to_folder(
     settings = {
         "made": "shards", "plan": plan.sha256, "bands": "".join(layout.bands), "seed": int(seed),
         "held_out": hashlib.sha256(positions.tobytes()).hexdigest(), "software": software_version(),
+        "bricks": [str(b.resolve()) for b in bricks],
     }  # fmt: skip
     if overwrite and not resume:
         _remove(Path(folder))

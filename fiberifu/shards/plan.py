@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 REACH = 12.0  # arcsec, of a galaxy's fibres from its brightest target: within a stamp wherever its centre is
 SAME = 900.0  # km/s
 REDSHIFTS = (0.003, 0.6)  # for which models are made
+MOST_AWAY = 1.5  # arcsec, of a fibre from its target
 DELTA_CHI2 = 40.0  # over the second best redshift: below it redshifts are not trusted (Hahn+2023, AJ 165, 253)
 
 
@@ -137,6 +138,10 @@ def _good_rows(path, left_out):
         return np.char.strip(np.asarray(column).astype(str))
 
     ra, dec, redshift = (np.asarray(c, float) for c in (fiber["MEAN_FIBER_RA"], fiber["MEAN_FIBER_DEC"], z["Z"]))
+    # MEAN_FIBER_* of early releases takes failed exposures along: such a fibre may have been anywhere
+    target = np.asarray(fiber["TARGET_RA"], float), np.asarray(fiber["TARGET_DEC"], float)
+    away = 3600 * np.hypot(((ra - target[0] + 180) % 360 - 180) * np.cos(np.radians(dec)), dec - target[1])
+    ebv = np.asarray(fiber["EBV"], float)
     good = np.ones(len(z), bool)
     for reason, wrong in (
         ("not a target", text(fiber["OBJTYPE"]) != "TGT"),
@@ -146,12 +151,14 @@ def _good_rows(path, left_out):
         ("redshift uncertain", ~(np.asarray(z["DELTACHI2"], float) > DELTA_CHI2)),
         ("redshift out of range", ~((redshift >= REDSHIFTS[0]) & (redshift <= REDSHIFTS[1]))),
         ("no position", ~(np.isfinite(ra) & (np.abs(dec) <= 90)) | ((ra == 0) & (dec == 0))),
+        ("mean position spoilt by a failed exposure", ~(away < MOST_AWAY)),
+        ("E(B-V) not known", ~(ebv >= 0)),
     ):
         if count := int((good & wrong).sum()):
             left_out[reason] = left_out.get(reason, 0) + count
         good &= ~wrong
     rows = np.flatnonzero(good)
-    ebv, flux = (np.asarray(fiber[name], float)[rows] for name in ("EBV", "FLUX_R"))
+    flux = np.asarray(fiber["FLUX_R"], float)[rows]
     columns = Table(
         {
             "row": rows.astype(np.int64),
@@ -160,7 +167,7 @@ def _good_rows(path, left_out):
             "dec": dec[rows],
             "z": redshift[rows],
             "zerr": np.asarray(z["ZERR"], float)[rows],
-            "ebv": np.clip(np.nan_to_num(ebv), 0, 9),
+            "ebv": np.clip(ebv[rows], 0, 9),
             "flux_r": np.nan_to_num(flux),
             "brick": text(fiber["BRICKNAME"])[rows].astype("U8"),
             "pixel": np.full(len(rows), _pixel(path)),

@@ -78,7 +78,7 @@ def make_records(fibers, files, bricks, layout, seed, split):
                 if isinstance(brick, Exception):
                     raise _LeftOut("no image")
                 record = _record(fibers[rows], flux[rows], ivar[rows], brick, layout, seed)
-                found[i] = compress(record | {"split": split(record["ra"], record["dec"])})
+                found[i] = compress(record | {"split": _strictest(split, fibers[rows])})
                 kept = len(found[i]["fibers"]["targetid"])
                 if kept < len(rows):
                     left_out["no image at the fibre"] += len(rows) - kept
@@ -88,6 +88,14 @@ def make_records(fibers, files, bricks, layout, seed, split):
                 log.warning("brick %s, target %d: not used (%s)", name, fibers["targetid"][rows[0]], error)
                 left_out["image not usable"] += len(rows)
     return [record for record in found if record is not None], dict(left_out)
+
+
+def _strictest(split, fibers):
+    """Place in ``SPLITS`` of a galaxy: held out, or between, where one of its fibres is; `split` takes a position."""
+    from ..train.shards.record import SPLITS
+
+    sides = {SPLITS[split(ra, dec)] for ra, dec in zip(fibers["ra"], fibers["dec"], strict=True)}
+    return SPLITS.index(next(side for side in ("held_out", "between", "train") if side in sides))
 
 
 def _open(bricks, name, bands):

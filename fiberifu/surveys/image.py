@@ -165,6 +165,14 @@ def _unit(path, header, primary, unit, zero_point):
     """The unit of the result, and the factor to it."""
     if unit is not None and zero_point is not None:
         raise ValueError("unit and zero_point are both given; a zero point is for counts, give one of the two")
+    if zero_point is not None:
+        stated = _parse_unit(str(header.get("BUNIT", primary.get("BUNIT", ""))))
+        if stated is not None and any(
+            stated.is_equivalent(t) or stated.is_equivalent(t / u.arcsec**2) for t in (u.nmgy, u.Jy)
+        ):
+            raise ValueError(
+                f"{path}: its unit is {stated} (BUNIT), which needs no zero_point; leave it out, or give unit"
+            )
     if zero_point is None:
         text = str(header.get("BUNIT", primary.get("BUNIT", ""))) if unit is None else unit
         found = _parse_unit(text)

@@ -135,7 +135,7 @@ def _pairs(fibers, galaxies, max_radius, min_reach):
     r50 = galaxies["r50"].to_value(u.arcsec)
     ratio, angle = _plain(galaxies["axis_ratio"]), galaxies["position_angle"].to_value(u.rad)
     sized = np.isfinite(r50) & (r50 > 0)
-    round_ = ~(np.isfinite(ratio) & (ratio > 0) & (ratio <= 1) & np.isfinite(angle))
+    round_ = ~(np.isfinite(ratio) & (ratio > 0) & (ratio < 1) & np.isfinite(angle))
     ratio, angle = np.where(round_, 1.0, np.clip(ratio, 0.1, 1)), np.where(round_, 0.0, angle)
     reach = np.maximum(np.where(sized, max_radius * r50, 0), min_reach.value)
     places = [t["position"].icrs for t in (fibers, galaxies)]
@@ -154,8 +154,9 @@ def _pairs(fibers, galaxies, max_radius, min_reach):
     pairs = {
         "fiber": i, "galaxy": j, "east": east, "north": north, "separation": np.hypot(east, north),
         "radius": ellipse / np.where(sized, r50, np.nan)[j], "depth": ellipse / reach[j],
-        "azimuth": np.degrees(np.arctan2(np.abs(minor), np.abs(major))),
-        "slit": np.degrees(np.arctan2(np.abs(minor * ratio[j]), np.abs(major))),
+        # of a round galaxy, or one of unknown shape, nobody knows the axis
+        "azimuth": np.where(round_[j], np.nan, np.degrees(np.arctan2(np.abs(minor), np.abs(major)))),
+        "slit": np.where(round_[j], np.nan, np.degrees(np.arctan2(np.abs(minor * ratio[j]), np.abs(major)))),
     }  # fmt: skip
     inside = pairs["depth"] < 1
     return {name: values[inside] for name, values in pairs.items()}

@@ -121,7 +121,7 @@ def band_ccd(name, path, plane, header, primary, ivar, maskbits, psf=None, *, wc
         raise ValueError(f"{path}: BUNIT is {unit!r}; images of the Legacy Surveys are in nanomaggy")
     of_one_shape(path, plane.shape, **{f"the inverse variance of {name}": ivar, "the mask": maskbits})
     wcs = sky_wcs(header, path) if wcs is None else wcs
-    north = _is_north(primary, header, wcs, plane.shape)
+    north = is_north(primary, header, wcs, plane.shape)
     filter_name = _NORTH_FILTER.get(name, f"DECam {name}") if north else f"DECam {name}"
     meta = {"SURVEY": "BASS+MzLS" if north else "DECaLS", "BAND": name, "FILTER": filter_name}
     # of simulated images: what they are, and what is known of them
@@ -148,10 +148,16 @@ def _native(array):
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _is_north(primary, header, wcs, shape):
+def is_north(primary, header, wcs, shape):
     """Whether the image is from BASS and MzLS: the file's word, else the surveys' border."""
     for source in (header, primary):
+        # legacypipe names all three surveys in every file ("DECaLS+BASS+MzLS"), and numbers the halves (9010, 9011)
+        release = str(source.get("DRVERSIO", ""))
+        if release[-1:] in ("0", "1") and release[-2:-1] == "1":
+            return release[-1] == "1"
         text = f"{source.get('SURVEY', '')} {source.get('VERSION', '')}".lower()
+        if "decals" in text and "bass" in text:
+            continue
         if "south" in text or "decals" in text:
             return False
         if "north" in text or "bass" in text or "mzls" in text:

@@ -110,6 +110,9 @@ def fetch_cutout(
         if not found or any(data.shape[-2:] != (n, n) for _, data in found):
             shapes = [data.shape for _, data in found]
             raise ValueError(f"images of {shapes} came, not of {n} x {n} pixels")
+        came = "".join(str(header.get("BANDS") or header.get("BAND") or "") for header, _ in found)
+        if came and not set("".join(bands)) <= set(came):
+            raise ValueError(f"bands {came!r} came, not {''.join(bands)!r}: the layer has no others there")
 
     return _fetch(address, f"cutout_{name}_{n}x{scale:g}.fits", folder, check, retries, timeout)
 
