@@ -347,7 +347,7 @@ for _ in range(4):
                                 spaxel=1 * u.arcsec, lines=["Ha", "N2_6583"])
         os._exit(0)
     while files() < before + 2 and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        time.sleep(0.001)
+        time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.03))
     os.kill(child, signal.SIGKILL)
     print(os.waitpid(child, 0)[1], files())
