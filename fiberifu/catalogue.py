@@ -55,6 +55,8 @@ class Target:
     redshift, redshift_error : float
     file : str
         Of the image, as the catalogue has it.
+    folder : str
+        Of the catalogue.
     images : tuple of str
         As `fiberifu.jobs.read_image` takes them; paths are complete.
     psf : str
@@ -76,6 +78,7 @@ class Target:
     redshift: float
     redshift_error: float = np.nan
     file: str = ""
+    folder: str = ""
     images: tuple = ()
     psf: str = ""
     psf_fwhm: dict = field(default_factory=dict)
@@ -116,7 +119,7 @@ def read_targets(path, *, columns=None, image=None):
         Naming the catalogue and what is missing or wrong: no such file, no table, a column that is not there, or has a
         unit of another kind.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # workers may be in another folder
     table = _read(path)
     found = _find(table, dict(columns or {}), path)
     n = len(table)
@@ -147,6 +150,7 @@ def read_targets(path, *, columns=None, image=None):
                 i,
                 texts["name"][i] or str(i),
                 file=images,
+                folder=str(path.parent),
                 images=tuple(_place(item, path.parent) for item in images.split(";") if item.strip()),
                 psf=_place(psf, path.parent) if psf else "",
                 psf_fwhm={b: float(v) for b in "griz" if np.isfinite(v := numbers[f"psfsize_{b}"][i]) and v > 0},

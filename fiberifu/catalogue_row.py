@@ -147,7 +147,8 @@ def predict_target(ifu, target, options):
         raise
     except Exception as error:  # one galaxy never ends a catalogue: its row says what happened
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-        row["STATUS"] = kind + " ".join(str(error).split())
+        text = str(error).replace(f"{target.folder}/", "")  # the same wherever the catalogue is
+        row["STATUS"] = kind + " ".join(text.split())
         return row, None
     return row | found | {"STATUS": "ok", "OK": True}, cube
 

@@ -58,6 +58,7 @@ def open_executor(kind, workers=1, address=None):
             raise ValueError(
                 "executor is 'dask', and dask.distributed is not installed: pip install 'dask[distributed]'"
             ) from error
+        logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection
         here = {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
         with Client(address) if address is not None else Client(**here) as client:
             yield client.get_executor(pure=False)

@@ -122,7 +122,7 @@ def infer_catalog(
         **options, "reader": reader if isinstance(reader, str) else f"{reader.__module__}.{reader.__qualname__}",
     }  # fmt: skip
     folder = _prepare(Path(folder), settings, chunk is not None, overwrite, resume)
-    job = {"model": str(source), "options": options, "folder": str(folder) if maps else None}
+    job = {"model": str(source.absolute()), "options": options, "folder": str(folder.absolute()) if maps else None}
     job["cards"] = {"CATALOG": Path(catalog).name, "CATSHA": settings["catalog"][:16], "SPAXEL": options["spaxel"],
                     "APERTURE": options["aperture"], "DRAWS": draws, "NCHUNK": of}  # fmt: skip
     work = Chunks(folder, of, targets, chunks)

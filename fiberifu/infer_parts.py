@@ -190,13 +190,13 @@ def _results(executor, job, targets, todo):
     """Yield (part, result) as parts are made."""
     if executor is None:
         for part in todo:
-            yield part, run_part(job, targets[part[1] : part[2]], str(part[3]))
+            yield part, run_part(job, targets[part[1] : part[2]], str(part[3].absolute()))
         return
     waiting, ahead = iter(todo), {}
     try:
         while True:
             for part in waiting:
-                ahead[executor.submit(run_part, job, targets[part[1] : part[2]], str(part[3]))] = part
+                ahead[executor.submit(run_part, job, targets[part[1] : part[2]], str(part[3].absolute()))] = part
                 if len(ahead) >= AHEAD:
                     break
             if not ahead:

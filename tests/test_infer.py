@@ -163,8 +163,8 @@ def test_bad_galaxies_are_rows_with_a_reason(place, serial):
     assert list(serial["OK"]) == [True, True, False, True, False, False]
     assert list(serial["ROW"]) == list(range(N))
     assert serial["STATUS"][0] == "ok"
-    assert "sim_2.fits: no such file" in serial["STATUS"][2]
-    assert "sim_4.fits: truncated or damaged FITS" in serial["STATUS"][4]
+    assert serial["STATUS"][2] == "images/sim_2.fits: no such file"
+    assert serial["STATUS"][4].startswith("images/sim_4.fits: truncated or damaged FITS")
     assert serial["STATUS"][5] == "redshift must be positive, got -1.0"
     assert np.isnan(serial["Ha_flux"][~serial["OK"]]).all() and np.isnan(serial["LATENT"][2]).all()
     text = "\n".join(summary_lines([place / "serial/chunk_predicted_00000-of-00001.fits"]))
@@ -350,7 +350,7 @@ set("predict_target", slow)
 rng = np.random.default_rng(3)
 def files():
     return len([name for _, _, names in os.walk("{place}/x") for name in names])
-for _ in range(6):
+for _ in range(4):
     before = files()
     child = os.fork()
     if not child:
@@ -358,7 +358,7 @@ for _ in range(6):
                                 spaxel=1 * u.arcsec, lines=["Ha", "N2_6583"])
         os._exit(0)
     while files() < before + 2 and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        time.sleep(0.001)
+        time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.03))
     os.kill(child, signal.SIGKILL)
     print(os.waitpid(child, 0)[1], files())
@@ -368,7 +368,7 @@ for _ in range(6):
 def test_sigkill(tmp_path, monkeypatch):
     """Runs killed by the operating system at some moment, each going on where the last one was; then one that ends."""
     fake(monkeypatch)
-    table(60).write(tmp_path / "rows.ecsv")
+    table(24).write(tmp_path / "rows.ecsv")
     infer_catalog(tmp_path / "rows.ecsv", tmp_path / "whole", of=3, **FAST)
     code = KILLER.replace("{fake}", FAKE).replace("{place}", str(tmp_path))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
