@@ -189,8 +189,9 @@ def _weakened(precision, mixture, excess):
 
     if excess <= 1:
         return precision
-    half = precision @ mixture.collapse().root[0].double()
-    inner = mixture.collapse().root[0].double().T @ half + torch.eye(half.shape[1], dtype=torch.float64) / excess
+    root = mixture.collapse().root[0].double()
+    half = precision @ root
+    inner = root.T @ half + torch.eye(half.shape[1], dtype=torch.float64) / excess
     return precision - half @ torch.linalg.solve(inner, half.T)
 
 

@@ -19,7 +19,7 @@ SIGMA_Z = 7e-5
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["decode", "infer_redshift", "range_flags"]
+__all__ = ["decode", "encode_at", "infer_redshift", "range_flags"]
 
 
 def decode(model, prepared, offsets, points, scale, z, progress):
@@ -86,18 +86,21 @@ def decode(model, prepared, offsets, points, scale, z, progress):
     return mixture, average(sigma), photometry
 
 
-def infer_redshift(model, prepared):
-    """Quantiles of p(z | image) of the stamp at the galaxy's centre."""
+def encode_at(model, prepared, east, north):
+    """`~fiberifu.model.Encoded` of the stamp at an offset [arcsec]."""
     import torch
 
-    east, north = prepared.galaxy.offset if prepared.galaxy is not None else (0.0, 0.0)
     sb, noise, _ = prepared.stamp(east, north)
+    fwhm = torch.tensor([prepared.psf_fwhm], dtype=torch.float32)
     with torch.inference_mode():
-        encoded = model.encode(
-            torch.from_numpy(sb)[None],
-            torch.from_numpy(noise)[None],
-            torch.tensor([prepared.psf_fwhm], dtype=torch.float32),
-        )
+        return model.encode(torch.from_numpy(sb)[None], torch.from_numpy(noise)[None], fwhm)
+
+
+def infer_redshift(model, prepared):
+    """Quantiles of p(z | image) of the stamp at the galaxy's centre."""
+
+    east, north = prepared.galaxy.offset if prepared.galaxy is not None else (0.0, 0.0)
+    encoded = encode_at(model, prepared, east, north)
     probability = encoded.redshift_logits[0].double().softmax(0).numpy()
     c = model.config
     edges = np.log(np.geomspace(c.redshift_min, c.redshift_max, len(probability) + 1))

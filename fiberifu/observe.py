@@ -12,7 +12,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from .constants import C_KMS
 from .context import check_redshifts, context_redshift, fiber_errors, resolve_context, warn_of_strangers
-from .decode import decode, infer_redshift, range_flags
+from .decode import decode, encode_at, infer_redshift, range_flags
 from .extinction import mw_transmission
 from .flags import Flag
 from .image import prepare_image
@@ -303,18 +303,11 @@ class VirtualIFU:
         ValueError
             Naming the argument; also for a center outside of the image.
         """
-        import torch
-
         prepared = self._prepare(image, ebv, seeing)
         offset = prepared.offsets(prepared.center if center is None else resolve_positions(center).sky)
         if len(offset) != 1 or not prepared.contains(offset)[0]:
             raise ValueError(f"center={center}: give one position on the image, around {prepared.center.to_string()}")
-        sb, noise, _ = prepared.stamp(*offset[0])
-        fwhm = torch.tensor([prepared.psf_fwhm], dtype=torch.float32)
-        with torch.inference_mode():
-            encoded = self._model.encode(torch.from_numpy(sb)[None], torch.from_numpy(noise)[None], fwhm)
-            keep = encoded.keep[..., None]
-            return ((encoded.tokens * keep).sum(1) / keep.sum(1))[0].numpy()
+        return encode_at(self._model, prepared, *offset[0]).pooled[0].numpy()
 
     # --- its parts ------------------------------------------------------------------------------------------------
     @property

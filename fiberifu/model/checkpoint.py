@@ -52,6 +52,15 @@ def save_checkpoint(folder, model, *, card, passport, dtype=None):
         os.replace(part, folder / name)
 
 
+def whole_folder(folder):
+    """The path of a model folder; FileNotFoundError if it lacks a file."""
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder}: no {name}; a model folder holds config.json and model.safetensors")
+    return folder
+
+
 def load_checkpoint(folder):
     """Read a model folder, strictly.
 
@@ -68,10 +77,7 @@ def load_checkpoint(folder):
     ValueError
         When a tensor is missing, extra or of another shape, or the configuration has unknown names.
     """
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder}: no {name}; a model folder holds config.json and model.safetensors")
+    folder = whole_folder(folder)
     try:
         stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = ModelConfig.from_dict(stored["model"])

@@ -23,12 +23,13 @@ __all__ = ["Encoded", "FiberMAE", "Losses"]
 
 @dataclasses.dataclass
 class Encoded:
-    """A galaxy once encoded: tokens (B, T, D), their sky offsets (B, T, 2), which may be read (B, T), a guess of the
-    redshift, and what the image tokens were made of (see `ImageTokens.pixels`)."""
+    """A galaxy once encoded: tokens (B, T, D), their sky offsets (B, T, 2), which may be read (B, T), the mean of these
+    (B, D), a guess of the redshift from it, and what the image tokens were made of (see `ImageTokens.pixels`)."""
 
     tokens: torch.Tensor
     offset: torch.Tensor
     keep: torch.Tensor
+    pooled: torch.Tensor
     redshift_logits: torch.Tensor
     pixels: tuple
 
@@ -92,7 +93,7 @@ class FiberMAE(nn.Module):
             tokens, offset, keep = (torch.cat(x, 1) for x in zip((tokens, offset, keep), context, strict=True))
         encoded = self.encoder(tokens, offset, keep)
         pooled = (encoded * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
-        return Encoded(encoded, offset, keep, self.redshift_head(pooled), pixels)
+        return Encoded(encoded, offset, keep, pooled, self.redshift_head(pooled), pixels)
 
     def context_tokens(self, image, sigma, galaxy, offset, flux, ivar, redshift, show=None):
         """Tokens of fibre spectra as context: (F, S, D), offsets (F, S, 2), keep (F, S).

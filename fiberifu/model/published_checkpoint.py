@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from .checkpoint import save_checkpoint
+from .checkpoint import save_checkpoint, whole_folder
 from .published import PublishedConfig, PublishedMAE
 
 __all__ = ["convert_published", "file_sha256", "is_published", "load_published", "read_lightning_checkpoint"]
@@ -284,10 +284,7 @@ def load_published(folder):
     ValueError
         When a tensor is missing, extra or of another shape, or the configuration has unknown names.
     """
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder}: no {name}; a model folder holds config.json and model.safetensors")
+    folder = whole_folder(folder)
     stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = folder / "model.safetensors"
     try:

@@ -12,12 +12,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table, vstack
 from scipy.spatial import cKDTree
 
 from ..constants import C_KMS
-from ..provenance import is_predicted
+from ..surveys._fits import FitsFile
+from ..surveys.desi_fibers import fiber_table
+from ..surveys.fibers import FiberFlag
 
 __all__ = ["REACH", "Plan", "make_plan"]
 
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 REACH = 12.0  # arcsec, of a galaxy's fibres from its brightest target: within a stamp wherever its centre is
 SAME = 900.0  # km/s
 REDSHIFTS = (0.003, 0.6)  # for which models are made
-MOST_AWAY = 1.5  # arcsec, of a fibre from its target
 DELTA_CHI2 = 40.0  # over the second best redshift: below it redshifts are not trusted (Hahn+2023, AJ 165, 253)
 
 
@@ -38,7 +38,7 @@ class Plan:
     files : list of `~pathlib.Path`
         Coadds.
     fibers : `~astropy.table.Table`
-        One row per good fibre, a galaxy's together, the brightest first: file, row, targetid, ra, dec (degrees), z,
+        One row per good fibre, a galaxy's together, the brightest first: file, targetid, ra, dec (degrees), z,
         zerr, ebv, flux_r, brick, pixel, galaxy.
     units : dict of str to slice
         Rows of ``fibers`` by the name of the unit.
@@ -53,7 +53,7 @@ class Plan:
     def __init__(self, files, fibers, units, left_out, kinds):
         self.files, self.fibers, self.units, self.left_out, self.kinds = files, fibers, units, left_out, kinds
         digest = hashlib.sha256()
-        for name in ("targetid", "ra", "dec", "z", "ebv", "row", "galaxy"):
+        for name in ("targetid", "ra", "dec", "z", "ebv", "galaxy"):
             digest.update(np.ascontiguousarray(fibers[name]).tobytes())
         digest.update("\n".join([f"{f.name}" for f in files] + list(fibers["brick"]) + list(units)).encode())
         self.sha256 = digest.hexdigest()
@@ -126,51 +126,44 @@ def _pixel(path):
 
 def _good_rows(path, left_out):
     """The good fibres of one redrock file, and what it is; counts the others in ``left_out``."""
-    with fits.open(path, memmap=False) as hdus:
-        kind = str(hdus[0].header.get("DATATYPE", "OBSERVED")).strip()
-        if is_predicted(hdus[0].header):
-            raise ValueError("DATATYPE='PREDICTED', made by fiberifu; give observed or simulated files")
-        z, fiber = Table(hdus["REDSHIFTS"].data), Table(hdus["FIBERMAP"].data)
-    if len(z) != len(fiber) or not np.array_equal(z["TARGETID"], fiber["TARGETID"]):
-        raise ValueError("REDSHIFTS and FIBERMAP are of other targets")
-
-    def text(column):
-        return np.char.strip(np.asarray(column).astype(str))
-
-    ra, dec, redshift = (np.asarray(c, float) for c in (fiber["MEAN_FIBER_RA"], fiber["MEAN_FIBER_DEC"], z["Z"]))
-    # MEAN_FIBER_* of early releases takes failed exposures along: such a fibre may have been anywhere
-    target = np.asarray(fiber["TARGET_RA"], float), np.asarray(fiber["TARGET_DEC"], float)
-    away = 3600 * np.hypot(((ra - target[0] + 180) % 360 - 180) * np.cos(np.radians(dec)), dec - target[1])
-    ebv = np.asarray(fiber["EBV"], float)
-    good = np.ones(len(z), bool)
+    with FitsFile(path) as file:
+        kind = str(file.headers["PRIMARY"].get("DATATYPE", "OBSERVED")).strip()
+        if missing := [name for name in ("REDSHIFTS", "FIBERMAP") if name not in file]:
+            raise ValueError(f"no {' and no '.join(missing)} in it")
+        redshifts, fibermap = file.table("REDSHIFTS"), file.table("FIBERMAP")
+        exposures = file.table("EXP_FIBERMAP") if "EXP_FIBERMAP" in file else None
+        fibers = fiber_table(fibermap, exposures, redshifts, list(file.headers.values()))
+    brick = fibermap.get("BRICKNAME")
+    if brick is None or len(redshifts["TARGETID"]) != len(fibers):
+        raise ValueError("REDSHIFTS and FIBERMAP are of other targets, or no BRICKNAME is there")
+    flags, z, ebv = np.asarray(fibers["flags"]), np.asarray(fibers["z"]), fibers["ebv"].value
+    good = np.ones(len(fibers), bool)
     for reason, wrong in (
-        ("not a target", text(fiber["OBJTYPE"]) != "TGT"),
-        ("fibre failed", np.asarray(fiber["COADD_FIBERSTATUS"]) != 0),
-        ("redshift with a warning", np.asarray(z["ZWARN"]) != 0),
-        ("not a galaxy", text(z["SPECTYPE"]) != "GALAXY"),
-        ("redshift uncertain", ~(np.asarray(z["DELTACHI2"], float) > DELTA_CHI2)),
-        ("redshift out of range", ~((redshift >= REDSHIFTS[0]) & (redshift <= REDSHIFTS[1]))),
-        ("no position", ~(np.isfinite(ra) & (np.abs(dec) <= 90)) | ((ra == 0) & (dec == 0))),
-        ("mean position spoilt by a failed exposure", ~(away < MOST_AWAY)),
+        ("not a target", (flags & int(FiberFlag.SKY | FiberFlag.NO_TARGET)) != 0),
+        ("fibre failed", np.asarray(fibers["fiberstatus"]) != 0),
+        ("redshift with a warning", (flags & int(FiberFlag.REDSHIFT_WARNING | FiberFlag.REDSHIFT_MISSING)) != 0),
+        ("not a galaxy", (flags & int(FiberFlag.NOT_GALAXY)) != 0),
+        ("redshift uncertain", ~(np.asarray(fibers["deltachi2"]) > DELTA_CHI2)),
+        ("redshift out of range", ~((z >= REDSHIFTS[0]) & (z <= REDSHIFTS[1]))),
+        ("no position", (flags & int(FiberFlag.POSITION_MISSING | FiberFlag.POSITION_TARGET)) != 0),
+        ("twice in its file", (flags & int(FiberFlag.DUPLICATE)) != 0),
         ("E(B-V) not known", ~(ebv >= 0)),
     ):
         if count := int((good & wrong).sum()):
             left_out[reason] = left_out.get(reason, 0) + count
         good &= ~wrong
-    rows = np.flatnonzero(good)
-    flux = np.asarray(fiber["FLUX_R"], float)[rows]
+    fibers = fibers[good]
     columns = Table(
         {
-            "row": rows.astype(np.int64),
-            "targetid": np.asarray(z["TARGETID"], np.int64)[rows],
-            "ra": ra[rows] % 360,
-            "dec": dec[rows],
-            "z": redshift[rows],
-            "zerr": np.asarray(z["ZERR"], float)[rows],
-            "ebv": np.clip(ebv[rows], 0, 9),
-            "flux_r": np.nan_to_num(flux),
-            "brick": text(fiber["BRICKNAME"])[rows].astype("U8"),
-            "pixel": np.full(len(rows), _pixel(path)),
+            "targetid": np.asarray(fibers["targetid"], np.int64),
+            "ra": fibers["position"].ra.deg,
+            "dec": fibers["position"].dec.deg,
+            "z": np.asarray(fibers["z"]),
+            "zerr": np.asarray(fibers["zerr"]),
+            "ebv": np.clip(fibers["ebv"].value, 0, 9),
+            "flux_r": np.nan_to_num(fibers["flux_r"].value),
+            "brick": np.char.strip(np.asarray(brick)[good].astype(str)).astype("U8"),
+            "pixel": np.full(len(fibers), _pixel(path)),
         }
     )
     return columns, kind

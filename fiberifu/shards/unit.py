@@ -12,13 +12,13 @@ import warnings
 
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from ..constants import C_KMS
 from ..extinction import mw_transmission
 from ..image import prepare_image
-from .bricks import Brick, find_brick
+from ..surveys.desi import read_desi
+from .bricks import Brick
 
 __all__ = ["make_records", "passbands"]
 
@@ -101,7 +101,7 @@ def _strictest(split, fibers):
 def _open(bricks, name, bands):
     """The brick, or why there is none; said once."""
     try:
-        return Brick(find_brick(bricks, name), bands)
+        return Brick(bricks, name, bands)
     except (OSError, ValueError) as error:
         log.warning("%s", error)
         return error
@@ -116,10 +116,9 @@ def _spectra(fibers, files, layout):
     usable = np.zeros(n, bool)
     for file in np.unique(np.asarray(fibers["file"])):
         mine = np.flatnonzero(np.asarray(fibers["file"]) == file)
-        rows, ids = np.asarray(fibers["row"])[mine], np.asarray(fibers["targetid"])[mine]
         try:
-            flux[mine], ivar[mine] = _joined(files[file], rows, ids, layout)
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AstropyUserWarning) as error:
+            flux[mine], ivar[mine] = _joined(files[file], np.asarray(fibers["targetid"])[mine], layout)
+        except (OSError, ValueError) as error:
             log.warning("%s: %d fibres not used (%s)", files[file], len(mine), error)
             left_out["coadd not readable"] += len(mine)
             continue
@@ -128,28 +127,14 @@ def _spectra(fibers, files, layout):
     return flux, ivar, usable, +left_out
 
 
-def _joined(path, rows, ids, layout):
-    """Flux and ivar of rows of a coadd: where arms overlap their mean, weighted with ivar; masked pixels have 0."""
-    wave = layout.wave
-    total, weight = np.zeros((2, len(rows), len(wave)))
-    with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
-        warnings.filterwarnings("error", message=".*truncated", category=AstropyUserWarning)  # which it only warns of
-        if not np.array_equal(np.asarray(hdus["FIBERMAP"].data["TARGETID"])[rows], ids):
-            raise ValueError("its rows are not those of the redrock file")
-        for arm in "BRZ":
-            if f"{arm}_FLUX" not in hdus:
-                continue
-            own = np.asarray(hdus[f"{arm}_WAVELENGTH"].data, float)
-            first = round((own[0] - wave[0]) / layout.wave_step)
-            if not np.allclose(own, wave[first : first + len(own)], atol=1e-3):
-                raise ValueError(f"{arm}_WAVELENGTH is not on DESI's grid of {layout.wave_step} A")
-            part = slice(first, first + len(own))
-            value, ivar = (np.asarray(hdus[f"{arm}_{key}"].data[rows], float) for key in ("FLUX", "IVAR"))
-            good = (np.asarray(hdus[f"{arm}_MASK"].data[rows]) == 0) & np.isfinite(value) & (ivar > 0)
-            ivar = np.where(good & np.isfinite(ivar), ivar, 0)
-            total[:, part] += ivar * np.where(good, value, 0)
-            weight[:, part] += ivar
-    return total / np.where(weight > 0, weight, 1), weight
+def _joined(path, ids, layout):
+    """Flux and ivar of targets of a coadd, on the grid of the layout."""
+    spectra = read_desi(path, redrock=False, targetids=ids, resolution=False)
+    if not np.allclose(spectra.spectral_axis.value, layout.wave, atol=1e-3):
+        raise ValueError(f"its wavelengths are not those of the records, from {layout.wave[0]} A")
+    if len(spectra.flux) != len(ids):
+        raise ValueError("a TARGETID is in it twice")
+    return spectra.flux.value, spectra.uncertainty.array
 
 
 # ---------------------------------------------------------------- galaxies

@@ -9,10 +9,10 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, InverseVariance
 
-from fiberifu.surveys._checks import of_one_shape
+from fiberifu.surveys._checks import of_one_shape, reading
 from fiberifu.surveys._sky import one_angle, one_position
 
-__all__ = ["NMGY_ZERO_POINT", "by_band", "cut_image", "nanomaggy_ccd"]
+__all__ = ["NMGY_ZERO_POINT", "by_band", "cut_image", "nanomaggy_ccd", "read_bands"]
 
 NMGY_ZERO_POINT = 22.5  # AB magnitude of one nanomaggy
 
@@ -25,6 +25,36 @@ def by_band(paths):
     if not pairs:
         raise ValueError("paths is empty; give one file per band")
     return [(name, Path(os.fspath(path))) for name, path in pairs]
+
+
+def read_bands(paths, what, read, order):
+    """Images of files of one band each.
+
+    Parameters
+    ----------
+    paths : path-like, sequence or mapping
+        See `by_band`.
+    what : str
+        The files are, for errors.
+    read : callable
+        Path to band and CCDData.
+    order : sequence of str
+        Of the bands.
+
+    Returns
+    -------
+    dict of str to CCDData
+    """
+    out = {}
+    for name, path in by_band(paths):
+        with reading(path, what):
+            band, ccd = read(path)
+        if name is not None and band != name:
+            raise ValueError(f"{path}: given as band {name!r}, but it is {band!r}")
+        if band in out:
+            raise ValueError(f"{path}: second file of band {band!r}")
+        out[band] = ccd
+    return {band: out[band] for band in order if band in out}
 
 
 def nanomaggy_ccd(path, data, factor, wcs, meta, *, ivar=None, bad=None, flags=None):

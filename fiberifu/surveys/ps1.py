@@ -10,12 +10,13 @@ Waters et al. 2020 (ApJS 251, 4), section 7; https://outerspace.stsci.edu/displa
 import numpy as np
 
 from fiberifu.flags import Flag
-from fiberifu.surveys._checks import load_hdus, of_one_shape, reading, sky_wcs
-from fiberifu.surveys._images import NMGY_ZERO_POINT, by_band, nanomaggy_ccd
+from fiberifu.surveys._checks import load_hdus, of_one_shape, sky_wcs
+from fiberifu.surveys._images import NMGY_ZERO_POINT, nanomaggy_ccd, read_bands
 
 __all__ = ["read_ps1"]
 
 BANDS = "grizy"
+_WHAT = "a stack of Pan-STARRS1"
 ZERO_POINT = 25.0  # AB magnitude of one count per second
 _POGSON = 2.5 * np.log10(np.e)
 _SATURATED = 0x0020
@@ -53,17 +54,7 @@ def read_ps1(paths):
     photometric calibration moved zero points of some stacks by about 0.01 mag. Not corrected for Galactic
     extinction. Pixels are 0.25 arcsec and their noise is correlated; the weights do not know that.
     """
-    out = {}
-    for name, path in by_band(paths):
-        planes = {kind: _plane(path, kind) for kind in ("image", "wt", "mask")}
-        with reading(path, "a stack of Pan-STARRS1"):
-            band, ccd = _ccd(path, **planes)
-        if name is not None and band != name:
-            raise ValueError(f"{path}: given as band {name!r} but its header says {band!r}")
-        if band in out:
-            raise ValueError(f"{path}: second file of band {band!r}")
-        out[band] = ccd
-    return {band: out[band] for band in BANDS if band in out}
+    return read_bands(paths, _WHAT, _ccd, BANDS)
 
 
 def _plane(path, kind):
@@ -74,14 +65,14 @@ def _plane(path, kind):
         path = path.with_name(path.name.replace(".unconv.fits", f".unconv.{kind}.fits"))
         if not path.is_file():
             return None
-    for header, data in load_hdus(path, "a stack of Pan-STARRS1"):
+    for header, data in load_hdus(path, _WHAT):
         if data is not None and data.dtype.names is None and data.ndim == 2:
             return header, data
     raise ValueError(f"{path}: no image with two axes")
 
 
-def _ccd(path, image, wt, mask):
-    header, data = image
+def _ccd(path):
+    (header, data), wt, mask = (_plane(path, kind) for kind in ("image", "wt", "mask"))
     band = str(header.get("FPA.FILTERID", header.get("FPA.FILTER", header.get("FILTER", "")))).split(".")[0].strip()
     if band not in BANDS or not band:
         raise ValueError(f"{path}: no FPA.FILTERID of {', '.join(BANDS)} in its header; is it a stack of Pan-STARRS1?")

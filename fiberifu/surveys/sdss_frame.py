@@ -9,12 +9,13 @@ Data model: https://data.sdss.org/datamodel/files/BOSS_PHOTOOBJ/frames/RERUN/RUN
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from fiberifu.surveys._checks import load_hdus, reading, sky_wcs
-from fiberifu.surveys._images import by_band, nanomaggy_ccd
+from fiberifu.surveys._checks import load_hdus, sky_wcs
+from fiberifu.surveys._images import nanomaggy_ccd, read_bands
 
 __all__ = ["read_sdss_frame"]
 
 BANDS = "ugriz"
+_WHAT = "a frame of the SDSS"
 # Of the data model: gain (electrons per count) and dark variance (counts^2, read noise included) of each of the six
 # camera columns, in u, g, r, i, z. Where a CCD changed: (last run of the first value, both values).
 _GAIN = (
@@ -62,20 +63,11 @@ def read_sdss_frame(paths):
     Not corrected for Galactic extinction. SDSS magnitudes are AB to 0.01-0.02 in g, r, i, z; u_AB = u - 0.04
     (the files' zero point, 22.5, is used as it is). A frame is 13.5 x 9.8 arcmin: `cut_image` cuts a field out.
     """
-    out = {}
-    for name, path in by_band(paths):
-        hdus = load_hdus(path, "a frame of the SDSS")
-        with reading(path, "a frame of the SDSS"):
-            band, ccd = _frame(path, hdus)
-        if name is not None and band != name:
-            raise ValueError(f"{path}: given as band {name!r} but its header says {band!r}")
-        if band in out:
-            raise ValueError(f"{path}: second file of band {band!r}")
-        out[band] = ccd
-    return {band: out[band] for band in BANDS if band in out}
+    return read_bands(paths, _WHAT, _frame, BANDS)
 
 
-def _frame(path, hdus):
+def _frame(path):
+    hdus = load_hdus(path, _WHAT)
     header, image = hdus[0]
     band = str(header.get("FILTER", "")).strip()
     if band not in BANDS or not band or image is None or "CAMCOL" not in header:

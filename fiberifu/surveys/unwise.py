@@ -8,8 +8,8 @@ Lang 2014 (AJ 147, 108), Meisner et al. 2017 (AJ 154, 161); http://unwise.me.
 
 import re
 
-from fiberifu.surveys._checks import load_hdus, reading, sky_wcs
-from fiberifu.surveys._images import NMGY_ZERO_POINT, by_band, nanomaggy_ccd
+from fiberifu.surveys._checks import load_hdus, sky_wcs
+from fiberifu.surveys._images import NMGY_ZERO_POINT, nanomaggy_ccd, read_bands
 
 __all__ = ["VEGA_TO_AB", "read_unwise"]
 
@@ -18,6 +18,7 @@ __all__ = ["VEGA_TO_AB", "read_unwise"]
 VEGA_TO_AB = {"W1": 2.699, "W2": 3.339}
 #: FWHM of the PSF, arcsec: Wright et al. 2010 (AJ 140, 1868). The coadds keep it.
 PSF_FWHM = {"W1": 6.1, "W2": 6.4}
+_WHAT = "a coadd of unWISE"
 _NAME = re.compile(r"-w([12])-img(-[mu]\.fits(?:\.gz)?)", re.IGNORECASE)
 
 
@@ -48,21 +49,11 @@ def read_unwise(paths):
     10^(-0.4 x 3.339) in W2. Pixels are 2.75 arcsec. Not corrected for Galactic extinction. The bundled network has
     no use for these bands: `~fiberifu.image.prepare_image` leaves them out and says so.
     """
-    out = {}
-    for name, path in by_band(paths):
-        hdus = load_hdus(path, "a coadd of unWISE")
-        with reading(path, "a coadd of unWISE"):
-            band, ccd = _ccd(path, hdus)
-        if name is not None and band != name:
-            raise ValueError(f"{path}: given as band {name!r}, but it is {band!r}")
-        if band in out:
-            raise ValueError(f"{path}: second file of band {band!r}")
-        out[band] = ccd
-    return dict(sorted(out.items()))
+    return read_bands(paths, _WHAT, _ccd, VEGA_TO_AB)
 
 
-def _ccd(path, hdus):
-    header, data = _image(path, hdus)
+def _ccd(path):
+    header, data = _image(path)
     named = _NAME.search(path.name)
     number = str(header.get("BAND", named[1] if named else "")).strip().upper().removeprefix("W")
     band = f"W{number}"
@@ -76,13 +67,13 @@ def _ccd(path, hdus):
     if named:
         name = path.name.replace("-img-", "-invvar-").removesuffix(".gz")
         beside = next((p for p in (path.with_name(name), path.with_name(f"{name}.gz")) if p.is_file()), None)
-        ivar = None if beside is None else _image(beside, load_hdus(beside, "a coadd of unWISE"))[1]
+        ivar = None if beside is None else _image(beside)[1]
     meta = {"SURVEY": "unWISE", "BAND": band, "FILTER": f"WISE {band}", "PSF_FWHM": PSF_FWHM[band]}
     return band, nanomaggy_ccd(path, data, factor, sky_wcs(header, path), meta, ivar=ivar)
 
 
-def _image(path, hdus):
-    for header, data in hdus:
+def _image(path):
+    for header, data in load_hdus(path, _WHAT):
         if data is not None and data.dtype.names is None and data.ndim == 2:
             return header, data
     raise ValueError(f"{path}: no image with two axes")

@@ -73,7 +73,7 @@ class BrickIndex:
 
     def _look(self):
         for path in sorted(self.folder.rglob("legacysurvey-*.fits*")):
-            self._add(path)
+            _sort_in(self._files, path)
         self._files = {name: files for name, files in self._files.items() if any(kind == "image" for kind, _ in files)}
         if not self._files:
             raise FileNotFoundError(
@@ -91,18 +91,11 @@ class BrickIndex:
                 half.append(proj_plane_pixel_scales(wcs) * [nx, ny] / 2)
         self.centers, self._half = SkyCoord(centers), np.array(half)
 
-    def _add(self, path):
-        match = _NAME.fullmatch(path.name)
-        if match:
-            self._files.setdefault(match["brick"], {})[match["kind"], match["band"] or ""] = path
-
     def files(self, name):
         """Files of a brick: dict of (kind, band) to `~pathlib.Path`, band "" for ``maskbits``; empty without any."""
         if name not in self._files:
-            for folder in (self.folder / "coadd" / name[:3] / name, self.folder / name[:3] / name, self.folder / name):
-                for path in sorted(folder.glob(f"legacysurvey-{name}-*.fits*")):
-                    self._add(path)
-        return self._files.get(name, {})
+            self._files[name] = brick_files(self.folder, name)
+        return self._files[name]
 
     def find(self, position, size=0 * u.arcsec):
         """Bricks on a square field, the one that has it deepest inside first.
@@ -124,6 +117,22 @@ class BrickIndex:
         reach = apart.max(axis=1)
         depth = np.max(np.abs(np.stack([east.deg, north.deg], axis=1)) / self._half, axis=1)
         return [self.names[i] for i in np.argsort(depth, kind="stable") if reach[i] < 1]
+
+
+def brick_files(folder, name):
+    """Files of a brick below a folder, as `BrickIndex.files`; without looking at other bricks."""
+    found = {}
+    for place in (folder / "coadd" / name[:3] / name, folder / name[:3] / name, folder / name):
+        for path in sorted(place.glob(f"legacysurvey-{name}-*.fits*")):
+            _sort_in(found, path)
+    return found.get(name, {})
+
+
+def _sort_in(files, path):
+    """Add a file to ``{brick: {(kind, band): path}}``, if it is one of a brick."""
+    match = _NAME.fullmatch(path.name)
+    if match:
+        files.setdefault(match["brick"], {})[match["kind"], match["band"] or ""] = path
 
 
 def read_legacysurvey_brick(folder, position=None, size=None, *, bands=None):
@@ -175,11 +184,11 @@ def read_legacysurvey_brick(folder, position=None, size=None, *, bands=None):
     if missing := [band for band in bands if band not in found]:
         raise ValueError(f"bands: brick {names[0]} has {found}, not {missing}")
     with ExitStack() as stack:
-        bricks = {name: _Brick(index.files(name), stack) for name in names}
+        bricks = {name: BrickFiles(index.files(name), stack) for name in names}
         return {band: _field(bricks, band, position, size) for band in bands}
 
 
-class _Brick:
+class BrickFiles:
     """Files of one brick, each opened when it is first wanted."""
 
     def __init__(self, files, stack):
