@@ -5,28 +5,7 @@ from pathlib import Path
 
 from .pretrained import FILES, PUBLISHED, hub_file
 
-__all__ = ["add_parser", "convert_checkpoint_to_folder"]
-
-CONVERT = """\
-Reads a checkpoint of the network of Peng et al. (2026, arXiv:2606.10197) without running it, checks it, and writes a
-model folder: config.json, model.safetensors, README.md (the card). What its pickle would call is listed first; a file
-that would call anything but tensors and plain values is refused, by name."""
-
-CONVERT_EXAMPLES = """\
-examples:
-  fiberifu convert-checkpoint pretrained.ckpt published
-  fiberifu convert-checkpoint hf://pengzehao/MultimodalHF published --revision COMMIT
-  fiberifu observe cutout.fits --redshift 0.03 --model published -o results"""
-
-
-def add_parser(command):
-    """Add the command to the command line's parser; ``command`` makes it."""
-    parser = command("convert-checkpoint", _run, "use the published network's weights", CONVERT, CONVERT_EXAMPLES)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file, or hf://owner/name (its pretrained.ckpt)")
-    parser.add_argument("output", metavar="OUT", help="folder of the model")
-    parser.add_argument("--revision", metavar="COMMIT", help="of the hub repository")
-    parser.add_argument("--sha256", metavar="HEX", help="what the checkpoint's must be")
-    parser.add_argument("--overwrite", action="store_true", help="replace files in OUT")
+__all__ = ["convert_checkpoint_to_folder"]
 
 
 def convert_checkpoint_to_folder(checkpoint, folder, *, revision=None, sha256=None, overwrite=False):
@@ -77,19 +56,3 @@ def convert_checkpoint_to_folder(checkpoint, folder, *, revision=None, sha256=No
             folder.rmdir()
         raise
     return passport, [folder / name for name in FILES]
-
-
-def _run(options):
-    from . import jobs
-
-    passport, paths = convert_checkpoint_to_folder(
-        options.checkpoint,
-        options.output,
-        **{name: getattr(options, name) for name in ("revision", "sha256", "overwrite")},
-    )
-    for path in paths:
-        print(f"{path}  {jobs.size_of(path)}")
-    print(f"from {passport['source_file']}, sha256 {passport['source_sha256']}")
-    print(
-        "fiberifu was tested with checkpoints of this shape and random weights, not with this file: see its README.md."
-    )

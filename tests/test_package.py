@@ -116,6 +116,7 @@ def test_imports_run_one_way():
     assert graph["model"] <= {"constants"}
     assert graph["train"] <= {"constants", "model", "simulate"}
     assert {name for name, used in graph.items() if "cli" in used} <= {"__main__"}
+    assert {name for name, used in graph.items() if "commands" in used} <= {"cli"}
 
 
 def test_tensor_side_needs_no_astropy():

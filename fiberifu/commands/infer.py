@@ -1,18 +1,18 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """``fiberifu infer``: options to one call of `fiberifu.infer_job.infer_catalog`."""
 
-import argparse
+from .arguments import add_common, positive
 
-__all__ = ["add_infer"]
+__all__ = ["add"]
 
-INFER = """\
+DESCRIPTION = """\
 Predicts every galaxy of a catalogue, and writes to the folder DIR tables with one row for each:
   chunk_predicted_00000-of-00010.fits   line fluxes of the field, of rings and of a fibre on the centre, with their
                                         errors; latents of the image; flags; and STATUS, why a galaxy has none
   maps/                                 with --maps: line maps, a file for each galaxy
 With --export NAME: cube, line maps and summary of that galaxy instead, as 'fiberifu observe' makes them."""
 
-INFER_EXAMPLES = """\
+EXAMPLES = """\
 CATALOG is an ECSV or FITS table. Its columns are known by the usual names, in any unit: RA and DEC (or a SkyCoord);
 Z or REDSHIFT; IMAGE, a file, relative to the catalogue; and, if they are there, NAME, SIZE (side of the field) or
 SHAPE_R (the field then reaches to 1.5 half-light radii), EBV, ZERR, PSF, PSFSIZE_G ... Others are named by --column.
@@ -28,23 +28,11 @@ A run that was interrupted, or killed, goes on with --resume; with --chunk it al
 redshift is no good are flagged, and the rest goes on. Results do not depend on chunks, executor or workers."""
 
 
-def add_infer(commands, positive):
-    """Add the command to the command line.
-
-    Parameters
-    ----------
-    commands : argparse sub-parsers
-    positive : callable
-        Type of positive numbers.
-    """
-    parser = commands.add_parser(
-        "infer", help="all galaxies of a catalogue", description=INFER, epilog=INFER_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.set_defaults(run=_infer)
+def add(command):
+    """Add the command to the command line; ``command`` makes its parser."""
+    parser = command("infer", _infer, "all galaxies of a catalogue", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("catalog", metavar="CATALOG", help="ECSV or FITS table")
-    add("-o", "--output", required=True, metavar="DIR", help="folder of the results")
     add("--executor", choices=("none", "process", "dask"), help="who computes (process, or none for one worker)")
     add("--workers", type=int, default=1, metavar="N", help="processes, one thread each (1)")
     add("--scheduler", metavar="ADDRESS", help="of dask; without it dask's workers are started here")
@@ -62,12 +50,7 @@ def add_infer(commands, positive):
     add("--draws", type=int, default=64, metavar="N", help="from which errors of sums are taken (64)")
     add("--maps", action="store_true", help="write line maps of every galaxy, too")
     add("--export", metavar="NAME", help="cube, maps and summary of one galaxy only; #12 is that of row 12, from 0")
-    add("--model", metavar="MODEL", help="a model folder, or hf://owner/name; the bundled one by default")
-    add("--seed", type=int, default=0, help="of random numbers (0); recorded in the files")
-    add("--quiet", action="store_true", help="say nothing but warnings and errors")
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument("--overwrite", action="store_true", help="replace files in DIR")
-    again.add_argument("--resume", action="store_true", help="keep what is there; same settings only")
+    add_common(parser)
 
 
 def _infer(options):
@@ -75,9 +58,9 @@ def _infer(options):
 
     import astropy.units as u
 
-    from . import infer_job
-    from .jobs import size_of
-    from .output import MANIFEST
+    from .. import infer_job
+    from ..jobs import size_of
+    from ..output import MANIFEST
 
     logging.getLogger("fiberifu.decode").setLevel(logging.WARNING)  # a line for each galaxy, otherwise
     names = ("image", "reader", "model", "seed", "overwrite", "resume")

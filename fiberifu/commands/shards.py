@@ -3,7 +3,9 @@
 
 from pathlib import Path
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
+from .arguments import add_output, count
+
+__all__ = ["add"]
 
 DESCRIPTION = """\
 Makes records for training from DESI's spectra and the images of the Legacy Surveys, in the folder DIR:
@@ -22,8 +24,9 @@ A run that was interrupted, or killed, goes on with --resume: nothing is lost, a
 path = "records"."""
 
 
-def add_arguments(parser, count):
-    """Arguments but for those that all commands have; ``count`` reads whole numbers above zero."""
+def add(command):
+    """Add the command to the command line; ``command`` makes its parser."""
+    parser = command("shards", _shards, "records for training, from a survey's files", DESCRIPTION, EXAMPLES)
     parser.add_argument("tree", metavar="TREE", help="folder with redrock-*.fits and coadd-*.fits at any depth")
     parser.add_argument(
         "--bricks", action="append", metavar="FOLDER",
@@ -38,12 +41,12 @@ def add_arguments(parser, count):
     parser.add_argument("--workers", type=count, default=1, metavar="W", help="processes (1); results are the same")
     parser.add_argument("--chunk", type=count, default=1, metavar="I", help="do the I-th part of the units ...")
     parser.add_argument("--of", type=count, default=1, metavar="N", help="... of N")
+    add_output(parser)
 
 
-def run(options):
-    """Call the library, and say what was made."""
-    from .shards.job import shards_to_folder, summary_lines
-    from .train.shards.store import INDEX
+def _shards(options):
+    from ..shards.job import shards_to_folder, summary_lines
+    from ..train.shards.store import INDEX
 
     names = ("bricks", "held_out", "per_unit", "seed", "workers", "overwrite", "resume")
     index = shards_to_folder(

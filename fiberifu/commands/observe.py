@@ -1,0 +1,127 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""``fiberifu observe`` and ``fiberifu demo``: a cube or spectra, line maps and a page, from an image."""
+
+from .arguments import add_common, arcsec, common, positive, redshift, sky
+
+__all__ = ["add_demo", "add_observe"]
+
+DEMO = """\
+Runs the main job on an embedded image of a simulated galaxy, with the bundled model and without a network:
+a cube, maps of emission lines and a one-page summary, in the folder DIR."""
+
+OBSERVE = """\
+Predicts a cube, or the spectra of fibres (--position), from an image, and writes to the folder DIR:
+  NAME_predicted_cube.fits      cube (wave, y, x) with its errors; or NAME_predicted_spectra.fits
+  NAME_predicted_maps.fits      emission lines, as MaNGA's MAPS;   or NAME_predicted_lines.ecsv
+  NAME_predicted_summary.png    all of it on one page"""
+
+OBSERVE_EXAMPLES = """\
+IMAGE is a cutout of the Legacy Surveys' viewer, or one file per band: BAND=FILE. Files of the Dark Energy
+Survey are known; others need a celestial WCS and BUNIT (such as nJy). Bands are g, r, i, z; any may lack.
+
+examples:
+  fiberifu observe cutout.fits --redshift 0.03 -o results
+  fiberifu observe cutout.fits --redshift 0.03 --size 40 --spaxel 1 -o results
+  fiberifu observe g=DES_g.fits r=DES_r.fits z=DES_z.fits --redshift 0.03 -o spiral
+  fiberifu observe cutout.fits --redshift 0.03 --position 59.1067 -30.4848 -o fibre
+
+A cutout with its errors: https://www.legacysurvey.org/viewer/cutout.fits?ra=RA&dec=DEC&layer=ls-dr9&invvar"""
+
+
+def add_demo(command):
+    """Add ``demo`` to the command line; ``command`` makes its parser."""
+    add_common(command("demo", _demo, "all of it on an embedded galaxy", DEMO))
+
+
+def add_observe(command):
+    """Add ``observe``."""
+    parser = command("observe", _observe, "a cube, or spectra, from your image", OBSERVE, OBSERVE_EXAMPLES)
+    parser.add_argument("image", nargs="+", metavar="IMAGE", help="a FITS file, or BAND=FILE for each band")
+    parser.add_argument(
+        "--redshift",
+        type=redshift,
+        metavar="Z",
+        help="redshift, or Z,SIGMA; without it the image's header is asked, then the model guesses, with a warning",
+    )
+    parser.add_argument("--size", type=positive, metavar="S", help="side of the cube in arcsec (30)")
+    parser.add_argument(
+        "--position",
+        nargs=2,
+        action="append",
+        metavar=("RA", "DEC"),
+        help="a fibre, in degrees or as 1:51:48.5 -0:15:50; may be given again",
+    )
+    parser.add_argument("--spaxel", type=positive, metavar="P", help="side of a spaxel in arcsec (0.5)")
+    parser.add_argument("--center", nargs=2, metavar=("RA", "DEC"), help="of the cube; the image's by default")
+    parser.add_argument(
+        "--aperture",
+        type=positive,
+        metavar="D",
+        help="diameter of the fibres in arcsec (1.5: DESI; 2: MaNGA; 3: SDSS)",
+    )
+    parser.add_argument("--psf", metavar="FILE", help="PSF file of the Legacy Surveys' viewer (coadd-psf)")
+    parser.add_argument("--ebv", type=float, metavar="E", help="Galactic E(B-V), SFD scale, in mag (0)")
+    parser.add_argument("--deredden", action="store_true", help="correct the output for Galactic extinction")
+    parser.add_argument("--name", help="first part of the files' names; the image's by default")
+    add_common(parser)
+
+
+def _demo(options):
+    from .. import jobs
+
+    _report(options, *jobs.run_demo(options.output, **common(options)))
+
+
+def _observe(options):
+    from .. import jobs
+
+    _check_places(options)
+    image, files = jobs.read_image(options.image, psf=options.psf)
+    keywords = common(options)
+    keywords |= {"redshift": options.redshift, "ebv": options.ebv, "deredden": options.deredden}
+    if options.position:
+        keywords |= {"positions": sky(options.position), "aperture": arcsec(options.aperture or 1.5)}
+    else:
+        keywords |= {"size": arcsec(options.size or 30), "spaxel": arcsec(options.spaxel or 0.5)}
+        keywords["center"] = sky([options.center])[0] if options.center else None
+    inputs = {str(file): jobs.sha256_of(file) for file in [*files, *([options.psf] if options.psf else [])]}
+    name = options.name or jobs.name_of(files)
+    _report(options, *jobs.observe_to_folder(image, options.output, name=name, inputs=inputs, **keywords))
+
+
+def _check_places(options):
+    """Options of cubes and of fibres do not mix; one that would be ignored is refused."""
+    wrong = ("size", "spaxel", "center") if options.position else ("aperture",)
+    if named := [f"--{name}" for name in wrong if getattr(options, name) is not None]:
+        what = "fibres (--position)" if options.position else "a cube; fibres need --position"
+        raise ValueError(f"{', '.join(named)}: has no meaning for {what}")
+
+
+def _report(options, prediction, paths):
+    """The files and their sizes, the self-check, the flags in words."""
+    import numpy as np
+
+    from .. import jobs
+    from ..output import MANIFEST
+    from ..plot.summary import flags_in_words
+
+    if options.quiet:
+        return
+    for path in paths:
+        print(f"{path}  {jobs.size_of(path)}")
+    print(f"{paths[0].parent / MANIFEST}  (settings)")
+    if prediction is None:
+        print("All of it was there already.")
+        return
+    residuals = [(row["band"], row["residual"].value) for row in prediction.self_check]
+    check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: nowhere measured
+    print(f"Self-check in mag, + is an image fainter than the prediction: {check or 'no position to compare'}")
+    snr = prediction.line_maps(["Ha"]).snr["Ha"]
+    light = ~snr.mask & prediction.bright(5)
+    if light.any():
+        median = float(np.nanmedian(snr.data[light]))
+        advice = "" if median > 2 else ": hardly more than what the model expects of any galaxy"
+        where = f"of the {light.sum()} positions with light" if light.size > 1 else ""
+        print(f"Predicted H-alpha flux over its error, median {where}: {median:.1f}{advice}".replace(" :", ":"))
+    print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
+    print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")

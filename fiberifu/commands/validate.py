@@ -1,0 +1,77 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""``fiberifu validate WHAT``: a model judged, beside simpler methods."""
+
+from .arguments import add_output, arguments_as_options, count
+
+__all__ = ["add"]
+
+VALIDATE = """\
+Judges a model on simulated galaxies that nobody trained on, with their truth, beside simpler methods."""
+
+MAPS = """\
+Judges predicted maps of emission lines, and writes to the folder DIR:
+  maps.html      the page: score tables, reliability, example maps, kinds of galaxies, radial profiles
+  scores.json    all of it, scores.ecsv the table, one row for each number
+  truth/  predictions/  samples/    caches, from which --resume goes on"""
+
+MAPS_EXAMPLES = """\
+examples:
+  fiberifu validate maps -o scores                          the bundled model
+  fiberifu validate maps -o look --galaxies 100 --fibers 4000 --workers 2     a first look
+  fiberifu validate maps RUN/model -o mine --recipe recipe.toml --held-out scores/truth
+  fiberifu validate maps -o scores --page-only              the page again, from what is there
+
+Baselines: constant, trees, wide-trees, ridge, ifu-trees, central, position, floor; and, as slow as the model itself and
+made only when they are named: fiber, blank, shuffled. They learn from the fibres the model was trained on, which its
+recipes say, and need scikit-learn: pip install 'fiberifu[validate]'. The documentation (Validation) tells what every
+score means."""
+
+
+def add(group):
+    """Add the command and its kinds to the command line; ``group`` makes a command of commands."""
+    command = group("validate", "judge a model", VALIDATE, "what is judged")
+    _add_maps(command)
+
+
+def _add_maps(command):
+    parser = command("maps", _validate_maps, "maps of lines", MAPS, MAPS_EXAMPLES)
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a model folder, or hf://owner/name; or the bundled one"
+    )
+    parser.add_argument("--galaxies", type=count, metavar="N", help="held-out galaxies (2000; or all of --held-out)")
+    parser.add_argument("--fibers", type=count, default=40_000, metavar="N", help="that baselines learn from (40,000)")
+    parser.add_argument(
+        "--baselines", default="all", metavar="B", help="all, none, or names as below with commas (all)"
+    )
+    parser.add_argument("--recipe", action="append", default=[], metavar="FILE", help="of the training, stage by stage")
+    parser.add_argument("--held-out", metavar="FOLDER", help="galaxies to read, such as the truth of an earlier DIR")
+    parser.add_argument("--templates", metavar="PACK", help="npz file of build_template_pack")
+    parser.add_argument("--fetch-templates", action="store_true", help="download them if they are not found")
+    parser.add_argument("--workers", type=count, default=1, metavar="W", help="processes that simulate galaxies (1)")
+    parser.add_argument("--seed", type=int, metavar="S", help="of the held-out galaxies (77000001)")
+    add_output(parser, page_only=True)
+
+
+def _validate_maps(options):
+    from .. import jobs
+    from ..validate import maps_job
+
+    names = ("model", "galaxies", "fibers", "seed", "baselines", "held_out", "templates", "workers", "overwrite")
+    with arguments_as_options(*names, model="MODEL", recipes="--recipe", resume="--resume"):
+        if options.page_only:
+            paths = [maps_job.write_page(options.output, held_out=options.held_out)]
+        else:
+            paths = maps_job.validate_maps_to_folder(
+                options.output,
+                recipes=options.recipe,
+                fetch=options.fetch_templates,
+                resume=options.resume,
+                progress=not options.quiet,
+                command=options.command_line,
+                **{name: getattr(options, name) for name in names},
+            )
+    if options.quiet:
+        return
+    for path in paths:
+        print(f"{path}  {jobs.size_of(path)}")
+    print(*maps_job.summary_lines(options.output), sep="\n")
