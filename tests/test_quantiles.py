@@ -13,7 +13,7 @@ from fiberifu.model import LINES
 from fiberifu.validate import measure_calibration, measure_scores
 from fiberifu.validate.maps import APERTURE_AREA, LEVELS
 from fiberifu.validate.pooling import pool_predictions, pool_truths
-from fiberifu.validate.profiles import coherent_sigma
+from fiberifu.validate.profiles import coherent_quantiles, coherent_sigma
 from fiberifu.validate.quantiles import (
     gaussian_quantiles,
     quantile_crps,
@@ -257,6 +257,37 @@ def test_coherent_errors_of_sums():
     expected = np.sqrt(sigma[inside] @ rho[np.ix_(inside, inside)] @ sigma[inside]) * 0.75**2 / APERTURE_AREA
     found = coherent_sigma(spaxels, sigma, np.ones(40, bool), np.array([[amplitude, length]]))
     np.testing.assert_allclose(found, expected)
+
+
+def test_sums_of_skewed_errors():
+    """Sums of lognormal errors, coherent as a copula: quantiles cover what they say, symmetric intervals too much."""
+    rng = np.random.default_rng(4)
+    truths, width, amplitude, length = [], 0.8, 0.8, 6.0  # width in ln
+    methods = {"quantiles": [], "symmetric": []}
+    for truth in make_truths(500, seed=6, n=40):
+        distance = np.hypot(*(np.subtract.outer(x, x) for x in (truth.east, truth.north)))
+        rho = np.where(distance == 0, 1.0, amplitude * np.exp(-distance / length))
+        median, flux = truth.flux[:, HA], truth.flux.copy()
+        flux[:, HA] = median * np.exp(width * (np.linalg.cholesky(rho) @ rng.normal(size=40)))
+        truths.append(dataclasses.replace(truth, flux=flux))
+        answer, errors = np.full_like(flux, np.nan), np.full_like(flux, np.nan)
+        answer[:, HA] = median * np.exp(width**2 / 2)
+        errors[:, HA] = answer[:, HA] * np.sqrt(np.expm1(width**2))
+        plain = as_prediction(truth, answer, flux_sigma=errors, coherence=(amplitude, length))
+        known = np.exp(width * Z) * median[:, None]
+        methods["quantiles"].append(dataclasses.replace(plain, quantiles={"Ha": known}))
+        methods["symmetric"].append(plain)
+    rows, curves = measure_calibration(methods, truths, draws=40)
+    noise = 3 * np.sqrt(0.68 * 0.32 / 450)
+    assert value(rows, "quantiles", "coverage 68 %", "Ha", "sum") == pytest.approx(0.68, abs=noise)
+    assert value(rows, "symmetric", "coverage 68 %", "Ha", "sum") > 0.75
+    assert value(rows, "quantiles", "PIT KS", "Ha", "sum") < 0.07 < value(rows, "symmetric", "PIT KS", "Ha", "sum")
+    # errors that are the same everywhere: the quantiles of the sum are the sums of the quantiles
+    spaxels, same = pool_truths(truths[:1]), np.array([[1.0, 1e9]])
+    first = methods["quantiles"][0].quantiles["Ha"]
+    found = coherent_quantiles(spaxels, first, np.ones(40, bool), same, draws=20_000)
+    expected = first[truths[0].radius < 1].sum(0) * 0.75**2 / APERTURE_AREA
+    np.testing.assert_allclose(found[0, 2:-2], expected[2:-2], rtol=0.05)
 
 
 def test_tally_of_quantiles_is_that_of_gaussians():

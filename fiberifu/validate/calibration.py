@@ -13,7 +13,7 @@ from .bootstrap import Bootstrap
 from .maps import CONTINUUM
 from .metrics import STRATIFIED
 from .pooling import pool_predictions, pool_truths
-from .profiles import coherent_sigma, sums_in_re, truth_sigma
+from .profiles import coherent_quantiles, coherent_sigma, sums_in_re, truth_sigma
 from .quantiles import gaussian_quantiles, widen_quantiles
 from .reliability import FINE, NOMINAL, PIT_BINS, QUANTILES, TOLERANCE, Tally, below, covered, tally, verdict
 from .spaxels import MEDIAN, QUANTITIES, RATIOS, REGIONS, SNR_LIMIT
@@ -58,7 +58,8 @@ def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, n
     quantiles is half of their range from 16 to 84 %, over the median.
 
     Errors of sums over 1 Re (region "sum") are correlated from position to position as a method says
-    (``PredictedMaps.coherence``). Without, they are taken as independent: neither apertures that overlap nor errors of
+    (``PredictedMaps.coherence``), and as skewed as its quantiles, if it gives them (a Gaussian copula,
+    `~fiberifu.validate.profiles.coherent_quantiles`). Without coherence, they are taken as independent: neither apertures that overlap nor errors of
     the model that a galaxy shares are in there; region "sum, coherent errors", for these methods only, assumes the
     opposite, errors that are the same everywhere: the truth lies between.
 
@@ -215,14 +216,22 @@ def _judge_sums(book, spaxels, answers, quantity):
         floor = sums_in_re(spaxels, spaxels.floor(quantity)[1], ok)
         mean, sigma = (getattr(answers[name], part)[:, i] for part in ("flux", "flux_sigma"))
         mean = sums_in_re(spaxels, mean, ok)
-        if answers[name].coherence is not None:
-            errors = {"sum": coherent_sigma(spaxels, sigma, ok, answers[name].coherence)}
+        coherence, quantiles = answers[name].coherence, answers[name].quantiles.get(quantity)
+        if coherence is not None:
+            errors = {"sum": coherent_sigma(spaxels, sigma, ok, coherence)}
         else:
             apart, same = np.sqrt(sums_in_re(spaxels, sigma**2, ok, power=2)), sums_in_re(spaxels, sigma, ok)
             errors = {"sum": apart, "sum, coherent errors": same}
+        if coherence is None or quantiles is None:
+            quantiles = None
+        else:
+            quantiles = _quantiles(quantiles, *(getattr(answers[name], x)[:, i] for x in ("flux", "flux_sigma")), 0.0)
+            quantiles = coherent_quantiles(spaxels, quantiles, ok, coherence)[galaxy]
+            quantiles = widen_quantiles(quantiles, extra[galaxy] ** 2)
         for region, error in errors.items():
             error = np.hypot(error, extra)
-            found = tally(truth[galaxy], mean[galaxy], error[galaxy], galaxy, spaxels.size, floor=floor[galaxy])
+            found = tally(truth[galaxy], mean[galaxy], error[galaxy], galaxy, spaxels.size, floor=floor[galaxy],
+                          quantiles=quantiles)  # fmt: skip
             book.add(name, quantity, region, "all", found, FLUX_UNIT, answered)
 
 

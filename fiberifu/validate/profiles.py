@@ -5,15 +5,17 @@ Neighbouring apertures overlap, so fluxes are never added: sums are of surface b
 """
 
 import numpy as np
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 
 from .bootstrap import galaxy_sums
-from .maps import APERTURE_AREA
+from .maps import APERTURE_AREA, LEVELS
+from .quantiles import quantiles_at
 from .spaxels import EW_LIMIT, EW_LIMIT_HB, SNR_LIMIT
 from .survey_truth import correlated_sigma
 
 __all__ = [
     "BINS",
+    "coherent_quantiles",
     "coherent_sigma",
     "galaxy_gradient",
     "o3n2_metallicity",
@@ -94,6 +96,45 @@ def coherent_sigma(spaxels, sigma, ok, coherence):
         first, second = np.triu_indices(len(rows), 1)
         variance[i] = (s**2).sum() + 2 * (rho * s[first] * s[second]).sum()
     return np.sqrt(variance) * spaxels.cell / APERTURE_AREA
+
+
+def coherent_quantiles(spaxels, quantiles, ok, coherence, *, draws=1000, seed=0):
+    """Quantiles of sums in 1 Re whose positions err together, each by a distribution of its own: a Gaussian copula.
+
+    Normal variables of the correlation ``amplitude exp(-distance / length)`` become fluxes by the quantile functions of
+    their positions (Nelsen 2006, An Introduction to Copulas, 2.3), as coherent draws of a prediction do. Unlike those of
+    `coherent_sigma`, the intervals are as skewed as those of the positions.
+
+    Parameters
+    ----------
+    spaxels : `~fiberifu.validate.spaxels.Spaxels`
+    quantiles : ndarray (N, K)
+        Of fluxes in the aperture, at `~fiberifu.validate.maps.LEVELS`; finite where ``ok``.
+    ok : ndarray (N,) of bool
+        As of `sums_in_re`.
+    coherence : ndarray (G, 2)
+        As of `coherent_sigma`.
+    draws, seed : int
+        Of the normal variables; those of a galaxy are its own.
+
+    Returns
+    -------
+    ndarray (G, K)
+        1e-17 erg/s/cm2; NaN below 5 positions.
+    """
+    where = np.flatnonzero(ok & (spaxels.radius < 1))
+    count = np.bincount(spaxels.galaxy[where], minlength=spaxels.size)
+    ends = np.cumsum(count)
+    out = np.full((spaxels.size, len(LEVELS)), np.nan)
+    for i in np.flatnonzero(count >= FEWEST):
+        rows = where[ends[i] - count[i] : ends[i]]
+        amplitude, length = coherence[i]
+        rho = amplitude * np.exp(-squareform(pdist(spaxels.place[rows])) / length)
+        np.fill_diagonal(rho, 1 + 1e-9)  # positive, to rounding, where all err as one
+        normal = np.random.default_rng([seed, i]).standard_normal((len(rows), draws))
+        fluxes = quantiles_at(np.linalg.cholesky(rho) @ normal, quantiles[rows])
+        out[i] = np.quantile(fluxes.sum(0), LEVELS)
+    return out * (spaxels.cell / APERTURE_AREA)[:, None]
 
 
 def truth_sigma(spaxels, quantity, ok):

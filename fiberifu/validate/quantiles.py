@@ -19,6 +19,7 @@ __all__ = [
     "quantile_crps",
     "quantile_pit",
     "quantile_sigma",
+    "quantiles_at",
     "widen_quantiles",
 ]
 
@@ -80,6 +81,14 @@ def widen_quantiles(quantiles, variance):
 def quantile_sigma(quantiles):
     """Half of the range from 16 to 84 %, (N,), over 0.9945: sigma, for a Gaussian."""
     return (quantiles[:, _HIGH] - quantiles[:, _LOW]) / (_Z[_HIGH] - _Z[_LOW])
+
+
+def quantiles_at(z, quantiles):
+    """Values (N, D) at normal quantiles ``z`` (N, D) of distributions with the quantiles (N, K)."""
+    left = _LEFT[np.searchsorted(_Z, z)]
+    quantiles = np.asarray(quantiles, float)
+    first, step = (np.take_along_axis(x, left, 1) for x in (quantiles, np.diff(quantiles, axis=1) / np.diff(_Z)))
+    return first + step * (z - _Z[left])
 
 
 def quantile_pit(truth, quantiles):
