@@ -13,12 +13,14 @@ import torch
 
 from .structure import column
 
-__all__ = ["GROUPS", "GROUP_OF", "draw_motion", "gas_moments", "group_moments", "velocity_fields"]
+__all__ = ["FASTEST", "GROUPS", "GROUP_OF", "draw_motion", "gas_moments", "group_moments", "velocity_fields"]
 
 #: Kinematic groups of gas.
 GROUPS = ("disc", "diffuse", "narrow", "wind", "decoupled", "old")
 #: Group of each component of `GAS_COMPONENTS`.
 GROUP_OF = (0, 0, 0, 1, 2, 3, 4, 5)
+#: km/s, more than anything in a galaxy: where an aperture holds hardly any light, moments over light are rounding.
+FASTEST = 3000.0
 
 
 def draw_motion(g, d):
@@ -178,11 +180,11 @@ def gas_moments(flux, first, second):
     """
     empty = flux <= 1e-7 * flux.sum(1, keepdim=True)
     safe = torch.where(empty, 1.0, flux)
-    velocity = torch.where(empty, 0.0, first / safe)
+    velocity = torch.where(empty, 0.0, first / safe).clamp(-FASTEST, FASTEST)
     square = torch.where(empty, 900.0, second / safe)
     share = torch.where(empty, 0.0, flux)
     share = share / share.sum(1, keepdim=True).clamp(min=1e-12)
     mean = (share * velocity).sum(1)
-    sigma = torch.sqrt((square - velocity**2).clamp(min=25.0))
+    sigma = torch.sqrt((square - velocity**2).clamp(25.0, FASTEST**2))
     spread = torch.sqrt((share * (sigma**2 + (velocity - mean[:, None]) ** 2)).sum(1).clamp(min=25.0))
     return velocity, sigma, mean, spread, share

@@ -16,7 +16,7 @@ from ..constants import C_KMS
 from .galaxy import POPULATIONS, galaxy_maps, galaxy_spectra, galaxy_totals, sky_grid
 from .gas import GAS_COMPONENTS, LINE_WAVELENGTH, LINES, SIDEBANDS, GasTables
 from .grid import SpectralGrid
-from .motion import GROUP_OF, GROUPS, gas_moments, group_moments
+from .motion import FASTEST, GROUP_OF, GROUPS, gas_moments, group_moments
 from .observe import (
     ELECTRONS,
     PIXEL_SIGMA,
@@ -307,8 +307,9 @@ class Scenes:
         group_velocity, group_sigma, velocity, sigma, share = gas_moments(ha, first, second)
         tiny = 1e-12
         light, lightv, lightv2 = (amount[:, _LIGHT + i] for i in range(3))
-        velocity_star = lightv / light.clamp(min=tiny)
-        sigma_star = torch.sqrt((lightv2 / light.clamp(min=tiny) - velocity_star**2).clamp(min=100.0))
+        # beyond the light there is rounding alone, and its moments are anything
+        velocity_star = (lightv / light.clamp(min=tiny)).clamp(-FASTEST, FASTEST)
+        sigma_star = torch.sqrt((lightv2 / light.clamp(min=tiny) - velocity_star**2).clamp(100.0, FASTEST**2))
         return {
             "line_flux": line,
             "line_ew": line / continuum.clamp(min=tiny),

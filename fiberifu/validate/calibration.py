@@ -59,9 +59,9 @@ def measure_calibration(predictions, truths, *, seed=0, draws=200, masks=None, n
 
     Errors of sums over 1 Re (region "sum") are correlated from position to position as a method says
     (``PredictedMaps.coherence``), and as skewed as its quantiles, if it gives them (a Gaussian copula,
-    `~fiberifu.validate.profiles.coherent_quantiles`). Without coherence, they are taken as independent: neither apertures that overlap nor errors of
-    the model that a galaxy shares are in there; region "sum, coherent errors", for these methods only, assumes the
-    opposite, errors that are the same everywhere: the truth lies between.
+    `~fiberifu.validate.profiles.coherent_quantiles`). Without coherence, they are taken as independent: neither
+    apertures that overlap nor errors of the model that a galaxy shares are in there; region "sum, coherent errors",
+    for these methods only, assumes the opposite, errors that are the same everywhere: the truth lies between.
 
     Each method is judged on its own positions, whatever the others answer; those without errors have no rows.
     """

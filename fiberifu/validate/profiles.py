@@ -102,8 +102,8 @@ def coherent_quantiles(spaxels, quantiles, ok, coherence, *, draws=1000, seed=0)
     """Quantiles of sums in 1 Re whose positions err together, each by a distribution of its own: a Gaussian copula.
 
     Normal variables of the correlation ``amplitude exp(-distance / length)`` become fluxes by the quantile functions of
-    their positions (Nelsen 2006, An Introduction to Copulas, 2.3), as coherent draws of a prediction do. Unlike those of
-    `coherent_sigma`, the intervals are as skewed as those of the positions.
+    their positions (Nelsen 2006, An Introduction to Copulas, 2.3), as coherent draws of a prediction do. Intervals are
+    then as skewed as those of the positions.
 
     Parameters
     ----------
