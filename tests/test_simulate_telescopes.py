@@ -41,6 +41,7 @@ from fiberifu.simulate.fiber import ARMS, COSMIC, arm_share, fiber_sigma  # noqa
 from fiberifu.simulate.filters import filter_curve  # noqa: E402
 from fiberifu.simulate.gas import LINES  # noqa: E402
 from fiberifu.simulate.imager import lanczos_transfer  # noqa: E402
+from fiberifu.simulate.motion import FASTEST  # noqa: E402
 from fiberifu.simulate.observe import encircled_energy, moffat_transfer, spectrum_sigma  # noqa: E402
 from fiberifu.simulate.recipe import Draws, draw_galaxies  # noqa: E402
 from fiberifu.simulate.resolution import apply_resolution, resolution_matrix  # noqa: E402
@@ -247,6 +248,17 @@ def test_spectra_are_flat_to_their_ends(simulator, scene):
     made = observe_fibers(flat, scene, 3, on_centres(scene), photometry=Photometry(simulator, scene), **options)
     np.testing.assert_allclose(made.meta["truth"]["flux"], 1, atol=1e-3)
     np.testing.assert_allclose(made.resolution["b"][:, :, 0].sum(1), 1, rtol=1e-5)  # as in DESI's files
+
+
+def test_aperture_beyond_the_light(simulator, scene):
+    """What is left of light far out is rounding, of any sign, and so are its moments: spectra stay finite."""
+    light = scene["stack"].shape[1] - 3  # then light x v, light x (v^2 + sigma^2)
+    amount = torch.zeros(4, scene["stack"].shape[1])
+    amount[:, light] = torch.tensor([0.0, -1e-6, 1e-9, 1e-9])
+    amount[:, light + 1 :] = torch.tensor([[-1.0, 1e4], [-1.0, 1e4], [1.0, 1e9], [-50.0, 1e4]])
+    made = simulator.spectra(scene, torch.arange(4), amount)
+    assert all(torch.isfinite(value).all() for value in made.values() if value.is_floating_point())
+    assert made["velocity_star"].abs().max() <= FASTEST
 
 
 @pytest.mark.parametrize(("seeing", "dex"), [(0.9, 0.16), (1.1, 0.24), (1.5, 0.41)])
