@@ -83,6 +83,11 @@ def _inferred(p):
     return bool(np.any(np.asarray(p.flags) & int(Flag.REDSHIFT_INFERRED)))
 
 
+def _formal(p):
+    """Whether lines are fitted to predicted pixels, and not predicted themselves."""
+    return bool(np.any(np.asarray(p.flags) & int(Flag.FORMAL_ERRORS)))
+
+
 def _redshift_in_words(p):
     if _inferred(p):
         return f"z = {p.redshift:.2f} ± {p.provenance.redshift_sigma:.2f}, a guess from the image: lines are smeared"
@@ -172,7 +177,7 @@ def _draw_pointing(figure, place, p, places):
     hide_ticks(ax)
     ax.set_anchor("NW")
     bands = [band for band, present in zip(p.image.bands, p.image.present, strict=True) if present]
-    ax.set_title(f"image ({''.join(bands)})")
+    ax.set_title(f"image ({('' if max(map(len, bands)) == 1 else ' ').join(bands)})")
 
 
 def _draw_places(ax, p, places):
@@ -192,7 +197,7 @@ def _draw_maps(figure, place, p, maps, line, places):
     panels = (
         (maps.flux[line], "flux", f"{name} flux per spaxel"),
         (maps.ew[line], "ew", f"{name} equivalent width"),
-        (maps.snr[line], "snr", f"{name} flux / error"),
+        (maps.snr[line], "snr", f"{name} flux / {'formal error' if _formal(p) else 'error'}"),
         (ratio, "ratio", f"{line_label(top)} / {line_label(bottom)}"),
     )
     for cell, (data, kind, title) in zip(grid, panels, strict=True):
