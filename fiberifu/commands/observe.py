@@ -91,7 +91,7 @@ def _observe(options):
     inputs = {str(file): jobs.sha256_of(file) for file in [*files, *([options.psf] if options.psf else [])]}
     name = options.name or jobs.name_of(files)
     names = ("redshift", "size", "spaxel", "center", "aperture", "ebv", "deredden", "model")
-    with arguments_as_options(*names, positions="--position"):
+    with arguments_as_options(*names, positions="--position", source="--model"):
         done = jobs.observe_to_folder(image, options.output, name=name, inputs=inputs, **keywords)
     _report(options, *done)
 

@@ -183,7 +183,8 @@ def _scan(model, prepared, offsets, points, inside, redshift, progress):
                                                                prepared.pixel_scale).items()}  # fmt: skip
     size = max(1, BATCH[device.type] // g)
     total, first, start = int(inside.sum()), True, time.perf_counter()
-    logger.info("%d positions x %d points of the aperture, on %s in %s", total, g, device.type, precision)
+    if total:
+        logger.info("%d positions x %d points of the aperture, on %s in %s", total, g, device.type, precision)
     bar = tqdm(total=total, desc="positions", disable=None if progress else True, leave=False)
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), bar:
         for (east, north), rows in rows_of.items():
