@@ -28,9 +28,11 @@ from fiberifu.model import (
     PublishedMAE,
     PublishedOutput,
     convert_published,
+    load_checkpoint,
     load_published,
     read_lightning_checkpoint,
 )
+from fiberifu.plot.summary import flags_in_words
 from fiberifu.published import fibre_fraction, fibre_place, network_image, prepare
 from fiberifu.published.image import stamps
 from fiberifu.surveys import read_des
@@ -373,6 +375,8 @@ def test_images_prepared_otherwise_are_refused(folder):
     with pytest.raises(ValueError, match="0.1 taken off.*as observed"):
         ifu.predict(alike, CENTER, redshift=0.03)
     assert ifu.predict(prepared, CENTER, redshift=0.03).image is prepared
+    with pytest.raises(ValueError, match="published network, which predicts and no more"):
+        load_checkpoint(folder)
     with pytest.raises(ValueError, match="was prepared for bands"):
         VirtualIFU.from_pretrained().predict(prepared, CENTER, redshift=0.03)
 
@@ -400,10 +404,11 @@ def test_the_command_line_speaks_of_its_options(folder, tmp_path, capsys):
     ):
         code, said = observe(*more)
         assert code == 2 and words in said.err
-    far = VirtualIFU.from_pretrained(folder).predict(image(bands=("r", "W1")), CENTER, redshift=0.55)
+    far = VirtualIFU.from_pretrained(folder).predict(image(bands=("r", "W1")), CENTER.reshape(1), redshift=0.55)
     assert _line_in_words(far).startswith("H-beta fitted to the predicted spectra, flux over its formal error: ")
-    flags = " ".join(far.describe_flags())
-    assert "a band that the model relies on is missing" in flags and "FORMAL_ERRORS" in flags
+    words = flags_in_words(far.flags)
+    assert any("a band that the model relies on is missing" in text for text in words)
+    assert any("errors of a fit" in text for text in words)
 
 
 def test_cube(folder, tmp_path):

@@ -217,7 +217,8 @@ def _draw_table(ax, maps, places):
     step = 0.94 / (len(keys) + 2)
     for row, key in enumerate(keys):
         ax.text(0.07, 0.98 - (row + 2) * step, line_label(key))
-    ax.text(0.07, 0.0, "fluxes in 10$^{-17}$ erg s$^{-1}$ cm$^{-2}$, in the aperture", fontsize=8)
+    errors = "; formal errors" if _formal(maps) else ""
+    ax.text(0.07, 0.0, f"fluxes in 10$^{{-17}}$ erg s$^{{-1}}$ cm$^{{-2}}$, in the aperture{errors}", fontsize=8)
     for left, place, color in zip((0.25, 0.51, 0.77), places, COLORS, strict=False):
         number = np.ravel_multi_index(place, maps.shape) if maps.shape else 0
         ax.text(left, 0.98, f"position {number}", color=color, weight="bold")
