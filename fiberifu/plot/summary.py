@@ -60,7 +60,7 @@ def plot_summary(prediction, path=None, *, title=None):
         if is_cube:
             _draw_maps(figure, top[1], p, maps, line, places)
         else:
-            _draw_table(figure.add_subplot(top[1]), maps, places)
+            _draw_table(figure.add_subplot(top[1]), p, maps, places)
         _draw_notes(figure.add_subplot(top[2]), p)
         _draw_spectra(figure, grid[1], p, spectra, places)
         figure.text(
@@ -209,7 +209,7 @@ def _draw_maps(figure, place, p, maps, line, places):
             _draw_places(ax, p, places)
 
 
-def _draw_table(ax, maps, places):
+def _draw_table(ax, p, maps, places):
     """Fluxes and equivalent widths of the main lines at the places."""
     ax.set_axis_off()
     flux, ew = maps.flux, maps.ew
@@ -217,7 +217,7 @@ def _draw_table(ax, maps, places):
     step = 0.94 / (len(keys) + 2)
     for row, key in enumerate(keys):
         ax.text(0.07, 0.98 - (row + 2) * step, line_label(key))
-    errors = "; formal errors" if _formal(maps) else ""
+    errors = "; formal errors" if _formal(p) else ""
     ax.text(0.07, 0.0, f"fluxes in 10$^{{-17}}$ erg s$^{{-1}}$ cm$^{{-2}}$, in the aperture{errors}", fontsize=8)
     for left, place, color in zip((0.25, 0.51, 0.77), places, COLORS, strict=False):
         number = np.ravel_multi_index(place, maps.shape) if maps.shape else 0
