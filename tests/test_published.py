@@ -23,6 +23,7 @@ from fiberifu import Flag, VirtualIFU
 from fiberifu.cli import main
 from fiberifu.commands.observe import _line_in_words
 from fiberifu.image import PreparedImage, prepare_image
+from fiberifu.infer_job import _model_files
 from fiberifu.model import (
     PublishedConfig,
     PublishedMAE,
@@ -377,6 +378,8 @@ def test_images_prepared_otherwise_are_refused(folder):
     assert ifu.predict(prepared, CENTER, redshift=0.03).image is prepared
     with pytest.raises(ValueError, match="published network, which predicts and no more"):
         load_checkpoint(folder)
+    with pytest.raises(ValueError, match="which has no quantiles"):
+        _model_files(folder)
     with pytest.raises(ValueError, match="was prepared for bands"):
         VirtualIFU.from_pretrained().predict(prepared, CENTER, redshift=0.03)
 
