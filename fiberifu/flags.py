@@ -4,9 +4,9 @@
 Flags are defined once, here. Images, positions and predictions carry them as
 integers; :func:`describe` turns an integer back into sentences.
 
-=====================  ====  =============================================================
+=====================  ====  ==================================================================
 Name                   Bit   Meaning
-=====================  ====  =============================================================
+=====================  ====  ==================================================================
 OUTSIDE_IMAGE          0     the position lies outside the image
 REDSHIFT_RANGE         1     the redshift is outside the range of the training set
 WAVELENGTH_RANGE       2     part of the wavelength grid is outside the trained rest range
@@ -19,7 +19,7 @@ LINE_OFF_ARM           8     the line falls outside the wavelength coverage
 FILTER_ASSUMED         9     filter unlike those of the training, taken as DECam
 PSF_ASSUMED            10    no PSF was given; the survey median was taken
 NO_UNCERTAINTY         11    no uncertainty was given; noise estimated from the background
-BAND_MISSING           12    g, r or z is missing, or a band held no valid pixel
+BAND_MISSING           12    a band that the model relies on is missing, or held no valid pixel
 MASKED_PIXELS          13    a masked or missing pixel lies in the aperture
 APERTURE_SMALLER       14    the aperture is smaller than the training kernel
 FAR_FROM_TRAINING      15    the position is unlike any fibre of the training set
@@ -29,7 +29,7 @@ NEGATIVE_FLUX          18    the photometric flux in the aperture is negative
 BAD_SPAXEL             19    the spaxel should not be used
 FORMAL_ERRORS          20    errors of a fit to predicted pixels, taken as independent
 CONTEXT_UNLIKE         21    a context spectrum is unlike what the image predicts there
-=====================  ====  =============================================================
+=====================  ====  ==================================================================
 """
 
 import enum
@@ -83,7 +83,7 @@ _MEANING = {
     Flag.FILTER_ASSUMED: "filter unlike those of the training, taken as DECam",
     Flag.PSF_ASSUMED: "no PSF was given; the survey median was taken",
     Flag.NO_UNCERTAINTY: "no uncertainty was given; noise estimated from the background",
-    Flag.BAND_MISSING: "g, r or z is missing, or a band held no valid pixel",
+    Flag.BAND_MISSING: "a band that the model relies on is missing, or held no valid pixel",
     Flag.MASKED_PIXELS: "a masked or missing pixel lies in the aperture",
     Flag.APERTURE_SMALLER: "the aperture is smaller than the training kernel",
     Flag.FAR_FROM_TRAINING: "the position is unlike any fibre of the training set",

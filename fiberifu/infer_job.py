@@ -282,7 +282,9 @@ def _prepare(folder, settings, one, overwrite, resume):
 
 
 def _model_files(model):
-    """The folder of a model, and a hash of its files; FileNotFoundError if one is not there."""
+    """The folder of a model, and a hash of its files; FileNotFoundError if one is not there; refused if not of ours."""
+    from fiberifu.model import is_published
+
     folder = resolve_pretrained(model)
     paths = [folder / name for name in ("config.json", "model.safetensors")]
     for path in paths:
@@ -290,6 +292,11 @@ def _model_files(model):
             raise FileNotFoundError(
                 f"{folder} has no {path.name}; a model folder has config.json and model.safetensors"
             )
+    if is_published(folder):
+        raise ValueError(
+            f"model: {folder} holds the published network, which has no quantiles and latent vectors for a catalogue; "
+            "predict galaxies one by one (fiberifu observe), or give weights of fiberifu's own network"
+        )
     return folder, [_sha256(path) for path in paths]
 
 

@@ -158,9 +158,9 @@ def _number(value, name):
 def _check_redshift(z, source):
     where = "redshift" if source == "argument" else f"redshift (from {source})"
     if not np.isfinite(z):
-        raise ValueError(f"{where} must be finite, got {z}; pass redshift=None to infer it")
+        raise ValueError(f"{where} must be finite, got {z}")
     if z <= 0:
-        raise ValueError(f"{where} must be positive, got {z}; pass redshift=None to infer it")
+        raise ValueError(f"{where} must be positive, got {z}")
     if z > MAX_REDSHIFT:
         low, high = TRAINED_REDSHIFTS
         raise ValueError(

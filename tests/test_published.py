@@ -2,6 +2,7 @@
 """The published network: the same numbers as the public code, safe loading, orientation, and what it cannot give."""
 
 import collections
+import dataclasses
 import os
 import pickle
 import sys
@@ -20,15 +21,20 @@ from make_published_reference import CONFIG, MASKS, REFERENCE, filled, inputs
 
 from fiberifu import Flag, VirtualIFU
 from fiberifu.cli import main
+from fiberifu.commands.observe import _line_in_words
+from fiberifu.image import PreparedImage, prepare_image
+from fiberifu.infer_job import _model_files
 from fiberifu.model import (
     PublishedConfig,
     PublishedMAE,
     PublishedOutput,
     convert_published,
+    load_checkpoint,
     load_published,
     read_lightning_checkpoint,
 )
-from fiberifu.published import fibre_fraction, fibre_place, network_image
+from fiberifu.plot.summary import flags_in_words
+from fiberifu.published import fibre_fraction, fibre_place, network_image, prepare
 from fiberifu.published.image import stamps
 from fiberifu.surveys import read_des
 
@@ -272,7 +278,7 @@ def test_missing_bands_and_errors_and_holes():
     some["g"].data += np.random.default_rng(0).normal(0, 0.01, (128, 128))
     with pytest.warns(AstropyUserWarning) as warned:
         p = ifu.predict(some, CENTER, redshift=0.03)
-    assert any("no band i, W1, W2: 192 of the 384" in str(w.message) for w in warned)
+    assert any("no band i, W1, W2: the published network sees only g, r, z" in str(w.message) for w in warned)
     assert any("band g: no uncertainty" in str(w.message) for w in warned)
     assert {"BAND_MISSING", "NO_UNCERTAINTY"} <= set(p.describe_flags())
     pictures, errors, shown = ifu._model.seen[0]
@@ -338,6 +344,76 @@ def test_prediction(folder, tmp_path):
     np.testing.assert_allclose(out.log_sigma[:, 310:-310].exp(), sigma[:2], rtol=1e-4)
 
 
+def test_less_precision_is_the_callers_choice_and_recorded(folder):
+    ifu = VirtualIFU.from_pretrained(folder)
+    full = ifu.predict(image(), CENTER, redshift=0.03)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = ifu.predict(image(), CENTER, redshift=0.03)
+    assert full.provenance.extra["PRECISN"] == "float32" and half.provenance.extra["PRECISN"] == "bfloat16"
+    apart = np.abs(half.raw[0] - full.raw[0]).max() / full.raw[0].std()
+    assert 0 < apart < 0.1 and half.raw[0].dtype == half.raw[1].dtype == np.float32
+
+
+def test_long_scans_are_announced(monkeypatch, caplog):
+    ifu = looking()
+    sky = CENTER.spherical_offsets_by(np.arange(20) * 0.1 * u.arcsec, 0 * u.arcsec)
+    with caplog.at_level("INFO", "fiberifu"):
+        ifu.predict(image(), sky, redshift=0.03)
+        assert "20 positions x 1 points" in caplog.text and "more" not in caplog.text
+        monkeypatch.setattr(sys.modules["fiberifu.published.predict"], "LONG", 0)
+        ifu.predict(image(), sky, redshift=0.03)
+    assert "the network takes some 0 minutes more" in caplog.text
+
+
+def test_images_prepared_otherwise_are_refused(folder):
+    ifu, bands = VirtualIFU.from_pretrained(folder), image()
+    ours = prepare_image({band: bands[band] for band in "griz"})
+    with pytest.raises(ValueError, match="prepared for another network .bands g r i z"):
+        ifu.predict(ours, CENTER, redshift=0.03)
+    prepared = prepare(bands, ifu.config)
+    alike = {f.name: getattr(prepared, f.name) for f in dataclasses.fields(PreparedImage)} | {"ebv": 0.1}
+    alike = PreparedImage(**alike)  # the same bands and stamps, corrected for extinction
+    with pytest.raises(ValueError, match="0.1 taken off.*as observed"):
+        ifu.predict(alike, CENTER, redshift=0.03)
+    assert ifu.predict(prepared, CENTER, redshift=0.03).image is prepared
+    with pytest.raises(ValueError, match="published network, which predicts and no more"):
+        load_checkpoint(folder)
+    with pytest.raises(ValueError, match="which has no quantiles"):
+        _model_files(folder)
+    with pytest.raises(ValueError, match="was prepared for bands"):
+        VirtualIFU.from_pretrained().predict(prepared, CENTER, redshift=0.03)
+
+
+@pytest.mark.filterwarnings("ignore:image. no band")
+def test_the_command_line_speaks_of_its_options(folder, tmp_path, capsys):
+    for band, ccd in image(bands=("r", "W1")).items():
+        ccd.write(tmp_path / f"x_{band}.fits")
+    files = [f"{band}={tmp_path}/x_{band}.fits" for band in ("r", "W1")]
+
+    def observe(*more):
+        where = ("--position", "150", "2") if "--size" not in more else ()
+        code = main(["observe", *files, *where, *more, "--model", str(folder), "-o", str(tmp_path / "out")])
+        return code, capsys.readouterr()
+
+    for more, words in (
+        ((), "give --redshift, or REDSHIFT in the image's header"),
+        (("--redshift", "-1"), "--redshift must be positive, got -1.0"),
+        (("--redshift", "0.03,0.01"), "--redshift: the published network takes one"),
+        (
+            ("--redshift", "0.03", "--deredden"),
+            "--deredden needs the Galactic E(B-V): give --ebv or EBV in the image's",
+        ),
+        (("--redshift", "0.03", "--size", "0.1"), "--size 0.1 arcsec, --spaxel 0.5 arcsec: that makes 0 x 0 spaxels"),
+    ):
+        code, said = observe(*more)
+        assert code == 2 and words in said.err
+    far = VirtualIFU.from_pretrained(folder).predict(image(bands=("r", "W1")), CENTER.reshape(1), redshift=0.55)
+    assert _line_in_words(far).startswith("H-beta fitted to the predicted spectra, flux over its formal error: ")
+    words = flags_in_words(far.flags)
+    assert any("a band that the model relies on is missing" in text for text in words)
+    assert any("errors of a fit" in text for text in words)
+
+
 def test_cube(folder, tmp_path):
     p = VirtualIFU.from_pretrained(folder).predict_cube(image(), redshift=0.03, size=2 * u.arcsec, spaxel=1 * u.arcsec)
     cube = p.cube()
@@ -363,7 +439,7 @@ def test_what_it_cannot_give_it_says(method, args):
     ("keywords", "message"),
     [
         ({"redshift": None}, "needs one and cannot tell it"),
-        ({"redshift": (0.1, 0.05)}, "cannot marginalise"),
+        ({"redshift": (0.1, 0.05)}, "cannot average"),
         ({"lsf": 2000}, "DESI's resolution"),
         ({"wavelength": [5000, 5001] * u.AA}, "DESI's grid"),
         ({"seeing": 1 * u.arcsec}, "own PSFs"),

@@ -240,3 +240,22 @@ def test_starlight_is_in_the_files(templates, mock, tmp_path):
     again = LineMaps.read(tmp_path / "maps.fits")
     np.testing.assert_allclose(again.meta["stellar_velocity_sigma"], maps.meta["stellar_velocity_sigma"], rtol=1e-4)
     assert again.meta["fit"] == maps.meta["fit"]
+
+
+def test_a_spectrum_below_zero_costs_no_other(templates):
+    rng = np.random.default_rng(2)
+    data = observed(populations()[0], 50, 100) + 0.02 * rng.standard_normal((3, len(WAVE)))
+    data[1] *= -50
+    weight = np.full(data.shape, 0.02**-2)
+    cube = Spectrum(
+        flux=data.T.reshape(-1, 1, 3) * UNIT,
+        spectral_axis=WAVE * u.AA,
+        spectral_axis_index=0,
+        uncertainty=InverseVariance(weight.T.reshape(-1, 1, 3)),
+    )
+    maps = fit_line_maps(cube, ["Ha"], redshift=Z, lsf=3000, continuum=templates, threads=1)
+    fit = maps.meta["stellar"]
+    assert maps.flux["Ha"].mask.tolist() == [[False, True, False]]
+    assert np.isnan(fit.model).all(1).tolist() == [False, True, False]
+    np.testing.assert_allclose(fit.velocity[[0, 2]], 50, atol=5)
+    assert np.isnan(fit_starlight(templates, WAVE, -np.abs(data), weight, redshift=Z, threads=1).model).all()

@@ -109,5 +109,8 @@ def arguments_as_options(*names, **others):
         if isinstance(error, OSError) and error.strerror:  # of the system, not of the library
             raise
         text = re.sub(r"(\w+)=True(?: \(--[\w-]+\))?", lambda m: options.get(m[1], m[0]), str(error))
-        text = re.sub(r"^(\w+)(?= is |:)", lambda m: options.get(m[1], m[0]), text)
+        text = re.sub(r"^(\w+)(?= is | = | must |:)", lambda m: options.get(m[1], m[0]), text)
+        text = re.sub(r"\b(\w+)=(?=\W|$)", lambda m: options.get(m[1], m[0]), text)  # give ebv=
+        text = re.sub(r"\b(\w+)=", lambda m: f"{options[m[1]]} " if m[1] in options else m[0], text)
+        text = re.sub(r"image\.meta\['(\w+)'\]", r"\1 in the image's header", text)
         raise ValueError(text) from error

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """``fiberifu observe`` and ``fiberifu demo``: a cube or spectra, line maps and a page, from an image."""
 
-from .arguments import add_common, arcsec, common, positive, redshift, sky
+from .arguments import add_common, arcsec, arguments_as_options, common, positive, redshift, sky
 
 __all__ = ["add_demo", "add_observe"]
 
@@ -17,7 +17,8 @@ Predicts a cube, or the spectra of fibres (--position), from an image, and write
 
 OBSERVE_EXAMPLES = """\
 IMAGE is a cutout of the Legacy Surveys' viewer, or one file per band: BAND=FILE. Files of the Dark Energy
-Survey are known; others need a celestial WCS and BUNIT (such as nJy). Bands are g, r, i, z; any may lack.
+Survey are known; others need a celestial WCS and BUNIT (such as nJy). Bands are g, r, i, z, and W1, W2 for the
+published network; any may lack.
 
 examples:
   fiberifu observe cutout.fits --redshift 0.03 -o results
@@ -26,6 +27,9 @@ examples:
   fiberifu observe cutout.fits --redshift 0.03 --position 59.1067 -30.4848 -o fibre
 
 A cutout with its errors: https://www.legacysurvey.org/viewer/cutout.fits?ra=RA&dec=DEC&layer=ls-dr9&invvar"""
+
+#: Lines that are looked for in a prediction, the first that is on its pixels, in words.
+LINES = {"Ha": "H-alpha", "Hb": "H-beta", "O2_3729": "[O II] 3729"}
 
 
 def add_demo(command):
@@ -86,7 +90,10 @@ def _observe(options):
         keywords["center"] = sky([options.center])[0] if options.center else None
     inputs = {str(file): jobs.sha256_of(file) for file in [*files, *([options.psf] if options.psf else [])]}
     name = options.name or jobs.name_of(files)
-    _report(options, *jobs.observe_to_folder(image, options.output, name=name, inputs=inputs, **keywords))
+    names = ("redshift", "size", "spaxel", "center", "aperture", "ebv", "deredden", "model")
+    with arguments_as_options(*names, positions="--position", source="--model"):
+        done = jobs.observe_to_folder(image, options.output, name=name, inputs=inputs, **keywords)
+    _report(options, *done)
 
 
 def _check_places(options):
@@ -99,8 +106,6 @@ def _check_places(options):
 
 def _report(options, prediction, paths):
     """The files and their sizes, the self-check, the flags in words."""
-    import numpy as np
-
     from .. import jobs
     from ..output import MANIFEST
     from ..plot.summary import flags_in_words
@@ -116,12 +121,27 @@ def _report(options, prediction, paths):
     residuals = [(row["band"], row["residual"].value) for row in prediction.self_check]
     check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: nowhere measured
     print(f"Self-check in mag, + is an image fainter than the prediction: {check or 'no position to compare'}")
-    snr = prediction.line_maps(["Ha"]).snr["Ha"]
-    light = ~snr.mask & prediction.bright(5)
-    if light.any():
-        median = float(np.nanmedian(snr.data[light]))
-        advice = "" if median > 2 else ": hardly more than what the model expects of any galaxy"
-        where = f"of the {light.sum()} positions with light" if light.size > 1 else ""
-        print(f"Predicted H-alpha flux over its error, median {where}: {median:.1f}{advice}".replace(" :", ":"))
+    if words := _line_in_words(prediction):
+        print(words)
     print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
     print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
+
+
+def _line_in_words(prediction):
+    """How well the first line is predicted that is on the pixels, where the image has light; "" if there is none."""
+    import numpy as np
+
+    from ..flags import Flag
+
+    snr, bright = prediction.line_maps("strong").snr, prediction.bright(5)
+    line = next((key for key in LINES if (~snr[key].mask & bright).any()), None)
+    if line is None:
+        return ""
+    light = ~snr[line].mask & bright
+    median = float(np.nanmedian(snr[line].data[light]))
+    where = f", median of the {light.sum()} positions with light" if light.size > 1 else ""
+    if np.any(prediction.flags & int(Flag.FORMAL_ERRORS)):  # a fit knows nothing of other galaxies
+        advice = "" if median > 2 else ": no line to speak of"
+        return f"{LINES[line]} fitted to the predicted spectra, flux over its formal error{where}: {median:.1f}{advice}"
+    advice = "" if median > 2 else ": hardly more than what the model expects of any galaxy"
+    return f"Predicted {LINES[line]} flux over its error{where}: {median:.1f}{advice}"

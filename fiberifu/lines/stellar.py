@@ -140,7 +140,8 @@ class StellarFit:
     Attributes
     ----------
     model : ndarray (N, P)
-        In the unit of the data; NaN beyond the templates, and where there was nothing to fit.
+        In the unit of the data; NaN beyond the templates, and where there was nothing to fit: no pixels, or a spectrum
+        below zero in a cube without light. Where the best is no light at all it is 0.
     velocity, dispersion, velocity_sigma, dispersion_sigma : ndarray (N,)
         km/s. Where errors come near the prior's, 200 and 80 km/s, the values are those of the co-added spectrum.
     weights : ndarray (N, T)
@@ -216,6 +217,12 @@ def fit_starlight(templates, wave, data, weight, *, redshift, sigma=None, degree
     if not good.any():
         return out
     centre, curve, mixture = _coadded(renderer, poly, data[good], weight[good])
+    if not mixture.any():  # spectra far below zero outweigh the light: without them
+        good &= (weight * np.where(weight > 0, data, 0)).sum(1) > 0
+        if good.any():
+            centre, curve, mixture = _coadded(renderer, poly, data[good], weight[good])
+        if not mixture.any():
+            return out
 
     if method == "ppxf":
         own = np.interp(templates.log_wave, rest[inside], extra)

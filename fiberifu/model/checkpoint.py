@@ -80,6 +80,11 @@ def load_checkpoint(folder):
     folder = whole_folder(folder)
     try:
         stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "architecture" in stored["model"]:
+            raise ValueError(
+                f"{folder} holds the published network, which predicts and no more (fiberifu observe --model "
+                f"{folder}); give weights of fiberifu's own network"
+            )
         config = ModelConfig.from_dict(stored["model"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}/config.json is not a model configuration: {error}") from error

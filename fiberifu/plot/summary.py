@@ -60,7 +60,7 @@ def plot_summary(prediction, path=None, *, title=None):
         if is_cube:
             _draw_maps(figure, top[1], p, maps, line, places)
         else:
-            _draw_table(figure.add_subplot(top[1]), maps, places)
+            _draw_table(figure.add_subplot(top[1]), p, maps, places)
         _draw_notes(figure.add_subplot(top[2]), p)
         _draw_spectra(figure, grid[1], p, spectra, places)
         figure.text(
@@ -81,6 +81,11 @@ def plot_summary(prediction, path=None, *, title=None):
 def _inferred(p):
     """Whether the redshift is a guess from the image."""
     return bool(np.any(np.asarray(p.flags) & int(Flag.REDSHIFT_INFERRED)))
+
+
+def _formal(p):
+    """Whether lines are fitted to predicted pixels, and not predicted themselves."""
+    return bool(np.any(np.asarray(p.flags) & int(Flag.FORMAL_ERRORS)))
 
 
 def _redshift_in_words(p):
@@ -172,7 +177,7 @@ def _draw_pointing(figure, place, p, places):
     hide_ticks(ax)
     ax.set_anchor("NW")
     bands = [band for band, present in zip(p.image.bands, p.image.present, strict=True) if present]
-    ax.set_title(f"image ({''.join(bands)})")
+    ax.set_title(f"image ({('' if max(map(len, bands)) == 1 else ' ').join(bands)})")
 
 
 def _draw_places(ax, p, places):
@@ -192,7 +197,7 @@ def _draw_maps(figure, place, p, maps, line, places):
     panels = (
         (maps.flux[line], "flux", f"{name} flux per spaxel"),
         (maps.ew[line], "ew", f"{name} equivalent width"),
-        (maps.snr[line], "snr", f"{name} flux / error"),
+        (maps.snr[line], "snr", f"{name} flux / {'formal error' if _formal(p) else 'error'}"),
         (ratio, "ratio", f"{line_label(top)} / {line_label(bottom)}"),
     )
     for cell, (data, kind, title) in zip(grid, panels, strict=True):
@@ -204,7 +209,7 @@ def _draw_maps(figure, place, p, maps, line, places):
             _draw_places(ax, p, places)
 
 
-def _draw_table(ax, maps, places):
+def _draw_table(ax, p, maps, places):
     """Fluxes and equivalent widths of the main lines at the places."""
     ax.set_axis_off()
     flux, ew = maps.flux, maps.ew
@@ -212,7 +217,8 @@ def _draw_table(ax, maps, places):
     step = 0.94 / (len(keys) + 2)
     for row, key in enumerate(keys):
         ax.text(0.07, 0.98 - (row + 2) * step, line_label(key))
-    ax.text(0.07, 0.0, "fluxes in 10$^{-17}$ erg s$^{-1}$ cm$^{-2}$, in the aperture", fontsize=8)
+    errors = "; formal errors" if _formal(p) else ""
+    ax.text(0.07, 0.0, f"fluxes in 10$^{{-17}}$ erg s$^{{-1}}$ cm$^{{-2}}$, in the aperture{errors}", fontsize=8)
     for left, place, color in zip((0.25, 0.51, 0.77), places, COLORS, strict=False):
         number = np.ravel_multi_index(place, maps.shape) if maps.shape else 0
         ax.text(left, 0.98, f"position {number}", color=color, weight="bold")

@@ -4,12 +4,13 @@
 ``image -> bands as they are, on one grid -> one pass per position -> flux and sigma of pixels -> PublishedPrediction``
 """
 
-from .image import fibre_place, network_image, prepare
+from .image import PublishedImage, fibre_place, network_image, prepare
 from .predict import fibre_fraction, predict
 from .prediction import PULL, PublishedPrediction
 
 __all__ = [
     "PULL",
+    "PublishedImage",
     "PublishedPrediction",
     "fibre_fraction",
     "fibre_place",

@@ -17,7 +17,7 @@ from ..prepared import PreparedImage
 from ..provenance import is_predicted
 from ..resample import canonical_grid, pixel_map, resample, same_wcs
 
-__all__ = ["fibre_place", "network_image", "prepare", "stamps"]
+__all__ = ["PublishedImage", "fibre_place", "network_image", "prepare", "stamps"]
 
 LARGEST, LEAST = 100.0, 1e-5  # nanomaggies and inverse variance: beyond these a pixel is bad, as in the training
 PATCH = 16  # pixels
@@ -27,6 +27,14 @@ LATTICE = 64  # pixels between stamps for positions further out
 PSF_FWHM = 1.18
 
 
+class PublishedImage(PreparedImage):
+    """A `~fiberifu.image.PreparedImage` as the published network wants it, made by `prepare`.
+
+    Its bands are at their own PSFs and not corrected for Galactic extinction, unlike those of
+    `~fiberifu.image.prepare_image`: neither network takes what was prepared for the other.
+    """
+
+
 def prepare(image, config, *, ebv=None, seeing=None):
     """Check an image and bring its bands to one grid, each at its own PSF and as observed.
 
@@ -34,6 +42,7 @@ def prepare(image, config, *, ebv=None, seeing=None):
     ----------
     image : mapping of str to `~astropy.nddata.CCDData`, or `~astropy.nddata.CCDData`
         As for `fiberifu.image.prepare_image`, in bands g, r, i, z, W1, W2. What is missing is hidden from the network.
+        Or what this function made before.
     config : `~fiberifu.model.PublishedConfig`
     ebv : float, optional
         Galactic E(B-V), only for the correction of spectra: the network sees images as they were observed.
@@ -42,13 +51,13 @@ def prepare(image, config, *, ebv=None, seeing=None):
 
     Returns
     -------
-    `~fiberifu.image.PreparedImage`
+    PublishedImage
         With ``ebv`` 0, because nothing was corrected; a given one is in ``meta["EBV"]``.
 
     Raises
     ------
     ValueError
-        Naming what is wrong with the image, and what would do.
+        Naming what is wrong with the image, and what would do; for a `~fiberifu.image.PreparedImage` made otherwise.
 
     Warns
     -----
@@ -61,8 +70,14 @@ def prepare(image, config, *, ebv=None, seeing=None):
         )
     bands = config.bands
     if isinstance(image, PreparedImage):
-        if image.bands != bands:
-            raise ValueError(f"image was prepared for bands {image.bands}; the published network needs {bands}")
+        made = image.bands, image.pixel_scale, image.stamp_size
+        if not isinstance(image, PublishedImage) or made != (bands, config.pixel_scale, config.stamp):
+            raise ValueError(
+                f"image was prepared for another network (bands {' '.join(image.bands)}, stamps of {image.stamp_size} "
+                f"pixels of {image.pixel_scale} arcsec, E(B-V) {image.ebv:.3g} taken off); the published network sees "
+                f"bands {' '.join(bands)} at their own PSFs and as observed: give the image itself, or what "
+                "fiberifu.published.prepare makes of it"
+            )
         return image
     if isinstance(image, Mapping):
         image = {{"w1": "W1", "w2": "W2"}.get(name, name): ccd for name, ccd in image.items()}
@@ -96,7 +111,7 @@ def prepare(image, config, *, ebv=None, seeing=None):
         bad |= hole & inside
         saturated |= full
     ny, nx = grid.shape
-    return PreparedImage(
+    return PublishedImage(
         sb=sb,
         sigma=sigma,
         present=np.array([name in found for name in bands]),
@@ -127,10 +142,9 @@ def _flags(found, bands):
     missing = [name for name in bands if name not in found]
     if missing:
         flags |= Flag.BAND_MISSING
-        n = len(missing) * 64
         notes.append(
-            f"no band {', '.join(missing)}: {n} of the {len(bands) * 64} image tokens are hidden from the network; "
-            "it was trained with hidden tokens, not with whole bands hidden, and what that costs is not known"
+            f"no band {', '.join(missing)}: the published network sees only {', '.join(found)}; it was trained with "
+            "parts of all bands hidden, not with whole bands, and what that costs is not known"
         )
     bare = [name for name, band in found.items() if band.flags & Flag.NO_UNCERTAINTY]
     if bare:

@@ -5,6 +5,8 @@
 """
 
 import functools
+import logging
+import time
 import warnings
 
 import astropy.units as u
@@ -24,8 +26,11 @@ from .prediction import PublishedPrediction
 
 __all__ = ["fibre_fraction", "predict"]
 
+logger = logging.getLogger(__name__)
+
 BATCH = {"cpu": 8, "cuda": 128}  # positions in one pass; results do not depend on it but for rounding
 SEEING, MOFFAT, PIVOT = 1.1, 3.5, 6500.0  # arcsec, exponent, Angstrom: DESI's typical delivered PSF
+LONG = 60  # seconds of a scan, above which it is announced
 COVERED = 0.9  # of a passband: below this share no synthetic photometry
 
 
@@ -90,23 +95,26 @@ def predict(
     nodes = resolve_redshift(redshift, prepared.meta, trained=(config.redshift_min, config.redshift_max))
     if nodes is None:
         raise ValueError(
-            "redshift: the published network needs one and cannot tell it; give redshift=, or image.meta['REDSHIFT']"
+            "redshift: the published network needs one and cannot tell it from an image; give redshift=, or "
+            "image.meta['REDSHIFT']"
         )
     if len(nodes) > 1:
         raise ValueError(
-            "redshift: the published network takes one number, without an error above 300 km/s; it cannot marginalise"
+            "redshift: the published network takes one, known to 300 km/s (0.001); it cannot average over a range"
         )
     ebv = prepared.meta.get("EBV") if ebv is None else float(ebv)
     if deredden and ebv is None:
         raise ValueError("deredden=True needs the Galactic E(B-V): give ebv= or image.meta['EBV']")
     aperture = resolve_aperture(aperture)
     offsets = prepared.offsets(positions.ravel() if positions.shape else positions)
-    flags = prepared.position_flags(offsets) | int(prepared.flags) | int(nodes.flags)
+    flags = prepared.position_flags(offsets) | int(prepared.flags) | int(nodes.flags) | int(Flag.FORMAL_ERRORS)
     points, scale, small = aperture_points(aperture, config.aperture)
     if small and not isinstance(aperture, Spaxel):
         flags |= int(Flag.APERTURE_SMALLER)
     inside = np.isfinite(offsets).all(1) & ((flags & int(Flag.OUTSIDE_IMAGE)) == 0)
-    flux, sigma, synthetic, seen = _scan(model, prepared, offsets, points, inside, float(nodes.mean), progress)
+    (flux, sigma, synthetic, seen), precision = _scan(
+        model, prepared, offsets, points, inside, float(nodes.mean), progress
+    )
     usable = inside & seen
     flags |= np.where(usable, 0, int(Flag.BAD_SPAXEL))
     if not usable.any():
@@ -127,7 +135,7 @@ def predict(
         seed=seed,
         ebv=ebv,
         extinction_corrected=deredden,
-        extra={"FLUXCAL": "FIBER", "ERRSCALE": 1.0},
+        extra={"FLUXCAL": "FIBER", "ERRSCALE": 1.0, "PRECISN": precision},
     )
     return PublishedPrediction(
         positions=positions,
@@ -154,13 +162,19 @@ def predict(
 
 
 def _scan(model, prepared, offsets, points, inside, redshift, progress):
-    """Flux and sigma (N, n_wave) of the network, synthetic photometry (N, C), and where it saw anything (N,)."""
+    """Flux and sigma (N, n_wave) of the network, synthetic photometry (N, C), seen or not (N,); and the precision.
+
+    In full single precision, which gives the numbers of the public code; in less where the caller asked torch for it
+    (``torch.autocast``).
+    """
     import torch
     from tqdm import tqdm
 
     config, g = model.config, len(points)
     left, n_wave = config.left_patches * config.patch_size, config.spec_dim
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = torch.is_autocast_enabled(device.type)
+    precision = str(torch.get_autocast_dtype(device.type) if half else torch.float32).removeprefix("torch.")
     model = model.to(device)
     flux, sigma = (np.zeros((len(offsets), n_wave), np.float32) for _ in range(2))
     synthetic = np.full((len(offsets), len(config.bands)), np.nan)
@@ -168,8 +182,10 @@ def _scan(model, prepared, offsets, points, inside, redshift, progress):
     rows_of = {key: rows[inside[rows]] for key, rows in stamps(np.where(inside[:, None], offsets, 0.0),
                                                                prepared.pixel_scale).items()}  # fmt: skip
     size = max(1, BATCH[device.type] // g)
-    bar = tqdm(total=int(inside.sum()), desc="positions", disable=None if progress else True, leave=False)
-    # full single precision: the numbers of the public code
+    total, first, start = int(inside.sum()), True, time.perf_counter()
+    if total:
+        logger.info("%d positions x %d points of the aperture, on %s in %s", total, g, device.type, precision)
+    bar = tqdm(total=total, desc="positions", disable=None if progress else True, leave=False)
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), bar:
         for (east, north), rows in rows_of.items():
             sb, error, centre = prepared.stamp(east, north)
@@ -181,14 +197,27 @@ def _scan(model, prepared, offsets, points, inside, redshift, progress):
                 where = (offsets[part, None] + points - centre).reshape(-1, 2)
                 xy = torch.from_numpy(fibre_place(where, prepared.pixel_scale).astype(np.float32)).to(device)
                 out = model(image, error, redshift, xy, image_shown=shown)
-                mean = out.flux.unflatten(0, (-1, g)).mean(1).cpu().numpy()
+                mean = out.flux.float().unflatten(0, (-1, g)).mean(1).cpu().numpy()
                 # errors of neighbouring points are taken as common to them; limits as in the public likelihood
-                log_sigma = out.log_sigma.clamp(-10, 10).exp().unflatten(0, (-1, g)).mean(1).cpu().numpy()
+                log_sigma = out.log_sigma.float().clamp(-10, 10).exp().unflatten(0, (-1, g)).mean(1).cpu().numpy()
                 flux[part], sigma[part] = mean[:, left : left + n_wave], log_sigma[:, left : left + n_wave]
                 synthetic[part] = mean @ weights
                 seen[part] = True
                 bar.update(len(part))
-    return flux, sigma, synthetic, seen
+                if first:
+                    _announce((time.perf_counter() - start) * (total / len(part) - 1), bar)
+                first = False
+    return (flux, sigma, synthetic, seen), precision
+
+
+def _announce(seconds, bar):
+    """Tell how long a scan will take, as its first batch did, if that is long."""
+    if seconds > LONG:
+        with bar.external_write_mode():
+            logger.info(
+                "the network takes some %s more; fewer positions (a smaller field, larger spaxels) take less, in "
+                "proportion", f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours",
+            )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4)

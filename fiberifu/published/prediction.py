@@ -10,7 +10,6 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 
 from ..extinction import mw_transmission
-from ..flags import Flag
 from ..prediction import Prediction
 
 __all__ = ["PULL", "PublishedPrediction"]
@@ -173,7 +172,6 @@ class PublishedPrediction(Prediction):
 
     def _meta(self):
         """Metadata of every product: provenance and flags; there are no error factors."""
-        flags = self.flags | np.int32(Flag.FORMAL_ERRORS)
         header = {
             "BEAM": (float(self.beam.to_value(u.arcsec)), "[arcsec] effective FWHM of PSF and aperture"),
             "APERTURE": str(self.aperture) if self.calibration == "fiber" else "point source, in total",
@@ -183,7 +181,7 @@ class PublishedPrediction(Prediction):
         }
         return {
             "provenance": self.provenance,
-            "flags": flags,
+            "flags": self.flags,
             "card": self.card,
             "redshift": self.redshift,
             "lsf": self._lsf() * u.AA,
