@@ -275,7 +275,7 @@ def describe(target=None):
 def _describe_file(path):
     try:
         with fits.open(path) as hdus:
-            parts = [(hdu.name, " x ".join(map(str, hdu.shape)), hdu.header.get("BUNIT", "")) for hdu in hdus]
+            parts = [(hdu.name, _shape(hdu), hdu.header.get("BUNIT", "")) for hdu in hdus]
             header = hdus[0].header.copy()
     except OSError as error:
         raise ValueError(f"{path} is no readable FITS file: {error}") from error
@@ -286,7 +286,13 @@ def _describe_file(path):
         rows = {"data": "line maps of an observed cube"} | {names[key]: header[key] for key in names if key in header}
     else:
         raise ValueError(f"{path} has neither a DATATYPE nor a FIBIFUV card: fiberifu did not write it")
-    return "\n".join([_rows(rows), "", *(f"{name:<20} {shape:<18} {unit}".rstrip() for name, shape, unit in parts)])
+    return "\n".join([_rows(rows), "", *(f"{name:<20} {shape:<22} {unit}".rstrip() for name, shape, unit in parts)])
+
+
+def _shape(hdu):
+    if isinstance(hdu, fits.BinTableHDU):
+        return f"{len(hdu.data)} rows x {len(hdu.columns)} columns"
+    return " x ".join(map(str, hdu.shape))
 
 
 def _rows(rows):

@@ -35,6 +35,13 @@ CARDS = {  # field -> (keyword, comment)
     "ebv": ("EBVGAL", "[mag] Galactic E(B-V), SFD scale"),
     "extinction_corrected": ("EXTCORR", "T: corrected for Galactic extinction"),
 }
+#: Of further cards.
+COMMENTS = {
+    "BANDS": "of the image that the network saw",
+    "FLUXCAL": "FIBER: in aperture; DESI: point source",
+    "ERRSCALE": "of errors; 1: as the network has them",
+    "PRECISN": "of the network's numbers",
+}
 
 
 def software_version():
@@ -117,7 +124,7 @@ class Provenance:
             _set_card(header, keyword, getattr(self, name), comment)
         _set_card(header, "FIBEXTRA", ",".join(self.extra) or None, "further provenance cards")
         for key, value in self.extra.items():
-            _set_card(header, key, value, "")
+            _set_card(header, key, value, COMMENTS.get(key, ""))
         return header
 
     @classmethod

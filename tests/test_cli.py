@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import types
@@ -335,6 +336,8 @@ def test_observe_for_real(tmp_path, data_dir, capsys):
         assert hdus["FLUX"].shape == (2, 7781) and (hdus["IVAR"].data > 0).all()
         assert np.ptp(hdus["POSITIONS"].data["ra"]) < 0.01
     assert "not an observation" in capsys.readouterr().out
+    assert cli.main(["info", str(tmp_path / "out" / names[1])]) == 0
+    assert re.search(r"POSITIONS +2 rows x \d+ columns", capsys.readouterr().out)
 
 
 def test_one_des_coadd_is_not_read_as_a_cutout(data_dir):

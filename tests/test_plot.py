@@ -6,10 +6,12 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.nddata import CCDData, NDData
 from fakes import CENTER, FakePrediction, image_of, prepared_image, sky_wcs
+from matplotlib.colors import AsinhNorm
 from specutils import Spectrum
 
 from fiberifu.lines import DAPMask
 from fiberifu.plot import plot_map, plot_pointing, plot_spectrum, plot_summary, style
+from fiberifu.plot.maps import _round_values
 from fiberifu.plot.spectrum import line_label
 
 FLUX = u.Unit("1e-17 erg / (s cm2)")
@@ -286,3 +288,9 @@ def test_galactic_positions():
     """Positions of any frame fall on the same place."""
     ax = plot_pointing(prepared_image(), SkyCoord(CENTER).galactic)
     assert np.allclose(ax.collections[0].get_offsets()[0], ax.wcs.world_to_pixel(CENTER), atol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.574, -0.532), (0.0, 3.0), (1.0, 1.0002), (-2.0, 5.0)])
+def test_ticks_are_inside_the_colours(low, high):
+    ticks = _round_values(AsinhNorm(linear_width=0.1 * max(abs(low), abs(high)), vmin=low, vmax=high))
+    assert len(ticks) > 2 and low <= ticks[0] < ticks[-1] <= high

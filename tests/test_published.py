@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
@@ -421,6 +422,7 @@ def test_cube(folder, tmp_path):
     area = 1 / (np.pi / 4 * 1.5**2)
     np.testing.assert_allclose(cube.flux.value[:, 0, 0], p.raw[0][0] * fibre_fraction(p.wavelength.value) * area, 1e-5)
     p.write(tmp_path / "x_predicted_cube.fits")
+    assert fits.getheader(tmp_path / "x_predicted_cube.fits")["BANDS"] == "g,r,i,z,W1,W2"
     with pytest.raises(ValueError, match="as_desi"):
         p.as_desi()
 

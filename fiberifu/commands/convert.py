@@ -5,7 +5,7 @@ __all__ = ["add"]
 
 DESCRIPTION = """\
 Reads a checkpoint of the network of Peng et al. (2026, arXiv:2606.10197) without running it, checks it, and writes a
-model folder: config.json, model.safetensors, README.md (the card). What its pickle would call is listed first; a file
+model folder: config.json, model.safetensors, README.md (the card). What its pickle would call is checked first; a file
 that would call anything but tensors and plain values is refused, by name."""
 
 EXAMPLES = """\

@@ -32,6 +32,9 @@ A cutout with its errors: https://www.legacysurvey.org/viewer/cutout.fits?ra=RA&
 LINES = {"Ha": "H-alpha", "Hb": "H-beta", "O2_3729": "[O II] 3729"}
 
 
+FAR_OFF = 0.5  # mag: a self-check beyond is no prediction of this image
+
+
 def add_demo(command):
     """Add ``demo`` to the command line; ``command`` makes its parser."""
     add_common(command("demo", _demo, "all of it on an embedded galaxy", DEMO))
@@ -121,6 +124,10 @@ def _report(options, prediction, paths):
     residuals = [(row["band"], row["residual"].value) for row in prediction.self_check]
     check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: nowhere measured
     print(f"Self-check in mag, + is an image fainter than the prediction: {check or 'no position to compare'}")
+    if off := [band for band, value in residuals if abs(value) > FAR_OFF]:
+        print(
+            f"  {', '.join(off)} off by more than {FAR_OFF} mag: check the image's unit and zero point, and the model"
+        )
     if words := _line_in_words(prediction):
         print(words)
     print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")

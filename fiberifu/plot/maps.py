@@ -144,5 +144,11 @@ def _norm(good, kind, limits, percentiles):
 
 
 def _round_values(norm):
-    """A few round values, evenly spread over the colours."""
-    return sorted({float(f"{value:.1g}") for value in norm.inverse(np.array([0.1, 0.3, 0.5, 0.7, 0.9]))})
+    """A few round values, evenly spread over the colours and none beyond them."""
+    spread = norm.inverse(np.array([0.1, 0.3, 0.5, 0.7, 0.9]))
+    for digits in range(1, 8):  # more for a map of nearly one value
+        found = {float(f"{value:.{digits}g}") for value in spread}
+        found = sorted(value for value in found if norm.vmin <= value <= norm.vmax)
+        if len(found) > 2:
+            break
+    return found

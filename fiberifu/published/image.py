@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 
-from ..bands import read_bands, split_bands
+from ..bands import read_bands, split_bands, unused_bands
 from ..flags import Flag
 from ..prepared import PreparedImage
 from ..provenance import is_predicted
@@ -35,7 +35,7 @@ class PublishedImage(PreparedImage):
     """
 
 
-def prepare(image, config, *, ebv=None, seeing=None):
+def prepare(image, config=None, *, ebv=None, seeing=None):
     """Check an image and bring its bands to one grid, each at its own PSF and as observed.
 
     Parameters
@@ -43,7 +43,8 @@ def prepare(image, config, *, ebv=None, seeing=None):
     image : mapping of str to `~astropy.nddata.CCDData`, or `~astropy.nddata.CCDData`
         As for `fiberifu.image.prepare_image`, in bands g, r, i, z, W1, W2. What is missing is hidden from the network.
         Or what this function made before.
-    config : `~fiberifu.model.PublishedConfig`
+    config : `~fiberifu.model.PublishedConfig`, optional
+        That of the released network by default.
     ebv : float, optional
         Galactic E(B-V), only for the correction of spectra: the network sees images as they were observed.
     seeing : None
@@ -68,6 +69,10 @@ def prepare(image, config, *, ebv=None, seeing=None):
         raise ValueError(
             f"seeing={seeing}: the published network was trained on images at their own PSFs; leave it out"
         )
+    if config is None:
+        from ..model import PublishedConfig
+
+        config = PublishedConfig()
     bands = config.bands
     if isinstance(image, PreparedImage):
         made = image.bands, image.pixel_scale, image.stamp_size
@@ -87,7 +92,7 @@ def prepare(image, config, *, ebv=None, seeing=None):
     found = {name: band for name, band in read_bands(image, bands).items() if not band.bad.all()}
     if not found:
         raise ValueError("image has no valid pixel in any band; check mask and uncertainty")
-    flags, notes = _flags(found, bands)
+    flags, notes = _flags(found, bands, unused_bands(image, bands))
     reference = "r" if "r" in found else next(iter(found))
     shared = {key: band.meta[key] for band in found.values() for key in ("REDSHIFT", "EBV")
               if band.meta.get(key) is not None}  # fmt: skip
@@ -133,9 +138,11 @@ def prepare(image, config, *, ebv=None, seeing=None):
     )
 
 
-def _flags(found, bands):
-    """Flags of the whole image and notes, with a warning for what is missing."""
+def _flags(found, bands, unused):
+    """Flags of the whole image and notes, with a warning for what is missing or not used."""
     flags, notes = Flag(0), []
+    if unused:
+        notes.append(f"band {', '.join(unused)}: not used, the published network sees {', '.join(bands)}")
     for name, band in found.items():
         # of W1 and W2 no curve is needed
         flags |= band.flags & ~Flag.FILTER_ASSUMED if name.startswith("W") else band.flags

@@ -87,7 +87,7 @@ def predict(
     ):
         if value is not None:
             raise ValueError(f"{name}: the published network has none to choose: {way_out}")
-    if len(context):
+    if not isinstance(context, list | tuple) or len(context):
         raise ValueError(
             "context: the published network takes a spectrum at the place of the fibre that it predicts, to fill its "
             "gaps, and none from elsewhere; use weights of fiberifu, or leave it out"
@@ -135,7 +135,7 @@ def predict(
         seed=seed,
         ebv=ebv,
         extinction_corrected=deredden,
-        extra={"FLUXCAL": "FIBER", "ERRSCALE": 1.0, "PRECISN": precision},
+        extra={"FLUXCAL": "FIBER", "ERRSCALE": 1.0, "PRECISN": precision, "BANDS": ",".join(prepared.filters)},
     )
     return PublishedPrediction(
         positions=positions,
