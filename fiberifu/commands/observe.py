@@ -104,6 +104,7 @@ def _report(options, prediction, paths):
     from .. import jobs
     from ..output import MANIFEST
     from ..plot.summary import flags_in_words
+    from ..support import IN_WORDS
 
     if options.quiet:
         return
@@ -123,5 +124,9 @@ def _report(options, prediction, paths):
         advice = "" if median > 2 else ": hardly more than what the model expects of any galaxy"
         where = f"of the {light.sum()} positions with light" if light.size > 1 else ""
         print(f"Predicted H-alpha flux over its error, median {where}: {median:.1f}{advice}".replace(" :", ":"))
+    worst = prediction.oddity.worst if prediction.oddity is not None else None
+    if worst is not None:
+        share, look = 100 * worst[1], IN_WORDS[worst[2]]
+        print(f"Of the model's training images {share:.1f} % are less odd than this one, whose oddest is {look}")
     print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
     print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
