@@ -9,7 +9,7 @@ from .flags import Flag
 
 __all__ = ["Oddity", "calibration_flags", "coverage_flags", "image_oddity", "oddity_cards", "trained_wavelengths"]
 
-#: The looks of `fiberifu.model.oddity`, in words.
+#: The looks of fiberifu.model.oddity, in words.
 IN_WORDS = {
     "latents": "what the network makes of it",
     "pulls": "patches that the others do not foretell",
@@ -23,7 +23,7 @@ UNLIKE = 0.99
 
 @dataclass(frozen=True, eq=False)
 class Oddity:
-    """How unlike the training images an image is, see `fiberifu.model.oddity`.
+    """How unlike the training images an image is; ``fiberifu.model.oddity`` tells how it is measured.
 
     Attributes
     ----------
@@ -171,7 +171,7 @@ def coverage_flags(renderer, nodes, config):
 
 
 def calibration_flags(calibration, nodes, galaxy):
-    """CALIBRATION_RANGE for a redshift or a size that none of the calibration's galaxies has.
+    """CALIBRATION_RANGE for a redshift or a size that the calibration's galaxies do not have.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def calibration_flags(calibration, nodes, galaxy):
         ``passport["calibration"]``; without its ``range`` (of weights calibrated before there was one) nothing is said.
     nodes : RedshiftNodes
         All of them have to lie inside.
-    galaxy : `~fiberifu.shape.GalaxyShape` or None
+    galaxy : GalaxyShape or None
         None, for an image without a galaxy: the size is not asked for.
 
     Returns
