@@ -14,6 +14,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 
 from fiberifu import Flag, VirtualIFU
+from fiberifu.commands.train import half_light_radius
 from fiberifu.datasets import example_image
 from fiberifu.model import AMPLITUDES, LINES, FiberMAE, ModelConfig
 from fiberifu.model.oddity import LOOKS, combine, look_at, looks_of, pack, unpack
@@ -243,7 +244,7 @@ def test_trained_wavelengths(ifu, image):
         assert not p.spectrum().mask.any()  # an extrapolation, but there is a basis
 
 
-def test_range_of_a_calibration(image):
+def test_range_of_a_calibration():
     """Redshifts and measured sizes of galaxies that pass by."""
     n, size = 3, 64
     x = (torch.arange(size) - (size - 1) / 2) * 0.262
@@ -251,7 +252,7 @@ def test_range_of_a_calibration(image):
     batch = {"image": light.expand(n, 4, -1, -1).clone(), "sigma": torch.full((n, 4, size, size), 0.01),
              "psf_fwhm": torch.full((n,), 1.2), "fiber_galaxy": torch.tensor([0, 0, 1, 1, 2, 2]),
              "fiber_redshift": torch.tensor([0.02, 0.02, 0.05, 0.05, 0.1, 0.1])}  # fmt: skip
-    watch = CalibrationRange(0.262)
+    watch = CalibrationRange(half_light_radius)
     assert len(list(watch.watch([batch]))) == 1
     found = watch.found()
     assert found["redshift"] == [0.02, 0.1]

@@ -61,5 +61,31 @@ def _train(options):
 def _calibrate(options):
     from ..train.calibrate import main as calibrate
 
-    print(calibrate(options.model, options.output, data=options.data, galaxies=options.galaxies,
-                    fibers=options.fibers, images=options.images, seed=options.seed))  # fmt: skip
+    said = calibrate(
+        options.model,
+        options.output,
+        data=options.data,
+        galaxies=options.galaxies,
+        fibers=options.fibers,
+        images=options.images,
+        seed=options.seed,
+        size=half_light_radius,
+    )
+    print(said)
+
+
+def half_light_radius(image, sigma, psf_fwhm, redshift):
+    """Half-light radius [arcsec] of the galaxy in a simulated stamp, as `fiberifu.shape.galaxy_shape` finds it at use.
+
+    ``image, sigma`` (4, S, S) [nanomaggy/arcsec2], columns to the East; sigma inf where nothing was measured. NaN where
+    no galaxy is found.
+    """
+    import numpy as np
+
+    from ..datasets import simulated_image
+    from ..image import prepare_image
+
+    present = np.isfinite(sigma).any((1, 2))
+    maps = {"image": image, "sigma_image": sigma, "present": present, "psf_fwhm": psf_fwhm, "redshift": redshift}
+    galaxy = prepare_image(simulated_image(maps, 0.262, "calibration")).galaxy
+    return float("nan") if galaxy is None else galaxy.half_light_radius

@@ -159,7 +159,7 @@ def calibrate(amplitudes):
     }
 
 
-def calibrate_model(model, pack_path, *, galaxies=400, fibers=8, seed=SEED, progress=None):
+def calibrate_model(model, pack_path, *, galaxies=400, fibers=8, seed=SEED, size=None, progress=None):
     """Calibrate a model with fibres anywhere in simulated galaxies it was not trained on.
 
     Parameters
@@ -171,6 +171,8 @@ def calibrate_model(model, pack_path, *, galaxies=400, fibers=8, seed=SEED, prog
         In all; off-centre fibres of each.
     seed : int
         Of the galaxies; not one that they were trained or are judged with.
+    size : callable, optional
+        Measures galaxies, see `fiberifu.train.support.CalibrationRange`.
     progress : callable, optional
         Takes an iterable and its length, returns the iterable.
 
@@ -190,7 +192,7 @@ def calibrate_model(model, pack_path, *, galaxies=400, fibers=8, seed=SEED, prog
     steps = range(-(-galaxies // BATCH))
     steps = steps if progress is None else progress(steps, len(steps))
     batches = (survey.batch(i, min(BATCH, galaxies - i * BATCH)) for i in steps)
-    within = CalibrationRange(model.config.pixel_scale)
+    within = CalibrationRange(size)
     found = calibrate(measure_amplitudes(model, within.watch(batches)))
     return found | {"seed": seed, "range": within.found()}
 
@@ -219,7 +221,7 @@ def odd_images(model, pack_path, *, images=1600, progress=None):
     return measure_oddity(model, batches if progress is None else progress(batches, -(-images // BATCH)))
 
 
-def main(model, output, *, data=None, galaxies=400, fibers=8, images=1600, seed=None):
+def main(model, output, *, data=None, galaxies=400, fibers=8, images=1600, seed=None, size=None):
     """``fiberifu calibrate``: a model folder in, one with its calibration out.
 
     Parameters
@@ -228,7 +230,7 @@ def main(model, output, *, data=None, galaxies=400, fibers=8, images=1600, seed=
         Model folders; the second is made.
     data : path-like, optional
         Folder of the survey templates; by default `fiberifu.simulate.find_data_dir`.
-    galaxies, fibers, seed
+    galaxies, fibers, seed, size
         See `calibrate_model`.
     images : int
         Of `odd_images`.
@@ -248,7 +250,8 @@ def main(model, output, *, data=None, galaxies=400, fibers=8, images=1600, seed=
     with tempfile.TemporaryDirectory() as folder:
         pack = Path(folder) / "pack.npz"
         build_template_pack(data or find_data_dir(), pack)
-        found = calibrate_model(network, pack, galaxies=galaxies, fibers=fibers, seed=SEED if seed is None else seed)
+        seed = SEED if seed is None else seed
+        found = calibrate_model(network, pack, galaxies=galaxies, fibers=fibers, seed=seed, size=size)
         oddity = odd_images(network, pack, images=images)
     card = Path(model) / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""

@@ -117,32 +117,31 @@ def _whiten(x):
 class CalibrationRange:
     """Redshifts and sizes of the galaxies on which errors are calibrated, noted while the batches go by.
 
-    Sizes are those that `fiberifu.shape.galaxy_shape` finds in an image, as it does at use.
+    Parameters
+    ----------
+    size : callable, optional
+        Of image and sigma (C, S, S), PSF FWHM [arcsec] and redshift: the half-light radius [arcsec], as it is measured
+        at use. Without it no size is noted.
     """
 
-    def __init__(self, pixel_scale):
-        self.pixel_scale, self.redshift, self.size = pixel_scale, [], []
+    def __init__(self, size=None):
+        self.measure, self.redshift, self.size = size, [], []
 
     def watch(self, batches):
         """Yield the batches."""
-        from ..datasets import simulated_image
-        from ..image import prepare_image
-
         for b in batches:
             for i in range(len(b["image"])):
-                z = float(b["fiber_redshift"][b["fiber_galaxy"] == i].median())
-                seen = torch.isfinite(b["sigma"][i]).flatten(1).any(1).numpy()
-                maps = {"image": b["image"][i].numpy(), "sigma_image": b["sigma"][i].numpy(), "present": seen}
-                maps |= {"psf_fwhm": float(b["psf_fwhm"][i]), "redshift": z}
-                galaxy = prepare_image(simulated_image(maps, self.pixel_scale, "calibration")).galaxy
-                self.redshift.append(z)
-                self.size.append(np.nan if galaxy is None else galaxy.half_light_radius)
+                self.redshift.append(float(b["fiber_redshift"][b["fiber_galaxy"] == i].median()))
+                if self.measure is not None:
+                    psf = float(b["psf_fwhm"][i])
+                    self.size.append(self.measure(b["image"][i].numpy(), b["sigma"][i].numpy(), psf, self.redshift[-1]))
             yield b
 
     def found(self):
         """For ``passport["calibration"]["range"]``: lowest and highest redshift; the half-light radius [arcsec], not
-        corrected for the PSF, that 99 % of the galaxies exceed."""
-        size = np.array(self.size)[np.isfinite(self.size)]
+        corrected for the PSF, that 99 % of the galaxies exceed, 0 where it is not known."""
+        size = np.array(self.size, float)
+        size = size[np.isfinite(size)]
         least = float(np.percentile(size, SMALLEST)) if len(size) else 0.0
         redshift = [round(float(f(self.redshift)), 4) for f in (min, max)]
         return {"redshift": redshift, "half_light_radius_arcsec": round(least, 3)}
