@@ -29,7 +29,7 @@ def find_failures(truths, answers, *, line="Ha", worst=WORST, pull=PULL):
     answers : iterable of PredictedMaps
         In the same order.
     line : str
-        A single line of `fiberifu.model.LINES`.
+        A single line, a key of ``fiberifu.model.LINES``.
     worst : float
         Share of galaxies called failures for the size of their errors.
     pull : float
