@@ -120,7 +120,7 @@ def oddity_cards(oddity):
     score, share, look = oddity.worst
     return {
         "ODDSHARE": (round(share, 4), "share of training images less odd than this"),
-        "ODDSCORE": (round(score, 3), "0: median, 1: 99th percentile of these"),
+        "ODDSCORE": (round(score, 3), "0: median of these, 1: one look at its 99 %"),
         "ODDLOOK": (look, "what is oddest in it"),
     }
 
