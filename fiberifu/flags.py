@@ -29,8 +29,10 @@ NEGATIVE_FLUX          18    the photometric flux in the aperture is negative
 BAD_SPAXEL             19    the spaxel should not be used
 FORMAL_ERRORS          20    errors of a fit to predicted pixels, taken as independent
 CONTEXT_UNLIKE         21    a context spectrum is unlike what the image predicts there
-=====================  ====  ==================================================================
-"""
+=======
+IMAGE_UNLIKE           22    the image, at this redshift, is unlike those of the training set
+CALIBRATION_RANGE      23    redshift or size beyond galaxies on which errors are calibrated
+=====================  ====  ==========================================================="""
 
 import enum
 
@@ -68,6 +70,8 @@ class Flag(enum.IntFlag):
     BAD_SPAXEL = 1 << 19
     FORMAL_ERRORS = 1 << 20
     CONTEXT_UNLIKE = 1 << 21
+    IMAGE_UNLIKE = 1 << 22
+    CALIBRATION_RANGE = 1 << 23
 
 
 _MEANING = {
@@ -93,6 +97,8 @@ _MEANING = {
     Flag.BAD_SPAXEL: "the spaxel should not be used",
     Flag.FORMAL_ERRORS: "errors of a fit to predicted pixels, taken as independent",
     Flag.CONTEXT_UNLIKE: "a context spectrum is unlike what the image predicts there",
+    Flag.IMAGE_UNLIKE: "the image, at this redshift, is unlike those of the training set",
+    Flag.CALIBRATION_RANGE: "redshift or size beyond galaxies on which errors are calibrated",
 }
 
 

@@ -23,6 +23,7 @@ from .prediction import Prediction
 from .pretrained import BUNDLED, resolve_pretrained
 from .provenance import Provenance
 from .redshift import resolve_redshift
+from .support import calibration_flags, coverage_flags, image_oddity
 
 __all__ = ["VirtualIFU", "off_image"]
 
@@ -379,6 +380,7 @@ class VirtualIFU:
             nodes = dataclasses.replace(resolve_redshift(from_context, trained=trained), source="context")
         else:
             nodes = resolve_redshift(redshift, prepared.meta, trained=trained)
+        z_given = None if nodes is None else nodes.mean
         if nodes is None:
             nodes = infer_redshift(self._model, prepared)
             flags |= int(Flag.REDSHIFT_INFERRED)
@@ -420,7 +422,10 @@ class VirtualIFU:
         if not usable.any():
             warnings.warn(off_image(prepared, positions), AstropyUserWarning, stacklevel=3)
         flags |= np.where(photometry["scale"][:, 0] < 0, int(Flag.NEGATIVE_FLUX), 0)
-        flags |= self._coverage_flags(renderer, nodes)
+        flags |= coverage_flags(renderer, nodes, self.config)
+        flags |= calibration_flags(self.passport.get("calibration", {}), nodes, prepared.galaxy)
+        oddity = image_oddity(self._model, self.passport.get("oddity"), prepared, offsets, z_given)
+        flags |= 0 if oddity is None else oddity.flags
         flags |= range_flags(self.config.bands, self.passport.get("training_range", {}), photometry)
         photometry = {name: scale * value for name, value in photometry.items()}  # in the aperture asked for
         beam = np.hypot(prepared.psf_fwhm, beam_fwhm(aperture, self.config.aperture)) * u.arcsec
@@ -457,6 +462,7 @@ class VirtualIFU:
             offsets=offsets,
             field=tuple(field or (0.0, 1.0)),
             ebv_out=0.0 if deredden else prepared.ebv,
+            oddity=None if oddity is None else oddity.reshape(positions.shape),
         )
 
     def _decode(self, prepared, offsets, points, scale, z, progress):
@@ -470,17 +476,6 @@ class VirtualIFU:
             snr = aperture_snr(*(torch.from_numpy(seen[name]).float() for name in ("flux", "error")))
             mixture = apply_calibration(mixture, snr, self.passport["calibration"])
         return mixture, sigma_gas, seen
-
-    def _coverage_flags(self, renderer, nodes):
-        """Pixels or strong lines that cannot be given at one of the redshifts."""
-        flags, edges = 0, renderer.edges
-        for z in nodes.z:
-            wave = renderer.basis.line_wave * (1 + float(z))
-            if not bool(renderer.covered(float(z)).all()):
-                flags |= int(Flag.WAVELENGTH_RANGE)
-            if not bool(((wave > edges[0]) & (wave < edges[-1])).all()):
-                flags |= int(Flag.LINE_OFF_ARM)
-        return flags
 
     def _renderer(self, wavelength, lsf, ebv):
         import torch

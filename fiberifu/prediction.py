@@ -11,6 +11,7 @@ from . import formats  # noqa: F401  (Spectrum.read then knows our files)
 from .constants import C_KMS
 from .flags import Flag
 from .line_functionals import functionals, line_moments, line_quantiles, resolve_levels, select_lines
+from .support import oddity_cards
 
 __all__ = ["FLUX_DENSITY", "Prediction"]
 
@@ -43,6 +44,8 @@ class Prediction:
     image : `~fiberifu.image.PreparedImage`
     beam : `~astropy.units.Quantity`
         Effective FWHM: image PSF and aperture together.
+    oddity : `~fiberifu.support.Oddity` or None
+        How unlike the training images the image is; None where the weights do not tell.
     """
 
     positions: object
@@ -62,6 +65,7 @@ class Prediction:
     offsets: np.ndarray = dataclasses.field(repr=False)
     field: tuple = (0.0, 1.0)
     ebv_out: float = 0.0
+    oddity: object = dataclasses.field(default=None, repr=False)
 
     def __repr__(self):
         wave, kind = self.wavelength, "a cube" if self.wcs is not None else "spectra"
@@ -430,7 +434,9 @@ class Prediction:
             "redshift": self.redshift,
             "lsf": self._lsf() * u.AA,
             "medium": "vacuum",
+            "oddity": self.oddity,
             "header": {
+                **oddity_cards(self.oddity),
                 "BEAM": (float(self.beam.to_value(u.arcsec)), "[arcsec] effective FWHM of PSF and aperture"),
                 "APERTURE": str(self.aperture),
                 "PSFFWHM": (round(float(self.image.psf_fwhm), 4), "[arcsec] FWHM of the image's PSF"),

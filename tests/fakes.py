@@ -68,6 +68,7 @@ class FakePrediction:
     """The public face of `fiberifu.Prediction` over `galaxy`."""
 
     bad_lines = ()
+    oddity = None
 
     def __init__(self, positions, wcs=None, *, redshift=0.03, step=8.0, image=None):
         self.positions, self.wcs, self.redshift, self.shape = positions, wcs, redshift, positions.shape

@@ -8,7 +8,7 @@ from fiberifu.flags import Flag, describe
 
 
 def test_values_are_stable_and_distinct():
-    assert [bit.value for bit in Flag] == [1 << i for i in range(22)]
+    assert [bit.value for bit in Flag] == [1 << i for i in range(24)]
     assert Flag.OUTSIDE_IMAGE == 1 and Flag.CONTINUUM_RESOLUTION == 1 << 17 and Flag.BAD_SPAXEL == 1 << 19
 
 
@@ -25,6 +25,6 @@ def test_describe():
         "PSF_ASSUMED",
     ]
     assert describe([[1, 0], [2, 1]]) == describe(3) and describe([]) == []  # those that occur in an array
-    for wrong in (1 << 22, -1):
+    for wrong in (1 << 24, -1):
         with pytest.raises(ValueError, match="bits that are not defined"):
             describe(wrong)

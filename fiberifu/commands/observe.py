@@ -112,6 +112,7 @@ def _report(options, prediction, paths):
     from .. import jobs
     from ..output import MANIFEST
     from ..plot.summary import flags_in_words
+    from ..support import IN_WORDS
 
     if options.quiet:
         return
@@ -130,6 +131,10 @@ def _report(options, prediction, paths):
         )
     if words := _line_in_words(prediction):
         print(words)
+    worst = prediction.oddity.worst if prediction.oddity is not None else None
+    if worst is not None:
+        share, look = 100 * worst[1], IN_WORDS[worst[2]]
+        print(f"Of the model's training images {share:.1f} % are less odd than this one, whose oddest is {look}")
     print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
     print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
 

@@ -13,7 +13,8 @@ The same command resumes a run."""
 
 CALIBRATE = """\
 Measures how far the errors of a model are right, on fibres all over simulated galaxies that it was not trained on, and
-writes the model with what mends them (factors, temperatures, how far errors reach) to the folder DIR."""
+writes the model with what mends them (factors, temperatures, how far errors reach), and with what tells images that are
+unlike those of its training, to the folder DIR."""
 
 
 def add_train(command):
@@ -36,6 +37,7 @@ def add_calibrate(command):
     parser.add_argument("--data", metavar="FOLDER", help="of the survey templates")
     parser.add_argument("--galaxies", type=count, default=400, help="(400)")
     parser.add_argument("--fibers", type=count, default=8, help="of each, anywhere in it (8)")
+    parser.add_argument("--images", type=count, default=1600, help="training images that tell odd ones (1600)")
     parser.add_argument("--seed", type=count, metavar="N", help="of the galaxies")
 
 
@@ -59,5 +61,31 @@ def _train(options):
 def _calibrate(options):
     from ..train.calibrate import main as calibrate
 
-    print(calibrate(options.model, options.output, data=options.data, galaxies=options.galaxies,
-                    fibers=options.fibers, seed=options.seed))  # fmt: skip
+    said = calibrate(
+        options.model,
+        options.output,
+        data=options.data,
+        galaxies=options.galaxies,
+        fibers=options.fibers,
+        images=options.images,
+        seed=options.seed,
+        size=half_light_radius,
+    )
+    print(said)
+
+
+def half_light_radius(image, sigma, psf_fwhm, redshift):
+    """Half-light radius [arcsec] of the galaxy in a simulated stamp, as `fiberifu.shape.galaxy_shape` finds it at use.
+
+    ``image, sigma`` (4, S, S) [nanomaggy/arcsec2], columns to the East; sigma inf where nothing was measured. NaN where
+    no galaxy is found.
+    """
+    import numpy as np
+
+    from ..datasets import simulated_image
+    from ..image import prepare_image
+
+    present = np.isfinite(sigma).any((1, 2))
+    maps = {"image": image, "sigma_image": sigma, "present": present, "psf_fwhm": psf_fwhm, "redshift": redshift}
+    galaxy = prepare_image(simulated_image(maps, 0.262, "calibration")).galaxy
+    return float("nan") if galaxy is None else galaxy.half_light_radius

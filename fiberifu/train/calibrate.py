@@ -18,7 +18,7 @@ from ..model.calibration import LINE_GROUPS, aperture_snr
 from ..model.distribution import unit_inverse
 from ..model.lines import AMPLITUDES
 
-__all__ = ["Amplitudes", "calibrate", "calibrate_model", "measure_amplitudes"]
+__all__ = ["Amplitudes", "calibrate", "calibrate_model", "measure_amplitudes", "odd_images"]
 
 SEED = 919_000_001
 BATCH = 16  # galaxies
@@ -159,7 +159,7 @@ def calibrate(amplitudes):
     }
 
 
-def calibrate_model(model, pack_path, *, galaxies=400, fibers=8, seed=SEED, progress=None):
+def calibrate_model(model, pack_path, *, galaxies=400, fibers=8, seed=SEED, size=None, progress=None):
     """Calibrate a model with fibres anywhere in simulated galaxies it was not trained on.
 
     Parameters
@@ -171,16 +171,19 @@ def calibrate_model(model, pack_path, *, galaxies=400, fibers=8, seed=SEED, prog
         In all; off-centre fibres of each.
     seed : int
         Of the galaxies; not one that they were trained or are judged with.
+    size : callable, optional
+        Measures galaxies, see `fiberifu.train.support.CalibrationRange`.
     progress : callable, optional
         Takes an iterable and its length, returns the iterable.
 
     Returns
     -------
     dict
-        See `calibrate`.
+        See `calibrate`; and ``range``, the redshifts and sizes of the galaxies.
     """
     from ..simulate import SimConfig, Simulator, load_template_pack
     from .finite_survey import FiniteSurvey, Survey
+    from .support import CalibrationRange
 
     _check_galaxies(galaxies)
 
@@ -189,10 +192,36 @@ def calibrate_model(model, pack_path, *, galaxies=400, fibers=8, seed=SEED, prog
     steps = range(-(-galaxies // BATCH))
     steps = steps if progress is None else progress(steps, len(steps))
     batches = (survey.batch(i, min(BATCH, galaxies - i * BATCH)) for i in steps)
-    return calibrate(measure_amplitudes(model, batches)) | {"seed": seed}
+    within = CalibrationRange(size)
+    found = calibrate(measure_amplitudes(model, within.watch(batches)))
+    return found | {"seed": seed, "range": within.found()}
 
 
-def main(model, output, *, data=None, galaxies=400, fibers=8, seed=None):
+def odd_images(model, pack_path, *, images=1600, progress=None):
+    """What tells images that are unlike those of the training from others.
+
+    Parameters
+    ----------
+    model : FiberMAE
+    pack_path : path-like
+        Template pack.
+    images : int
+    progress : callable, optional
+        As for `calibrate_model`.
+
+    Returns
+    -------
+    dict
+        See `fiberifu.train.support.measure_oddity`.
+    """
+    from ..simulate import SimConfig, Simulator, load_template_pack
+    from .support import BATCH, measure_oddity, training_images
+
+    batches = training_images(Simulator(load_template_pack(pack_path), config=SimConfig()), images)
+    return measure_oddity(model, batches if progress is None else progress(batches, -(-images // BATCH)))
+
+
+def main(model, output, *, data=None, galaxies=400, fibers=8, images=1600, seed=None, size=None):
     """``fiberifu calibrate``: a model folder in, one with its calibration out.
 
     Parameters
@@ -201,8 +230,10 @@ def main(model, output, *, data=None, galaxies=400, fibers=8, seed=None):
         Model folders; the second is made.
     data : path-like, optional
         Folder of the survey templates; by default `fiberifu.simulate.find_data_dir`.
-    galaxies, fibers, seed
+    galaxies, fibers, seed, size
         See `calibrate_model`.
+    images : int
+        Of `odd_images`.
 
     Returns
     -------
@@ -219,15 +250,19 @@ def main(model, output, *, data=None, galaxies=400, fibers=8, seed=None):
     with tempfile.TemporaryDirectory() as folder:
         pack = Path(folder) / "pack.npz"
         build_template_pack(data or find_data_dir(), pack)
-        found = calibrate_model(network, pack, galaxies=galaxies, fibers=fibers, seed=SEED if seed is None else seed)
+        seed = SEED if seed is None else seed
+        found = calibrate_model(network, pack, galaxies=galaxies, fibers=fibers, seed=seed, size=size)
+        oddity = odd_images(network, pack, images=images)
     card = Path(model) / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    save_checkpoint(Path(output), network, card=text, passport=passport | {"calibration": found})
+    save_checkpoint(Path(output), network, card=text, passport=passport | {"calibration": found, "oddity": oddity})
     rows = [f"{galaxies} galaxies, {len(found['snr'])} bins of S/N; coverage of 68 % before and after:"]
     at = LEVELS.index(0.68)
     for name, curve in found["reliability"]["groups"].items():
         rows.append(f"  {name:8s}{curve['before'][at]:.3f}  {curve['after'][at]:.3f}")
     rows.append("errors are correlated as {:.2f} exp(-distance / {:.1f} arcsec)".format(*found["coherence"]))
+    low, high = found["range"]["redshift"]
+    rows.append(f"calibrated for redshifts {low} to {high}; odd images told from {oddity['images']} training images")
     return "\n".join(rows)
 
 

@@ -14,6 +14,7 @@ from .maps import LEVELS, PredictedMaps, Predictor, TruthMaps
 from .maps_job import judge_to_page, validate_maps_to_folder
 from .metrics import measure_scores
 from .nulls import Blank, NoiseFloor, Shuffled
+from .ood import find_failures, ood_roc
 from .predictors import NetworkPredictor
 from .survey_truth import correlated_sigma, match_psf
 
@@ -35,11 +36,13 @@ __all__ = [
     "Shuffled",
     "TruthMaps",
     "correlated_sigma",
+    "find_failures",
     "judge",
     "judge_to_page",
     "match_psf",
     "measure_calibration",
     "measure_scores",
+    "ood_roc",
     "read_predictions",
     "sample_fibers",
     "sample_spaxels",

@@ -26,7 +26,7 @@ PREDICTING = (
         "mixture",
     ),
     *("observe", "photometry", "pointing", "prediction", "prepared", "psf", "redshift", "resample", "shape", "stamps"),
-    *("model/*", "lines/maps", "lines/table", "simulate/observe", "validate/maps", "validate/predictors"),
+    *("support", "model/*", "lines/maps", "lines/table", "simulate/observe", "validate/maps", "validate/predictors"),
 )
 
 
