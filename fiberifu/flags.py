@@ -29,10 +29,10 @@ NEGATIVE_FLUX          18    the photometric flux in the aperture is negative
 BAD_SPAXEL             19    the spaxel should not be used
 FORMAL_ERRORS          20    errors of a fit to predicted pixels, taken as independent
 CONTEXT_UNLIKE         21    a context spectrum is unlike what the image predicts there
-=======
 IMAGE_UNLIKE           22    the image, at this redshift, is unlike those of the training set
 CALIBRATION_RANGE      23    redshift or size beyond galaxies on which errors are calibrated
-=====================  ====  ==========================================================="""
+=====================  ====  ==================================================================
+"""
 
 import enum
 
