@@ -11,6 +11,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import CCDData, InverseVariance
+from image_files import CENTER, DEC, RA, SIDE, cutout, drpall, header, image, sdss_frame, table, write
 
 from fiberifu.flags import Flag
 from fiberifu.image import prepare_image
@@ -30,27 +31,6 @@ from fiberifu.surveys import (
     read_unwise,
 )
 from fiberifu.surveys.legacysurvey import fetch
-
-RA, DEC, SIDE = 200.0, -3.0, 24
-CENTER = SkyCoord(RA, DEC, unit="deg")
-
-
-def header(n=SIDE, scale=0.262, *, shift=0.0, **cards):
-    """Of an image whose middle is ``shift`` pixels West of the centre."""
-    out = fits.Header()
-    out.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": RA, "CRVAL2": DEC, "CRPIX2": n / 2 + 0.5})
-    out.update({"CRPIX1": n / 2 + 0.5 - shift, "CD1_1": -scale / 3600, "CD1_2": 0.0, "CD2_1": 0.0})
-    out.update({"CD2_2": scale / 3600, **cards})
-    return out
-
-
-def image(n=SIDE):
-    return np.random.default_rng(0).normal(1, 0.1, (n, n)).astype(np.float32)
-
-
-def write(path, *hdus):
-    fits.HDUList(list(hdus)).writeto(path, overwrite=True)
-    return path
 
 
 # ---------------------------------------------------------------- what the numbers mean
@@ -120,17 +100,6 @@ def test_ps1_scale(tmp_path, scaled):
     np.testing.assert_allclose(ccd.uncertainty.array[~ccd.mask], 1 / (25 * factor**2), rtol=1e-5)
     assert np.argwhere(ccd.mask).tolist() == [[3, 4]] and np.argwhere(ccd.flags).tolist() == [[1, 2]]
     assert ccd.flags.max() == Flag.SATURATED and ccd.meta["FILTER"] == "PS1 r"
-
-
-def sdss_frame(path, **cards):
-    sky = [
-        fits.Column("ALLSKY", "20E", dim="(4,5)", array=np.full((1, 5, 4), 100.0, np.float32)),
-        fits.Column("XINTERP", f"{SIDE}E", array=np.linspace(0, 3, SIDE)[None]),
-        fits.Column("YINTERP", f"{SIDE}E", array=np.linspace(0, 4, SIDE)[None]),
-    ]
-    cards = {"FILTER": "r", "CAMCOL": 3, "RUN": 1000, "BUNIT": "nanomaggy"} | cards
-    hdus = fits.PrimaryHDU(image(), header(scale=0.396, **cards)), fits.ImageHDU(np.full(SIDE, 0.005, np.float32))
-    return write(path, *hdus, fits.BinTableHDU.from_columns(sky))
 
 
 def test_sdss_frame(tmp_path):
@@ -238,15 +207,6 @@ class Viewer:
         return body
 
 
-def cutout(n=SIDE):
-    out = io.BytesIO()
-    planes = fits.PrimaryHDU(np.stack([image(n)] * 3), header(n, BANDS="grz", VERSION="DR9"))
-    fits.HDUList([planes, fits.ImageHDU(np.full((3, n, n), 25.0), header(n, BANDS="grz", IMAGETYP="INVVAR"))]).writeto(
-        out
-    )
-    return out.getvalue()
-
-
 @pytest.fixture
 def viewer(monkeypatch):
     """Makes the viewer, and counts the seconds that would have been waited."""
@@ -314,24 +274,6 @@ def test_fetch_asks_nothing_for_wrong_arguments(viewer, tmp_path, arguments, mat
 
 
 # ---------------------------------------------------------------- catalogues
-def table(path, **columns):
-    forms = {"U": "20A", "f": "D", "i": "K"}
-    columns = {key: np.asarray(value) for key, value in columns.items()}
-    hdu = fits.BinTableHDU.from_columns([fits.Column(k, forms[v.dtype.kind], array=v) for k, v in columns.items()])
-    return write(path, fits.PrimaryHDU(), hdu)
-
-
-def drpall(path, **more):
-    columns = {
-        "plateifu": ["7815-3702", "8000-1901", "8000-1902"], "objra": [10.0, 11.0, 12.0], "objdec": [1.0, 2.0, 3.0],
-        "drp3qual": [0, 1 << 30 | 2, 0], "nsa_z": [0.02, -9999.0, 0.03], "z": [0.021, 0.05, -9999.0],
-        "nsa_elpetro_th50_r": [5.0, -9999.0, -9999.0], "nsa_sersic_th50": [6.0, 4.0, -9999.0],
-        "nsa_elpetro_ba": [0.5, 0.6, 0.7], "nsa_elpetro_phi": [190.0, 20.0, 30.0], "ebvgal": [0.01, 0.02, 0.03],
-        "mngtarg1": [1024, 0, 0], "mngtarg3": [0, 0, 16],
-    }  # fmt: skip
-    return table(path, **columns | more)
-
-
 def test_drpall(tmp_path):
     found = read_drpall(drpall(tmp_path / "drpall.fits"))
     assert list(found["name"]) == ["7815-3702", "8000-1901", "8000-1902"]
