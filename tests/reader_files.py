@@ -53,7 +53,8 @@ def outcome(reader, files):
     try:
         found = reader.read(files)
     except (ValueError, OSError) as error:
-        assert any(str(path) in str(error) for path in files), f"the error names no file: {error}"
+        names = [*map(str, files), f"no brick in {files[0].parent}"]
+        assert any(name in str(error) for name in names), f"the error names no file: {error}"
         return "error"
     reader.check(found)
     return "read"

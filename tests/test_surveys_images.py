@@ -20,7 +20,6 @@ from fiberifu.surveys import (
     DRPQuality,
     cut_image,
     fetch_cutout,
-    read_des,
     read_drpall,
     read_image,
     read_legacysurvey,
@@ -310,50 +309,3 @@ def test_bands_that_the_model_does_not_use():
     np.testing.assert_array_equal(prepared.sb, only.sb)
     with pytest.raises(ValueError, match="none of them"):
         prepare_image({"W1": planes["W1"]})
-
-
-def damaged(rng, raw):
-    """A file of the same kind, with something wrong."""
-    raw = bytearray(raw)
-    kind = rng.integers(4)
-    if kind == 0:
-        return raw[: rng.integers(len(raw))]
-    for i in rng.integers(len(raw) if kind == 1 else 2880, size=rng.integers(1, 20)):
-        raw[i] = raw[i] ^ 1 << rng.integers(8) if kind < 3 else rng.integers(32, 127)
-    return raw
-
-
-def test_damaged_files(tmp_path):
-    """Whatever is wrong with a file: it is read, or the error is a ValueError that names it."""
-    plane = fits.PrimaryHDU(image(), header(BAND="r", MAGZERO=30.0))
-    weight = fits.ImageHDU(np.full((SIDE, SIDE), 9.0), header(), name="WGT")
-    ps1 = header(scale=0.25, EXPTIME=100.0, **{"HIERARCH FPA.FILTERID": "r.00000"})
-    readers = {
-        "cutout.fits": (None, read_legacysurvey),
-        "des.fits": ([plane, weight], read_des),
-        "any.fits": ([plane, weight], lambda path: read_image(path, "r")),
-        "unwise-0000p000-w1-img-m.fits": ([fits.PrimaryHDU(image(), header(MAGZP=22.5))], read_unwise),
-        "ps1.fits": ([fits.PrimaryHDU(), fits.CompImageHDU(image(), ps1)], read_ps1),
-    }
-    makers = {"drpall.fits": (drpall, read_drpall), "frame.fits": (sdss_frame, read_sdss_frame)}
-    for name, (hdus, reader) in {**readers, **makers}.items():
-        path = tmp_path / name
-        if callable(hdus):
-            hdus(path)
-        elif hdus is None:
-            path.write_bytes(cutout())
-        else:
-            write(path, *hdus)
-        reader(path)
-        raw, failed = path.read_bytes(), 0
-        for seed in range(12):
-            path.write_bytes(damaged(np.random.default_rng(seed), raw))
-            try:
-                reader(path)
-            except ValueError as error:
-                assert name in str(error)
-                failed += 1
-        assert failed > 3
-        path.unlink()
-        with pytest.raises(FileNotFoundError, match=name):
-            reader(path)

@@ -114,9 +114,10 @@ def read_image(
         if error is not None:
             kind, plane = error
             power = {"std": 1, "var": 2, "ivar": -2}[kind]
-            plane = np.asarray(plane, np.float64) * factor**power
+            with np.errstate(over="ignore"):
+                plane = (np.asarray(plane, np.float64) * factor**power).astype(np.float32)
             bad |= ~(np.isfinite(plane) & (plane > 0))
-            error = _KINDS[kind](plane.astype(np.float32), unit=unit**power)
+            error = _KINDS[kind](plane, unit=unit**power)
         meta = {"BAND": band, **_known(header, hdus[0][0], band, factor)}
     if filter_name is not None:
         meta["FILTER"] = str(filter_name)

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 
-from fiberifu.surveys._checks import read_table, reading
+from fiberifu.surveys._checks import column, read_table, reading
 
 __all__ = ["DAPQuality", "DRPQuality", "first_value", "read_drpall"]
 
@@ -94,7 +94,7 @@ def read_drpall(path):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not FITS, is truncated, or has no such table.
+        If it is not FITS, is truncated, has no such table, or a column in a unit of something else.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def read_drpall(path):
         for key, values in data.items():
             if key not in table.colnames:
                 unit = next((unit for form, unit in _UNITS.items() if re.fullmatch(form, key)), None)
-                table[key] = values if unit is None else u.Quantity(values, unit)
+                table[key] = values if unit is None else column(path, header, key, values, unit)
     return table
 
 

@@ -87,6 +87,8 @@ class BrickIndex:
                 hdu = first_image(path, hdus)
                 wcs = sky_wcs(hdu.header, path)
                 ny, nx = hdu.shape
+                if min(ny, nx) < 1:
+                    raise ValueError(f"{path}: its image has the shape {hdu.shape}; fetch it again")
                 centers.append(wcs.pixel_to_world((nx - 1) / 2, (ny - 1) / 2).icrs)
                 half.append(proj_plane_pixel_scales(wcs) * [nx, ny] / 2)
         self.centers, self._half = SkyCoord(centers), np.array(half)
