@@ -10,6 +10,7 @@ import simulated_surveys
 from astropy.io import fits
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
+from damage import to_bytes
 from fiber_files import (
     ARMS,
     FLUX_UNIT,

@@ -22,7 +22,7 @@ def test_damaged_files(files):
     reader, paths = files
     assert outcome(reader, paths) == READ
     whole, results = [path.read_bytes() for path in paths], []
-    for i in range(10):
+    for i in range(6):
         rng = np.random.default_rng([7, i])
         which = rng.integers(len(paths))
         paths[which].write_bytes(damaged(whole[which], rng)[0])
