@@ -258,7 +258,7 @@ def test_any_image_with_a_zero_point(tmp_path, ifu):
         (
             {"DES_EXT": "IMAGE", "BAND": "r"},
             ["--zero-point", "25"],
-            "--zero-point: .*Dark Energy Survey, and needs none",
+            "--zero-point: .*Dark Energy.*needs none",
         ),
         ({"BANDS": "r"}, ["--zero-point", "25"], "--zero-point: .*nanomaggy, and needs none"),
     ],

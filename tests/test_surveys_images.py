@@ -11,6 +11,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import CCDData, InverseVariance
+from astropy.wcs import WCS
 from image_files import CENTER, DEC, RA, SIDE, cutout, drpall, header, image, sdss_frame, table, write
 
 from fiberifu.flags import Flag
@@ -61,6 +62,48 @@ def test_any_image(tmp_path):
     ):
         with pytest.raises(ValueError, match=match):
             read_image(path, "r", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("cards", "known"),
+    [
+        ({"FILTER": "g"}, False),  # of which camera?
+        ({"FILTER": "g", "INSTRUME": "DECam"}, True),
+        ({"FILTER": "g DECam SDSS c0001 4720.0 1520.0", "INSTRUME": "DECam"}, True),
+        ({"FILTER": "DECam g"}, True),
+        ({"FILTER": "g.MP9402", "INSTRUME": "MegaPrime"}, False),
+        ({"FILTER": "BASS g"}, False),
+        ({}, False),
+    ],
+)
+def test_filter_of_a_header(tmp_path, cards, known):
+    """A filter is DECam's if the header says so; else it is taken as that, with a flag and a note."""
+    path = write(tmp_path / "g.fits", fits.PrimaryHDU(image(), header(BUNIT="nJy", **cards)))
+    prepared = prepare_image({"g": read_image(path, "g")})
+    assert (prepared.flags & Flag.FILTER_ASSUMED == 0) is known
+    assert any("taken as DECam" in note for note in prepared.notes) is not known
+
+
+def test_files_of_ccddata(tmp_path):
+    """Errors, mask and PSF as `CCDData.write` names them; the header's PSF, reddening and redshift."""
+    plane, weight = image(), np.full((SIDE, SIDE), 100.0, np.float32)
+    mask, psf = plane > 1.2, np.ones((3, 3))
+    meta = {"PSF_FWHM": 1.3, "EBV": 0.05, "REDSHIFT": 0.03}
+    ccd = CCDData(
+        plane, unit=u.nJy, wcs=WCS(header()), uncertainty=InverseVariance(weight), mask=mask, meta=meta, psf=psf
+    )
+    ccd.write(tmp_path / "ccd.fits")
+    found = read_image(tmp_path / "ccd.fits", "r")
+    assert isinstance(found.uncertainty, InverseVariance) and found.unit == u.nJy
+    np.testing.assert_array_equal(found.uncertainty.array, weight)
+    np.testing.assert_array_equal(found.mask, mask)
+    np.testing.assert_array_equal(found.psf, psf)
+    assert {key: found.meta[key] for key in meta} == meta
+    with fits.open(tmp_path / "ccd.fits", mode="update") as hdus:
+        hdus["MASK"].data = hdus["MASK"].data * 32  # bits, of which nothing is known
+        hdus[0].header["PSF_FWHM"] = 40.0  # pixels, for sure
+    found = read_image(tmp_path / "ccd.fits", "r")
+    assert not found.mask.any() and "PSF_FWHM" not in found.meta
 
 
 def test_unwise_vega_to_ab(tmp_path):
@@ -164,6 +207,62 @@ def test_field_across_bricks(bricks):
         BrickIndex(folder / "none")
 
 
+HALF = 16  # pixels of half a brick of `corner`
+SIGMA = 1.0  # arcsec, of its galaxy
+
+
+@pytest.fixture(scope="module")
+def corner(tmp_path_factory):
+    """A round galaxy where four bricks meet, each with a tangent plane of its own; six pixels of overlap."""
+    folder = tmp_path_factory.mktemp("corner")
+    y, x = np.indices((2 * HALF, 2 * HALF))
+    for name, east, north in (("a", 1, 1), ("b", -1, 1), ("c", 1, -1), ("d", -1, -1)):
+        middle = CENTER.spherical_offsets_by(*((HALF - 3) * 0.262 * side * u.arcsec for side in (east, north)))
+        cards = header(2 * HALF, VERSION="DR9", CRVAL1=middle.ra.deg, CRVAL2=middle.dec.deg)
+        apart = WCS(cards).pixel_to_world(x, y).separation(CENTER).arcsec
+        galaxy = np.exp(-0.5 * (apart / SIGMA) ** 2).astype(np.float32)
+        planes = {"image-r": galaxy, "invvar-r": np.full_like(galaxy, 16), "psfsize-r": np.full_like(galaxy, 1.3)}
+        planes["maskbits"] = np.where(apart < 0.5, 1 << 3, 0).astype(np.int16)  # saturated in r
+        if name == "d":
+            del planes["invvar-r"]
+        for kind, plane in planes.items():
+            how = {"compression_type": "GZIP_1", "quantize_level": 0}
+            (folder / name).mkdir(exist_ok=True)
+            hdu = fits.CompImageHDU(plane, cards, **how)
+            write(folder / name / f"legacysurvey-{name}-{kind}.fits.fz", fits.PrimaryHDU(), hdu)
+    return folder
+
+
+def test_galaxy_where_four_bricks_meet(corner):
+    """It is whole, where it is, and what one brick lacks is masked where that brick alone has it."""
+    ccd = read_legacysurvey_brick(corner, CENTER, 28 * 0.262 * u.arcsec)["r"]
+    assert sorted(ccd.meta["BRICKS"]) == ["a", "b", "c", "d"] and ccd.shape == (28, 28)
+    y, x = np.indices(ccd.shape)
+    sky = ccd.wcs.pixel_to_world(x, y)
+    apart = sky.separation(CENTER).arcsec
+    np.testing.assert_allclose(ccd.data, np.exp(-0.5 * (apart / SIGMA) ** 2), atol=2e-3)
+    assert ccd.data.sum() * 0.262**2 == pytest.approx(2 * np.pi * SIGMA**2, rel=1e-3)
+    np.testing.assert_array_equal(ccd.flags != 0, apart < 0.5)
+    east, north = (offset.arcsec / 0.262 for offset in CENTER.spherical_offsets_to(sky))
+    only_d = (east < -3) & (north < -3)  # South-West beyond the overlap, where it is without weights
+    np.testing.assert_array_equal(ccd.mask, only_d)
+
+
+def test_field_partly_outside_of_all_bricks(corner):
+    """What no brick covers is masked, not zero; the rest can be used."""
+    edge = CENTER.spherical_offsets_by(-26 * 0.262 * u.arcsec, 12 * 0.262 * u.arcsec)  # three pixels from b's side
+    image = read_legacysurvey_brick(corner, edge, 20 * 0.262 * u.arcsec)
+    ccd = image["r"]
+    outside = np.isnan(ccd.data)
+    assert 0.3 < outside.mean() < 0.4 and outside[:, -6:].all() and not outside[:, :12].any()
+    assert ccd.mask[outside].all() and (ccd.uncertainty.array[outside] == 0).all()
+    prepared = prepare_image(image)
+    assert np.isfinite(prepared.sb).all() and 0.3 < prepared.bad.mean() < 0.4
+    beyond = CENTER.spherical_offsets_by(-40 * 0.262 * u.arcsec, 12 * 0.262 * u.arcsec)
+    with pytest.raises(ValueError, match="no brick in"):
+        read_legacysurvey_brick(corner, beyond, 10 * 0.262 * u.arcsec)
+
+
 def test_table_of_bricks(bricks, tmp_path):
     folder, _ = bricks
     columns = {"BRICKNAME": ["0001m030", "0009m030"], "RA": [RA, 210.0], "DEC": [DEC, DEC]}
@@ -174,8 +273,6 @@ def test_table_of_bricks(bricks, tmp_path):
 
 
 def test_cut_image():
-    from astropy.wcs import WCS
-
     plane = image(40)
     ccd = CCDData(plane, unit=u.nmgy, wcs=WCS(header(40)), mask=plane > 5, psf=np.ones((3, 3)), meta={"BAND": "r"})
     ccd.flags = np.arange(1600).reshape(40, 40)
@@ -298,8 +395,6 @@ def test_tractor_ellipses(tmp_path):
 
 # ---------------------------------------------------------------- bands of no use, and bad files
 def test_bands_that_the_model_does_not_use():
-    from astropy.wcs import WCS
-
     planes = {
         b: CCDData(image(), unit=u.nmgy, wcs=WCS(header()), meta={"PSF_FWHM": 1.2}) for b in ("g", "r", "W1", "u")
     }

@@ -102,8 +102,8 @@ def read_image(
     FileNotFoundError
         If a file is absent.
     ValueError
-        If a file is not FITS, is truncated, predicted, has no such HDU, no WCS, another FILTER than the band, or nothing
-        says what its unit is.
+        If a file is not FITS, is truncated, predicted, has no such HDU, no WCS, another FILTER than the band, or if
+        nothing says what its unit is.
 
     Examples
     --------
@@ -275,9 +275,9 @@ def _known(header, primary, band, factor):
         if value is not None:
             meta[key] = value
     keys = (*(f"{key}_{band.upper()}" for key in _FWHM_KEYS), *_FWHM_KEYS)
-    for name, cards, largest in (("EBV", ("EBV", "EBVGAL"), 10), ("PSF_FWHM", keys, 10)):
+    for name, cards, least in (("EBV", ("EBV", "EBVGAL"), 0), ("PSF_FWHM", keys, 0.05)):
         values = (source.get(key) for key in cards for source in (header, primary))
-        found = next((x for x in values if isinstance(x, (int, float)) and 0 <= x < largest), None)
-        if found is not None and (found > 0.05 or name == "EBV"):
+        found = next((x for x in values if isinstance(x, (int, float)) and least <= x < 10), None)
+        if found is not None:
             meta[name] = float(found)
     return meta

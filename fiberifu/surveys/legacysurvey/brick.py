@@ -224,7 +224,7 @@ class BrickFiles:
 
 # ---------------------------------------------------------------- one band of a field
 def _field(bricks, band, position, size):
-    """Copy what the first brick has, then fill what is left from the others."""
+    """Copy what the first brick has, then fill what is left, or has no weight, from the others."""
     first = next(iter(bricks.values()))
     path, (primary, hdu) = first.path("image", band), first.hdu("image", band)
     wcs = sky_wcs(hdu.header, path)
@@ -249,10 +249,14 @@ def _field(bricks, band, position, size):
             )
         inside, values = _take(brick, band, x, y, field)
         if inside.any():
+            row, column = rows[inside], columns[inside]
+            weighed = values["invvar"] > 0 if "invvar" in values else np.full(len(row), "invvar" not in field)
+            better = weighed | np.isnan(field["image"][row, column])  # without weight only where there is nothing
             for kind, value in values.items():
-                field[kind][rows[inside], columns[inside]] = value
-            empty[rows[inside], columns[inside]] = False
-            used.append(name)
+                field[kind][row[better], column[better]] = value[better]
+            empty[row[weighed], column[weighed]] = False
+            if better.any():
+                used.append(name)
     with reading(path, _WHAT):
         image, ivar, bits = (field.get(kind) for kind in ("image", "invvar", "maskbits"))
         ccd = band_ccd(band, path, image, hdu.header, primary, ivar, bits, wcs=wcs)
