@@ -1,8 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Damaged files are read soundly, or refused by name; ``python benchmarks/fuzz_readers.py`` does many more."""
 
+import re
+
 import numpy as np
 import pytest
+from astropy.io import fits
 from damage import damaged
 from reader_files import READERS, outcome
 
@@ -24,3 +27,57 @@ def test_bad_files(name, tmp_path):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"\.fits"):
         reader.read(paths)
+
+
+@pytest.mark.parametrize(
+    ("name", "hdu", "key", "unit", "factor"),
+    [
+        ("manga-cube", "FLUX", "BUNIT", "Jy", None),
+        ("manga-cube", "FLUX", "BUNIT", "1E-16 erg/s/cm^2/Ang/spaxel", 10.0),
+        ("sami-cube", 0, "BUNIT", "nm", None),
+        ("sami-cube", 0, "BUNIT", "10**(-17) erg /s /cm**2 /angstrom /pixel", 0.1),
+        ("manga-maps", "EMLINE_GFLUX", "BUNIT", "1E-16 erg/s/cm^2/spaxel", None),
+        ("manga-maps", "EMLINE_GVEL", "BUNIT", "m/s", None),
+        ("tractor", 1, "TUNIT4", "Jy", None),
+        ("tractor", 1, "TUNIT4", "nanomaggy", 1.0),
+        ("drpall", 1, "TUNIT7", "pc", None),
+        ("drpall", 1, "TUNIT7", "arcmin", 60.0),
+    ],
+)
+def test_units(name, hdu, key, unit, factor, tmp_path):
+    """Another unit of the same kind is converted; one of something else is refused, with the file's name."""
+    reader = READERS[name]
+    paths = reader.make(tmp_path)
+    before = _number(name, reader.read(paths))
+    with fits.open(paths[0], mode="update") as hdus:
+        hdus[hdu].header[key] = unit
+    if factor is None:
+        with pytest.raises(ValueError, match=f"{paths[0].name}.*{re.escape(unit)}"):
+            reader.read(paths)
+    else:
+        assert _number(name, reader.read(paths)) == pytest.approx(factor * before, rel=1e-6)
+
+
+def _number(name, found):
+    """A number that is in the unit."""
+    if name == "tractor":
+        return found["flux_g"][0].value
+    if name == "drpall":
+        return found["nsa_elpetro_th50_r"][0].value
+    return None if name == "manga-maps" else float(np.median(found.flux.value[0, 3, 3]))
+
+
+@pytest.mark.parametrize("lost", ["EMLINE_GFLUX_MASK", "EMLINE_GFLUX_IVAR", "EMLINE_GFLUX"])
+def test_maps_without_their_masks_or_errors(lost, tmp_path):
+    """Without a mask the zeros that stand for nothing would pass for fluxes."""
+    (path,) = READERS["manga-maps"].make(tmp_path)
+    with fits.open(path) as hdus:
+        del hdus[lost]
+        hdus.writeto(tmp_path / "manga-sim-less-MAPS.fits")
+    with pytest.raises(ValueError, match=f"less-MAPS.fits.*{lost}"):
+        READERS["manga-maps"].read([tmp_path / "manga-sim-less-MAPS.fits"])
+    with fits.open(path) as hdus:
+        hdus["EMLINE_GVEL"].data = hdus["EMLINE_GVEL"].data[:1]
+        hdus.writeto(tmp_path / "manga-sim-short-MAPS.fits")
+    with pytest.raises(ValueError, match="short-MAPS.fits.*EMLINE_GVEL has the shape"):
+        READERS["manga-maps"].read([tmp_path / "manga-sim-short-MAPS.fits"])

@@ -2,6 +2,7 @@
 """What readers share beyond opening a file: tables, places on the sky, and errors that name the file whatever it is."""
 
 import re
+import warnings
 from contextlib import contextmanager
 
 import astropy.units as u
@@ -91,7 +92,7 @@ def column(path, header, name, values, unit):
     """
     keys = [key for key in header if key.startswith("TTYPE") and str(header[key]).strip().lower() == name]
     text = str(header.get(f"TUNIT{keys[0][5:]}", "") if keys else "").strip()
-    told = u.Unit(text, parse_strict="silent") if text else unit
+    told = unit if not text else _unit(text, parse_strict="silent")
     if isinstance(told, u.UnrecognizedUnit):
         told = unit
     if not told.is_equivalent(unit):
@@ -109,9 +110,15 @@ def flux_factor(path, text, unit):
     plain = re.sub(r"\s*/\s*(spaxel|pixel)\b", "", re.sub(r"10\*\*\(?([-+]?\d+)\)?", r"1e\1", str(text)), flags=re.I)
     plain = re.sub(r"\bang(strom)?\b", "Angstrom", plain, flags=re.I)
     try:
-        return float(u.Unit(plain).to(unit))
+        return float(_unit(plain).to(unit))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: BUNIT is {text!r}, not a unit like {unit.to_string()}; fetch it again") from error
+
+
+def _unit(text, **keywords):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", u.UnitsWarning)  # more than one slash: all survey files have them
+        return u.Unit(text, **keywords)
 
 
 def sky_wcs(header, path):

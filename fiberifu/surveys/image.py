@@ -202,9 +202,10 @@ def _unit(path, header, primary, unit, zero_point):
         )
         key, zero_point = next(cards, (None, None))
         if key is None:
+            told = repr(str(text)) if str(text) else "not given"
             raise ValueError(
-                f"{path}: its unit is {str(text) or 'not given'!r} and no zero point is in its header; give "
-                "zero_point, the AB magnitude of one unit, or a unit (BUNIT)"
+                f"{path}: its unit is {told} and no zero point is in its header; give zero_point, the AB magnitude of "
+                "one unit, or a unit (BUNIT)"
             )
     try:
         value = float(getattr(zero_point, "value", zero_point))

@@ -108,6 +108,9 @@ def read_drpall(path):
     with reading(path, _WHAT):
         if "plateifu" not in data and "simname" not in data:
             raise ValueError(f"{path}: no column plateifu; is it {_WHAT}?")
+        for key, values in data.items():
+            unit = next((unit for form, unit in _UNITS.items() if re.fullmatch(form, key)), None)
+            data[key] = values if unit is None else column(path, header, key, values, unit)
         name = data["plateifu"] if "plateifu" in data else data["simname"]
         ra, dec = np.asarray(data["objra"], float), np.asarray(data["objdec"], float)
         if not (np.isfinite(ra) & (np.abs(dec) <= 90)).all():
@@ -123,10 +126,8 @@ def read_drpall(path):
         targets = [np.asarray(data[key]) != 0 for key in ("mngtarg1", "mngtarg3") if key in data]
         simulated = str(header.get("DATATYPE", "")).strip() == "SIMULATED"
         table["galaxy"] = np.ones(len(ra), bool) if simulated or not targets else np.logical_or.reduce(targets)
-        for key, values in data.items():
-            if key not in table.colnames:
-                unit = next((unit for form, unit in _UNITS.items() if re.fullmatch(form, key)), None)
-                table[key] = values if unit is None else column(path, header, key, values, unit)
+        for key in [key for key in data if key not in table.colnames]:
+            table[key] = data[key]
     return table
 
 
