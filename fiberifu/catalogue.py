@@ -58,7 +58,7 @@ class Target:
     folder : str
         Of the catalogue.
     images : tuple of str
-        As `fiberifu.image_files.read_image_files` takes them; paths are complete.
+        As `fiberifu.jobs.read_image` takes them; paths are complete.
     psf : str
         File of PSFs, or "".
     psf_fwhm : dict of str to float

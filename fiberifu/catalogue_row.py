@@ -26,9 +26,9 @@ SEEN = 90.0  # arcsec around a galaxy in which its neighbours are looked for; of
 
 
 def _auto(images, psf):
-    from fiberifu.image_files import read_image_files
+    from fiberifu.jobs import read_image
 
-    return read_image_files(images, psf=psf)[0]
+    return read_image(images, psf=psf)[0]
 
 
 def _legacysurvey(images, psf):

@@ -9,13 +9,13 @@ import astropy.units as u
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
+from . import surveys
 from .bands import filter_letter
-from .surveys import read_des, read_image, read_legacysurvey, read_ps1, read_sdss_frame
 
-__all__ = ["read_image_files"]
+__all__ = ["read_image"]
 
 
-def read_image_files(items, *, psf=None, zero_point=None, psf_fwhm=None):
+def read_image(items, *, psf=None, zero_point=None, psf_fwhm=None):
     """Read an image from one file of all bands, or from one file per band.
 
     Parameters
@@ -72,7 +72,7 @@ def _read(path, band, psf, zero_point, psf_fwhm):
     headers = _headers(path)
     if _is_cutout(headers):
         _refuse(path, zero_point, band, "a cutout of the Legacy Surveys' viewer, in nanomaggy")
-        image = read_legacysurvey(path, psf=psf)
+        image = surveys.read_legacysurvey(path, psf=psf)
         if band is not None and band not in image:
             raise ValueError(f"{path}: given as band {band!r}, but it has {', '.join(image)}")
         image = image if band is None else {band: image[band]}
@@ -84,7 +84,7 @@ def _read(path, band, psf, zero_point, psf_fwhm):
         image = reader(path if band is None else {band: path})
     else:
         band = band or _band(path, headers)
-        return {band: read_image(path, band, zero_point=_of(zero_point, band), psf_fwhm=_of(psf_fwhm, band))}
+        return {band: surveys.read_image(path, band, zero_point=_of(zero_point, band), psf_fwhm=_of(psf_fwhm, band))}
     for name, ccd in image.items():
         if (fwhm := _of(psf_fwhm, name)) is not None:
             ccd.meta["PSF_FWHM"] = u.Quantity(fwhm).to_value(u.arcsec)
@@ -94,9 +94,9 @@ def _read(path, band, psf, zero_point, psf_fwhm):
 # Whether a header is a survey's, what its files are, and their reader.
 _SURVEYS = (
     (lambda h: "DES_EXT" in h or str(h.get("TILENAME", "")).startswith("DES"),
-     "a coadd of the Dark Energy Survey", read_des),
-    (lambda h: "FPA.FILTERID" in h or "BSOFTEN" in h, "a stack of Pan-STARRS1", read_ps1),
-    (lambda h: "CAMCOL" in h and "FILTER" in h, "a frame of the SDSS, in nanomaggy", read_sdss_frame),
+     "a coadd of the Dark Energy Survey", surveys.read_des),
+    (lambda h: "FPA.FILTERID" in h or "BSOFTEN" in h, "a stack of Pan-STARRS1", surveys.read_ps1),
+    (lambda h: "CAMCOL" in h and "FILTER" in h, "a frame of the SDSS, in nanomaggy", surveys.read_sdss_frame),
 )  # fmt: skip
 
 

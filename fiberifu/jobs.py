@@ -16,13 +16,14 @@ import numpy as np
 from astropy.io import fits
 
 from .flags import Flag
+from .image_files import read_image
 from .observe import VirtualIFU, off_image
 from .output import MANIFEST, atomic_path, prepare_output_folder
 from .plot import plot_summary
 from .pretrained import resolve_pretrained
 from .provenance import Provenance, software_version
 
-__all__ = ["describe", "observe_to_folder", "run_demo"]
+__all__ = ["describe", "observe_to_folder", "read_image", "run_demo"]
 
 
 def run_demo(folder, **keywords):

@@ -20,7 +20,6 @@ import fiberifu
 from fiberifu import cli, jobs
 from fiberifu.bands import read_bands
 from fiberifu.flags import Flag
-from fiberifu.image_files import read_image_files
 from fiberifu.lines import LineMaps
 from fiberifu.surveys import read_legacysurvey
 
@@ -207,10 +206,10 @@ def test_one_file_per_band(tmp_path, ifu):
 
 def test_dark_energy_survey(data_dir):
     named = [f"{band}={data_dir / 'decam' / f'DES_{band}.fits'}" for band in "grz"]
-    image, files = read_image_files(named)
+    image, files = jobs.read_image(named)
     assert list(image) == ["g", "r", "z"] and image["g"].unit == u.nmgy and image["g"].meta["SURVEY"] == "DES"
     assert jobs.name_of(files) == "DES"
-    by_header, _ = read_image_files([str(file) for file in files])
+    by_header, _ = jobs.read_image([str(file) for file in files])
     assert np.array_equal(by_header["z"].data, image["z"].data)
 
 
@@ -272,12 +271,12 @@ def test_options_of_images_that_make_no_sense(tmp_path, ifu, capsys, cards, opti
 def test_files_that_tell_their_survey(tmp_path):
     """A stack of Pan-STARRS1 is asinh, whatever it is called; a cutout is one file of many bands."""
     cards = {"HIERARCH FPA.FILTERID": "r.00000", "EXPTIME": 100.0, "BSOFTEN": 1.0, "BOFFSET": 0.0}
-    image, _ = read_image_files([f"r={counts(tmp_path / 'ps1.fits', 'r', **cards)}"], psf_fwhm=1.2 * u.arcsec)
+    image, _ = jobs.read_image([f"r={counts(tmp_path / 'ps1.fits', 'r', **cards)}"], psf_fwhm=1.2 * u.arcsec)
     assert image["r"].meta["SURVEY"] == "PS1" and image["r"].meta["PSF_FWHM"] == 1.2
     with pytest.raises(ValueError, match="given as band 'g', but its FILTER is 'r'"):
-        read_image_files([f"g={counts(tmp_path / 'r.fits', 'r', FILTER='r', BUNIT='nJy')}"])
+        jobs.read_image([f"g={counts(tmp_path / 'r.fits', 'r', FILTER='r', BUNIT='nJy')}"])
     with pytest.raises(ValueError, match="second file of band 'r'"):
-        read_image_files([str(counts(tmp_path / f"{i}.fits", "r", FILTER="r", BUNIT="nJy")) for i in (1, 2)])
+        jobs.read_image([str(counts(tmp_path / f"{i}.fits", "r", FILTER="r", BUNIT="nJy")) for i in (1, 2)])
 
 
 # ---------------------------------------------------------------- errors
@@ -322,11 +321,11 @@ def test_image_errors(observe, tmp_path, cutout, capsys):
 
 def test_band_errors(cutout, tmp_path):
     with pytest.raises(ValueError, match="BAND=FILE for every band"):
-        read_image_files([f"g={cutout}", str(cutout)])
+        jobs.read_image([f"g={cutout}", str(cutout)])
     with pytest.raises(ValueError, match="psf goes with"):
-        read_image_files([f"g={cutout}"], psf="x.fits")
+        jobs.read_image([f"g={cutout}"], psf="x.fits")
     with pytest.raises(ValueError, match="named twice"):
-        read_image_files([f"g={cutout}", f"g={cutout}"])
+        jobs.read_image([f"g={cutout}", f"g={cutout}"])
 
 
 def test_other_errors(observe, tmp_path, capsys):
@@ -410,8 +409,8 @@ def test_observe_for_real(tmp_path, data_dir, capsys):
 def test_one_des_coadd_is_not_read_as_a_cutout(data_dir):
     """Its weight plane is not the image."""
     path = data_dir / "decam" / "DES_g.fits"
-    image, _ = read_image_files([str(path)])
-    same, _ = read_image_files([f"g={path}"])
+    image, _ = jobs.read_image([str(path)])
+    same, _ = jobs.read_image([f"g={path}"])
     np.testing.assert_array_equal(image["g"].data, same["g"].data)
     with pytest.raises(ValueError, match="use read_des"):
         read_legacysurvey(path)

@@ -108,13 +108,13 @@ def _observe(options):
 
 def _image(options):
     """The image and its files; errors name options instead of arguments."""
-    from ..image_files import read_image_files
+    from ..image_files import read_image
 
     fwhm = options.psf_fwhm
     if fwhm is not None:
         fwhm = {band: arcsec(x) for band, x in fwhm.items()} if isinstance(fwhm, dict) else arcsec(fwhm)
     try:
-        return read_image_files(options.image, psf=options.psf, zero_point=options.zero_point, psf_fwhm=fwhm)
+        return read_image(options.image, psf=options.psf, zero_point=options.zero_point, psf_fwhm=fwhm)
     except ValueError as error:
         text = re.sub(r"\b(zero_point|psf_fwhm)\b", lambda m: "--" + m[1].replace("_", "-"), str(error))
         raise ValueError(text) from error

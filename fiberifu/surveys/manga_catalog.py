@@ -82,7 +82,7 @@ def read_drpall(path):
         * ``z`` : redshift of the NASA-Sloan Atlas or of an ancillary programme; NaN where there is none;
         * ``r50`` : half-light semi-major axis in r, arcsec (elliptical Petrosian, else Sersic); NaN where there is
           none;
-        * ``axis_ratio`` : b / a;
+        * ``axis_ratio`` : b / a, 0 to 1; NaN where there is none;
         * ``position_angle`` : of the major axis from North through East, degrees;
         * ``quality`` : int, bits of `DRPQuality`; ``critical`` : bool, those that must not be used;
         * ``galaxy`` : bool, targeted as a galaxy (MNGTARG1 or 3), true for simulations.
@@ -119,7 +119,8 @@ def read_drpall(path):
         table["name"], table["position"] = np.asarray(name, str), SkyCoord(ra, dec, unit="deg")
         table["z"] = first_value(data, len(ra), "z", "nsa_z")
         table["r50"] = first_value(data, len(ra), "nsa_elpetro_th50_r", "nsa_sersic_th50", positive=True) * u.arcsec
-        table["axis_ratio"] = first_value(data, len(ra), "nsa_elpetro_ba", "nsa_sersic_ba", positive=True)
+        ratio = first_value(data, len(ra), "nsa_elpetro_ba", "nsa_sersic_ba", positive=True)
+        table["axis_ratio"] = np.where(ratio <= 1, ratio, np.nan)
         table["position_angle"] = first_value(data, len(ra), "nsa_elpetro_phi", "nsa_sersic_phi") % 180 * u.deg
         table["quality"] = np.asarray(data["drp3qual"], np.int64)
         table["critical"] = (table["quality"] & DRPQuality.CRITICAL) != 0

@@ -168,8 +168,9 @@ def read_legacysurvey_brick(folder, position=None, size=None, *, bands=None):
 
     Notes
     -----
-    Nanomaggy, AB zero point 22.5, not corrected for Galactic extinction. Beyond the first brick images are cubic
-    splines and weights those of the nearest pixel: errors of neighbouring pixels are correlated there.
+    Nanomaggy, AB zero point 22.5, not corrected for Galactic extinction. Pixels are those of the brick that has the
+    field deepest inside; what it lacks, or has without weight, is from the others. Beyond the first brick images are
+    cubic splines and weights those of the nearest pixel: errors of neighbouring pixels are correlated there.
     """
     index = folder if isinstance(folder, BrickIndex) else BrickIndex(folder)
     if (position is None) != (size is None):
