@@ -98,7 +98,9 @@ def _change(kind, hdus, rng):
             k for k in hdu.header if k not in fits.Header() and k.isalnum() and not k.startswith(("NAXIS", "BITPIX"))
         ]
         key = keys[rng.integers(len(keys))]
-        if not key.startswith(("XTENSION", "SIMPLE", "PCOUNT", "GCOUNT", "TFIELDS", "TFORM", "TTYPE", "EXTEND")):
+        if not key.startswith(
+            ("COMMENT", "HISTORY", "XTENSION", "SIMPLE", "PCOUNT", "GCOUNT", "TFIELDS", "TFORM", "TTYPE", "EXTEND")
+        ):
             hdu.header.rename_keyword(key, "XX")
     elif kind == "unit":
         told = [h for h in hdus if "BUNIT" in h.header] or [hdu]
