@@ -72,15 +72,14 @@ def read_image(
         Number or name of the image's HDU; the first with two axes by default.
     uncertainty : int, str or path-like, optional
         HDU of the errors, or a file of the same shape; by default one named ERR, SIGMA, VAR, IVAR, WGT or alike, and
-        UNCERT of a file that `CCDData.write <astropy.nddata.CCDData.write>` made.
+        UNCERT of a file that ``CCDData.write`` made.
     uncertainty_type : {'std', 'var', 'ivar'}, optional
         What they are; by default as the name of the HDU says.
     mask : int, str or path-like, optional
         HDU or file, not 0 in bad pixels; by default one named MASK, if it is of zeros and ones alone (of bits, most
         files have harmless ones).
     psf : ndarray or path-like, optional
-        Image of the PSF on the same pixels; by default the extension PSFIMAGE, which `CCDData.write
-        <astropy.nddata.CCDData.write>` makes.
+        Image of the PSF on the same pixels; by default the extension PSFIMAGE, which ``CCDData.write`` makes.
     psf_fwhm : `~astropy.units.Quantity`, optional
         FWHM of the PSF, an angle; by default that of the header, PSF_FWHM, PSFSIZE or SEEING, arcsec.
     filter_name : str, optional
