@@ -25,7 +25,7 @@ from fiberifu.photometry import (
     surface_brightness_factor,
 )
 
-__all__ = ["OTHER_BANDS", "Band", "read_bands", "split_bands", "unused_bands"]
+__all__ = ["OTHER_BANDS", "Band", "filter_letter", "read_bands", "split_bands", "unused_bands"]
 
 #: Filters whose curves the models know.
 KNOWN_FILTERS = ("DECam g", "DECam r", "DECam i", "DECam z")
@@ -179,7 +179,7 @@ def _plane_uncertainty(image, i):
 def _plane_meta(meta, name, i, n):
     """Pick the i-th of values that are given per plane; a filter for all planes names none."""
     meta = {k: v[i] if isinstance(v, (list, tuple)) and len(v) == n else v for k, v in meta.items()}
-    if _filter_letter(meta.get("FILTER")) not in (None, name):
+    if filter_letter(meta.get("FILTER")) not in (None, name):
         meta.pop("FILTER")
     meta["BAND"] = name
     return meta
@@ -190,7 +190,7 @@ def _band_of(ccd, bands):
         value = ccd.meta.get(key)
         if isinstance(value, str) and value.strip() in bands:
             return value.strip()
-        letter = _filter_letter(value) if key == "FILTER" else None
+        letter = filter_letter(value) if key == "FILTER" else None
         if letter:
             return letter
     raise ValueError(
@@ -199,7 +199,7 @@ def _band_of(ccd, bands):
     )
 
 
-def _filter_letter(value):
+def filter_letter(value):
     """Band letter of a filter name: 'DECam g', 'g DECam SDSS c0001', 'g'; None if unclear."""
     match = re.match(r"^(?:(\w{2,})[\s._-]+)?([ugrizyY])(?:$|[\s._-])", str(value or "").strip())
     return match.group(2) if match else None
@@ -208,7 +208,7 @@ def _filter_letter(value):
 def _filter_name(meta, band):
     """Name of the filter curve, and whether the models know it."""
     text = str(meta.get("FILTER", "") or "").strip()
-    letter = _filter_letter(text)
+    letter = filter_letter(text)
     if letter and letter != band:
         raise ValueError(
             f"image[{band!r}] has meta['FILTER']={text!r}: that is band {letter!r}; correct one of the two"

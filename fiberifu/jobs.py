@@ -14,16 +14,14 @@ import astropy.units as u
 import matplotlib.pyplot as plt
 import numpy as np
 from astropy.io import fits
-from astropy.nddata import CCDData
-from astropy.utils.exceptions import AstropyWarning
 
 from .flags import Flag
+from .image_files import read_image
 from .observe import VirtualIFU, off_image
 from .output import MANIFEST, atomic_path, prepare_output_folder
 from .plot import plot_summary
 from .pretrained import resolve_pretrained
 from .provenance import Provenance, software_version
-from .surveys import read_des, read_legacysurvey
 
 __all__ = ["describe", "observe_to_folder", "read_image", "run_demo"]
 
@@ -166,69 +164,6 @@ def _write_summary(prediction, path, title):
 
 
 # ---------------------------------------------------------------- images
-def read_image(items, *, psf=None):
-    """Read an image from one file of all bands, or from one file per band.
-
-    Parameters
-    ----------
-    items : sequence of str
-        One cutout of the Legacy Surveys' viewer; several files of the Dark Energy Survey; or ``"BAND=FILE"``
-        for each band, of that survey or any FITS image with a celestial WCS and BUNIT.
-    psf : path-like, optional
-        PSF file of the Legacy Surveys' viewer.
-
-    Returns
-    -------
-    image : dict of str to `~astropy.nddata.CCDData`
-    files : list of `~pathlib.Path`
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        Naming the file and what is wrong with it.
-    """
-    pairs = [re.fullmatch(r"([A-Za-z]\w?)=(.+)", item) for item in items]
-    if not any(pairs):
-        files = [Path(item) for item in items]
-        if len(files) == 1 and not _is_des(files[0]):
-            return read_legacysurvey(files[0], psf=psf), files
-        return read_des(files), files
-    if not all(pairs):
-        raise ValueError(f"image is {' '.join(items)}: give one file, or BAND=FILE for every band")
-    if psf is not None:
-        raise ValueError("psf goes with a cutout of the Legacy Surveys, not with BAND=FILE")
-    files = {pair[1]: Path(pair[2]) for pair in pairs}
-    if len(files) < len(pairs):
-        raise ValueError(f"image is {' '.join(items)}: a band is named twice")
-    return {band: _read_band(band, file) for band, file in files.items()}, list(files.values())
-
-
-def _is_des(path):
-    """Whether a file is laid out as the coadds of the Dark Energy Survey: science and weight planes."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)  # truncated files are for the reader to refuse
-            with open(path, "rb") as file, fits.open(file) as hdus:
-                return "SCI" in hdus
-    except (OSError, ValueError):
-        return False  # its reader says what is wrong
-
-
-def _read_band(band, path):
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        header = fits.getheader(path)
-    except OSError as error:
-        raise ValueError(f"{path} is no readable FITS file: {error}") from error
-    if "DES_EXT" in header or str(header.get("TILENAME", "")).startswith("DES"):
-        return read_des({band: path})[band]
-    try:
-        return CCDData.read(path)
-    except (ValueError, TypeError, OSError) as error:
-        raise ValueError(f"{path}: {error} (BUNIT and a celestial WCS are needed)") from error
-
-
 def name_of(files):
     """What the names of files have in common, without extension."""
     stems = [re.sub(r"\.fi?ts?(\.gz|\.fz)?$", "", file.name, flags=re.IGNORECASE) for file in files]

@@ -1,18 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Small files in the formats of DESI and SDSS, and ways to damage them; as a script, many of them (``--help``)."""
-
-import argparse
-import collections
-import gzip
-import io
-import tempfile
-import warnings
-from pathlib import Path
+"""Small files in the formats of DESI and SDSS, and what is true of any spectrum of them that a reader gives."""
 
 import numpy as np
 from astropy.io import fits
+from damage import table_hdu
 
-from fiberifu.surveys import fiber_context, fiber_spectrum, read_desi, read_sdss_fiber, select_galaxies
+from fiberifu.surveys import fiber_context, fiber_spectrum, select_galaxies
 
 FLUX_UNIT, IVAR_UNIT = "10**-17 erg/(s cm2 Angstrom)", "10**+34 (s2 cm4 Angstrom2) / erg2"
 ARMS = {"B": (0, 60), "R": (50, 110), "Z": (100, 160)}  # pixels of the joint grid; real arms have up to 2881
@@ -68,18 +61,6 @@ def redrock_hdus():
     return fits.HDUList([fits.PrimaryHDU(), table_hdu("REDSHIFTS", table | {"SPECTYPE": ["GALAXY"] * 4})])
 
 
-def table_hdu(name, columns):
-    """A table of arrays."""
-    kinds = {"i8": "K", "i4": "J", "i2": "I", "u1": "B", "f8": "D", "f4": "E", "b1": "L"}
-    out = []
-    for key, values in columns.items():
-        values = np.asarray(values)
-        form = f"{values.dtype.itemsize // 4}A" if values.dtype.kind == "U" else kinds[values.dtype.str[1:]]
-        form = form if values.ndim == 1 else f"{values.shape[1]}{form}"
-        out.append(fits.Column(key, form, array=values))
-    return fits.BinTableHDU.from_columns(out, name=name)
-
-
 # ---------------------------------------------------------------- SDSS
 def sdss_hdus(seed=0, *, plate=585, instrument="SDSS"):
     """``spec-*.fits`` of a galaxy at z = 0.05, 300 pixels, by the data model."""
@@ -106,122 +87,7 @@ def sdss_hdus(seed=0, *, plate=585, instrument="SDSS"):
     return fits.HDUList(hdus)
 
 
-# ---------------------------------------------------------------- damage
-def to_bytes(hdus):
-    file = io.BytesIO()
-    hdus.writeto(file)
-    return file.getvalue()
-
-
-def damaged(whole, rng):
-    """Bytes of a damaged file, and how it was damaged."""
-    kinds = ("flip", "flip a header", "truncate", "cut out", "insert", "drop HDUs", "rename a card", "gzip",
-             "gzip, truncate", "gzip, flip", "empty", "no FITS", "not a number", "no weight", "row twice", "unit",
-             "shape", "drop a column", "type of a column", "swap HDUs")  # fmt: skip
-    kind = kinds[rng.integers(len(kinds))]
-    return _damage(kind, whole, rng), kind
-
-
-def _damage(kind, whole, rng):
-    data = bytearray(whole)
-    if kind == "flip":
-        for i in rng.integers(0, len(data), rng.integers(1, 20)):
-            data[i] ^= 1 << rng.integers(8)
-    elif kind == "flip a header":
-        starts = [
-            i for i in range(0, len(data), 80) if data[i : i + 8].strip().isalnum() and data[i + 8 : i + 9] == b"="
-        ]
-        for start in rng.choice(starts, rng.integers(1, 4)):
-            data[start + rng.integers(80)] = rng.integers(32, 127) if rng.random() < 0.8 else rng.integers(256)
-    elif kind == "truncate":
-        del data[rng.integers(len(data)) :]
-    elif kind == "cut out":
-        start = rng.integers(len(data))
-        del data[start : start + rng.integers(1, 6000)]
-    elif kind == "insert":
-        start = rng.integers(len(data))
-        data[start:start] = rng.bytes(rng.integers(1, 6000))
-    elif kind.startswith("gzip"):
-        data = bytearray(gzip.compress(whole, 1, mtime=0))
-        if "truncate" in kind:
-            del data[rng.integers(len(data)) :]
-        elif "flip" in kind:
-            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
-    elif kind == "empty":
-        data = bytearray()
-    elif kind == "no FITS":
-        data = bytearray([b"<html>404</html>", b"SIMPLE  =", b"\x1f\x8b", rng.bytes(5000)][rng.integers(4)])
-    else:
-        return _rewritten(kind, whole, rng)
-    return bytes(data)
-
-
-def _rewritten(kind, whole, rng):
-    """Whole FITS files whose content is wrong."""
-    with fits.open(io.BytesIO(whole)) as opened:
-        hdus = fits.HDUList([hdu.copy() for hdu in opened])
-    images = [hdu for hdu in hdus[1:] if hdu.is_image] or [None]
-    tables = [hdu for hdu in hdus[1:] if not hdu.is_image]
-    image, table = images[rng.integers(len(images))], tables[rng.integers(len(tables))]
-    where = hdus.index(table)
-    if kind == "drop HDUs":
-        for _ in range(rng.integers(1, 4)):
-            if len(hdus) > 2:
-                del hdus[rng.integers(1, len(hdus))]
-    elif kind in ("not a number", "no weight"):
-        value = 0 if kind == "no weight" else rng.choice([np.nan, np.inf, -np.inf, -1.0, 1e38])
-        if image is None or rng.random() < 0.3:
-            names = [name for name in table.columns.names if table.data[name].dtype.kind == "f"]
-            if names:
-                table.data[names[rng.integers(len(names))]] = value
-        elif image.data.dtype.kind == "f":
-            image.data[...] = np.where(rng.random(image.shape) < rng.random(), value, image.data)
-    elif kind == "row twice":
-        data = table.data
-        data[rng.integers(len(data))] = data[rng.integers(len(data))]
-    elif kind == "unit":
-        with_unit = [hdu for hdu in hdus if "BUNIT" in hdu.header] or [table]
-        with_unit[rng.integers(len(with_unit))].header["BUNIT"] = [
-            "Jy",
-            "",
-            "erg",
-            "1e-16 erg/(s cm2 Angstrom)",
-            "nm",
-            "bananas",
-        ][rng.integers(6)]
-    elif kind == "shape" and image is not None:
-        image.data = [image.data.T, image.data[..., :-1], image.data[:1], image.data[..., None]][rng.integers(4)].copy()
-    elif kind == "shape":
-        hdus[where] = fits.BinTableHDU(table.data[: rng.integers(2)], table.header)
-    elif kind in ("drop a column", "type of a column"):
-        columns = {name: np.asarray(table.data[name]) for name in table.columns.names}
-        name = list(columns)[rng.integers(len(columns))]
-        values = columns.pop(name)
-        if kind == "type of a column":
-            columns[name] = [values.astype("U"), np.zeros((len(values), 3)), np.zeros(len(values), bool)][
-                rng.integers(3)
-            ]
-        hdus[where] = table_hdu(table.name, columns) if columns else fits.BinTableHDU(name=table.name)
-    elif kind == "swap HDUs":
-        a, b = rng.integers(1, len(hdus), 2)
-        hdus[a].name, hdus[b].name = hdus[b].name, hdus[a].name
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return to_bytes(hdus)
-
-
 # ---------------------------------------------------------------- what comes of it
-def outcome(reader, path, *named):
-    """Either "error", a ValueError that names the file (or one of ``named``), or "read", a sound spectrum."""
-    try:
-        spectra = reader(path)
-    except ValueError as error:
-        assert any(str(name) in str(error) for name in (path, *named)), f"the error does not name the file: {error}"
-        return "error"
-    check_spectra(spectra)
-    return "read"
-
-
 def check_spectra(spectra):
     """The spectrum, and its table, are what their reader promises."""
     fibers = spectra.meta["fibers"]
@@ -242,41 +108,3 @@ def check_spectra(spectra):
             assert len(fiber_context(spectra, [row])) == 1
         except ValueError as error:
             assert "of no use" in str(error)
-
-
-def main(args=None):
-    parser = argparse.ArgumentParser(description="Damage files in many ways and read them: seeded, the same each time.")
-    parser.add_argument("--reader", choices=("desi", "redrock", "sdss"), required=True)
-    parser.add_argument("--n", type=int, default=500, help="how many files")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--file", type=Path, help="damage this one (read only), not a synthetic one")
-    options = parser.parse_args(args)
-    make = {"desi": desi_hdus, "redrock": redrock_hdus, "sdss": sdss_hdus}[options.reader]
-    whole = options.file.read_bytes() if options.file else to_bytes(make())
-    counts, wrong = collections.Counter(), []
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", RuntimeWarning)
-        path = Path(folder) / (
-            "spec-0585-52027-0012.fits" if options.reader == "sdss" else "coadd-main-bright-27247.fits"
-        )
-        beside = path.with_name(path.name.replace("coadd", "redrock"))
-        for i in range(options.n):
-            data, kind = damaged(whole, np.random.default_rng([options.seed, i]))
-            if options.reader == "redrock":
-                path.write_bytes(to_bytes(desi_hdus()))
-            (beside if options.reader == "redrock" else path).write_bytes(data)
-            try:
-                result = outcome(read_sdss_fiber if options.reader == "sdss" else read_desi, path, beside)
-            except Exception as error:
-                result = "WRONG"
-                wrong.append(f"{i} ({kind}): {type(error).__name__}: {error}")
-            counts[kind, result] += 1
-    for (kind, result), count in sorted(counts.items()):
-        print(f"{kind:20} {result:6} {count}")
-    print(f"{options.n} files, {len(wrong)} wrong", *wrong, sep="\n")
-    return int(bool(wrong))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

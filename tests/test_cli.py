@@ -18,6 +18,8 @@ from specutils import Spectrum
 
 import fiberifu
 from fiberifu import cli, jobs
+from fiberifu.bands import read_bands
+from fiberifu.flags import Flag
 from fiberifu.lines import LineMaps
 from fiberifu.surveys import read_legacysurvey
 
@@ -209,6 +211,72 @@ def test_dark_energy_survey(data_dir):
     assert jobs.name_of(files) == "DES"
     by_header, _ = jobs.read_image([str(file) for file in files])
     assert np.array_equal(by_header["z"].data, image["z"].data)
+
+
+def counts(path, band, scale=1.0, **cards):
+    """A plain image in counts: no unit, a WCS, the galaxy of the fakes."""
+    ccd = image_of(prepared_image(16, 2.0))[band]
+    header = ccd.wcs.to_header()
+    header.update(cards)
+    fits.PrimaryHDU((ccd.data * scale).astype(np.float32), header).writeto(path)
+    return path
+
+
+def test_any_image_with_a_zero_point(tmp_path, ifu):
+    """Counts of zero point 25 are a tenth of a nanomaggy; by band; and the header's filter tells the band."""
+    files = {band: counts(tmp_path / f"my_{band}.fits", band, FILTER=band, INSTRUME="DECam") for band in "gr"}
+    out = ["--psf-fwhm", "1.1", "--redshift", "0.03", "-o"]
+    one = ["observe", str(files["r"]), "--zero-point", "25", *out, str(tmp_path / "one")]
+    assert cli.main(one) == 0
+    named = [f"{band}={path}" for band, path in files.items()]
+    assert cli.main(["observe", *named, "--zero-point", "g=22.5,r=25", *out, str(tmp_path / "two")]) == 0
+    truth = image_of(prepared_image(16, 2.0))
+    for (image, _), factors in zip(ifu.calls, ({"r": 0.1}, {"g": 1.0, "r": 0.1}), strict=True):
+        assert list(image) == list(factors)
+        for band, factor in factors.items():
+            np.testing.assert_allclose(image[band].data, truth[band].data * factor, rtol=1e-5)
+            assert image[band].unit == u.nmgy and image[band].meta["PSF_FWHM"] == 1.1
+            assert read_bands({band: image[band]}, "griz")[band].flags & Flag.FILTER_ASSUMED == 0
+    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    assert "25" in json.dumps(manifest)
+    assert cli.main([*one[:3], "26", *one[4:], "--resume"]) == 2, "another zero point is another image"
+
+
+@pytest.mark.parametrize(
+    ("cards", "options", "match"),
+    [
+        ({"FILTER": "r"}, [], "--zero-point, the AB magnitude"),
+        ({}, ["--zero-point", "25"], "does not tell the band"),
+        ({"FILTER": "r", "BUNIT": "nJy"}, ["--zero-point", "25"], "needs no --zero-point"),
+        ({"FILTER": "r"}, ["--zero-point", "99"], "AB magnitude"),
+        ({"FILTER": "r"}, ["--zero-point", "g=25"], "--zero-point"),
+        ({"FILTER": "r"}, ["--zero-point", "r=25,g=25"], "--zero-point: given for g"),
+        ({"FILTER": "r"}, ["--zero-point", "25", "--psf-fwhm", "-1"], "--psf-fwhm"),
+        ({"FILTER": "r"}, ["--zero-point", "25", "--psf", "psf.fits"], "goes with a cutout"),
+        ({"FILTER": "r"}, ["--psf-fwhm", "1", "--psf", "psf.fits"], "both given"),
+        (
+            {"DES_EXT": "IMAGE", "BAND": "r"},
+            ["--zero-point", "25"],
+            "--zero-point: .*Dark Energy.*needs none",
+        ),
+        ({"BANDS": "r"}, ["--zero-point", "25"], "--zero-point: .*nanomaggy, and needs none"),
+    ],
+)
+def test_options_of_images_that_make_no_sense(tmp_path, ifu, capsys, cards, options, match):
+    path = counts(tmp_path / "my.fits", "r", **cards)
+    assert cli.main(["observe", str(path), *options, "--redshift", "0.03", "-o", str(tmp_path / "out")]) == 2
+    assert re.search(match, errors(capsys)) and not (tmp_path / "out").exists()
+
+
+def test_files_that_tell_their_survey(tmp_path):
+    """A stack of Pan-STARRS1 is asinh, whatever it is called; a cutout is one file of many bands."""
+    cards = {"HIERARCH FPA.FILTERID": "r.00000", "EXPTIME": 100.0, "BSOFTEN": 1.0, "BOFFSET": 0.0}
+    image, _ = jobs.read_image([f"r={counts(tmp_path / 'ps1.fits', 'r', **cards)}"], psf_fwhm=1.2 * u.arcsec)
+    assert image["r"].meta["SURVEY"] == "PS1" and image["r"].meta["PSF_FWHM"] == 1.2
+    with pytest.raises(ValueError, match="given as band 'g', but its FILTER is 'r'"):
+        jobs.read_image([f"g={counts(tmp_path / 'r.fits', 'r', FILTER='r', BUNIT='nJy')}"])
+    with pytest.raises(ValueError, match="second file of band 'r'"):
+        jobs.read_image([str(counts(tmp_path / f"{i}.fits", "r", FILTER="r", BUNIT="nJy")) for i in (1, 2)])
 
 
 # ---------------------------------------------------------------- errors

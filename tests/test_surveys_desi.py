@@ -10,18 +10,16 @@ import simulated_surveys
 from astropy.io import fits
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
+from damage import to_bytes
 from fiber_files import (
     ARMS,
     FLUX_UNIT,
     IDS,
     IVAR_UNIT,
     check_spectra,
-    damaged,
     desi_hdus,
-    outcome,
     redrock_hdus,
     sdss_hdus,
-    to_bytes,
 )
 
 from fiberifu import VirtualIFU
@@ -414,19 +412,3 @@ def test_bad_files_and_arguments(coadd, tmp_path):
         read_desi(coadd, redrock=coadd)
     with pytest.raises(ValueError, match="row is 9; there are 4"):
         fiber_spectrum(read_desi(coadd), 9)
-
-
-@pytest.mark.filterwarnings("ignore", "error::RuntimeWarning")
-@pytest.mark.parametrize("kind", ["desi", "redrock", "sdss"])
-def test_fuzz(coadd, kind):
-    """Damaged files are read soundly, or refused by name; ``python tests/fiber_files.py`` does many more."""
-    path = coadd.with_name("spec-0585-52027-0012.fits") if kind == "sdss" else coadd
-    beside = coadd.with_name(NAME.replace("coadd", "redrock"))
-    target = beside if kind == "redrock" else path
-    whole = to_bytes({"desi": desi_hdus, "redrock": redrock_hdus, "sdss": sdss_hdus}[kind]())
-    results = []
-    for i in range(12):
-        data, _ = damaged(whole, np.random.default_rng([7, i]))
-        target.write_bytes(data)
-        results.append(outcome(read_sdss_fiber if kind == "sdss" else read_desi, path, beside))
-    assert {"read", "error"} == set(results)

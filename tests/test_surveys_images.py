@@ -11,6 +11,8 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import CCDData, InverseVariance
+from astropy.wcs import WCS
+from image_files import CENTER, DEC, RA, SIDE, cutout, drpall, header, image, sdss_frame, table, write
 
 from fiberifu.flags import Flag
 from fiberifu.image import prepare_image
@@ -19,7 +21,6 @@ from fiberifu.surveys import (
     DRPQuality,
     cut_image,
     fetch_cutout,
-    read_des,
     read_drpall,
     read_image,
     read_legacysurvey,
@@ -30,27 +31,6 @@ from fiberifu.surveys import (
     read_unwise,
 )
 from fiberifu.surveys.legacysurvey import fetch
-
-RA, DEC, SIDE = 200.0, -3.0, 24
-CENTER = SkyCoord(RA, DEC, unit="deg")
-
-
-def header(n=SIDE, scale=0.262, *, shift=0.0, **cards):
-    """Of an image whose middle is ``shift`` pixels West of the centre."""
-    out = fits.Header()
-    out.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": RA, "CRVAL2": DEC, "CRPIX2": n / 2 + 0.5})
-    out.update({"CRPIX1": n / 2 + 0.5 - shift, "CD1_1": -scale / 3600, "CD1_2": 0.0, "CD2_1": 0.0})
-    out.update({"CD2_2": scale / 3600, **cards})
-    return out
-
-
-def image(n=SIDE):
-    return np.random.default_rng(0).normal(1, 0.1, (n, n)).astype(np.float32)
-
-
-def write(path, *hdus):
-    fits.HDUList(list(hdus)).writeto(path, overwrite=True)
-    return path
 
 
 # ---------------------------------------------------------------- what the numbers mean
@@ -82,6 +62,48 @@ def test_any_image(tmp_path):
     ):
         with pytest.raises(ValueError, match=match):
             read_image(path, "r", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("cards", "known"),
+    [
+        ({"FILTER": "g"}, False),  # of which camera?
+        ({"FILTER": "g", "INSTRUME": "DECam"}, True),
+        ({"FILTER": "g DECam SDSS c0001 4720.0 1520.0", "INSTRUME": "DECam"}, True),
+        ({"FILTER": "DECam g"}, True),
+        ({"FILTER": "g.MP9402", "INSTRUME": "MegaPrime"}, False),
+        ({"FILTER": "BASS g"}, False),
+        ({}, False),
+    ],
+)
+def test_filter_of_a_header(tmp_path, cards, known):
+    """A filter is DECam's if the header says so; else it is taken as that, with a flag and a note."""
+    path = write(tmp_path / "g.fits", fits.PrimaryHDU(image(), header(BUNIT="nJy", **cards)))
+    prepared = prepare_image({"g": read_image(path, "g")})
+    assert (prepared.flags & Flag.FILTER_ASSUMED == 0) is known
+    assert any("taken as DECam" in note for note in prepared.notes) is not known
+
+
+def test_files_of_ccddata(tmp_path):
+    """Errors, mask and PSF as `CCDData.write` names them; the header's PSF, reddening and redshift."""
+    plane, weight = image(), np.full((SIDE, SIDE), 100.0, np.float32)
+    mask, psf = plane > 1.2, np.ones((3, 3))
+    meta = {"PSF_FWHM": 1.3, "EBV": 0.05, "REDSHIFT": 0.03}
+    ccd = CCDData(
+        plane, unit=u.nJy, wcs=WCS(header()), uncertainty=InverseVariance(weight), mask=mask, meta=meta, psf=psf
+    )
+    ccd.write(tmp_path / "ccd.fits")
+    found = read_image(tmp_path / "ccd.fits", "r")
+    assert isinstance(found.uncertainty, InverseVariance) and found.unit == u.nJy
+    np.testing.assert_array_equal(found.uncertainty.array, weight)
+    np.testing.assert_array_equal(found.mask, mask)
+    np.testing.assert_array_equal(found.psf, psf)
+    assert {key: found.meta[key] for key in meta} == meta
+    with fits.open(tmp_path / "ccd.fits", mode="update") as hdus:
+        hdus["MASK"].data = hdus["MASK"].data * 32  # bits, of which nothing is known
+        hdus[0].header["PSF_FWHM"] = 40.0  # pixels, for sure
+    found = read_image(tmp_path / "ccd.fits", "r")
+    assert not found.mask.any() and "PSF_FWHM" not in found.meta
 
 
 def test_unwise_vega_to_ab(tmp_path):
@@ -120,17 +142,6 @@ def test_ps1_scale(tmp_path, scaled):
     np.testing.assert_allclose(ccd.uncertainty.array[~ccd.mask], 1 / (25 * factor**2), rtol=1e-5)
     assert np.argwhere(ccd.mask).tolist() == [[3, 4]] and np.argwhere(ccd.flags).tolist() == [[1, 2]]
     assert ccd.flags.max() == Flag.SATURATED and ccd.meta["FILTER"] == "PS1 r"
-
-
-def sdss_frame(path, **cards):
-    sky = [
-        fits.Column("ALLSKY", "20E", dim="(4,5)", array=np.full((1, 5, 4), 100.0, np.float32)),
-        fits.Column("XINTERP", f"{SIDE}E", array=np.linspace(0, 3, SIDE)[None]),
-        fits.Column("YINTERP", f"{SIDE}E", array=np.linspace(0, 4, SIDE)[None]),
-    ]
-    cards = {"FILTER": "r", "CAMCOL": 3, "RUN": 1000, "BUNIT": "nanomaggy"} | cards
-    hdus = fits.PrimaryHDU(image(), header(scale=0.396, **cards)), fits.ImageHDU(np.full(SIDE, 0.005, np.float32))
-    return write(path, *hdus, fits.BinTableHDU.from_columns(sky))
 
 
 def test_sdss_frame(tmp_path):
@@ -196,6 +207,62 @@ def test_field_across_bricks(bricks):
         BrickIndex(folder / "none")
 
 
+HALF = 16  # pixels of half a brick of `corner`
+SIGMA = 1.0  # arcsec, of its galaxy
+
+
+@pytest.fixture(scope="module")
+def corner(tmp_path_factory):
+    """A round galaxy where four bricks meet, each with a tangent plane of its own; six pixels of overlap."""
+    folder = tmp_path_factory.mktemp("corner")
+    y, x = np.indices((2 * HALF, 2 * HALF))
+    for name, east, north in (("a", 1, 1), ("b", -1, 1), ("c", 1, -1), ("d", -1, -1)):
+        middle = CENTER.spherical_offsets_by(*((HALF - 3) * 0.262 * side * u.arcsec for side in (east, north)))
+        cards = header(2 * HALF, VERSION="DR9", CRVAL1=middle.ra.deg, CRVAL2=middle.dec.deg)
+        apart = WCS(cards).pixel_to_world(x, y).separation(CENTER).arcsec
+        galaxy = np.exp(-0.5 * (apart / SIGMA) ** 2).astype(np.float32)
+        planes = {"image-r": galaxy, "invvar-r": np.full_like(galaxy, 16), "psfsize-r": np.full_like(galaxy, 1.3)}
+        planes["maskbits"] = np.where(apart < 0.5, 1 << 3, 0).astype(np.int16)  # saturated in r
+        if name == "d":
+            del planes["invvar-r"]
+        for kind, plane in planes.items():
+            how = {"compression_type": "GZIP_1", "quantize_level": 0}
+            (folder / name).mkdir(exist_ok=True)
+            hdu = fits.CompImageHDU(plane, cards, **how)
+            write(folder / name / f"legacysurvey-{name}-{kind}.fits.fz", fits.PrimaryHDU(), hdu)
+    return folder
+
+
+def test_galaxy_where_four_bricks_meet(corner):
+    """It is whole, where it is, and what one brick lacks is masked where that brick alone has it."""
+    ccd = read_legacysurvey_brick(corner, CENTER, 28 * 0.262 * u.arcsec)["r"]
+    assert sorted(ccd.meta["BRICKS"]) == ["a", "b", "c", "d"] and ccd.shape == (28, 28)
+    y, x = np.indices(ccd.shape)
+    sky = ccd.wcs.pixel_to_world(x, y)
+    apart = sky.separation(CENTER).arcsec
+    np.testing.assert_allclose(ccd.data, np.exp(-0.5 * (apart / SIGMA) ** 2), atol=2e-3)
+    assert ccd.data.sum() * 0.262**2 == pytest.approx(2 * np.pi * SIGMA**2, rel=1e-3)
+    np.testing.assert_array_equal(ccd.flags != 0, apart < 0.5)
+    east, north = (offset.arcsec / 0.262 for offset in CENTER.spherical_offsets_to(sky))
+    only_d = (east < -3) & (north < -3)  # South-West beyond the overlap, where it is without weights
+    np.testing.assert_array_equal(ccd.mask, only_d)
+
+
+def test_field_partly_outside_of_all_bricks(corner):
+    """What no brick covers is masked, not zero; the rest can be used."""
+    edge = CENTER.spherical_offsets_by(-26 * 0.262 * u.arcsec, 12 * 0.262 * u.arcsec)  # three pixels from b's side
+    image = read_legacysurvey_brick(corner, edge, 20 * 0.262 * u.arcsec)
+    ccd = image["r"]
+    outside = np.isnan(ccd.data)
+    assert 0.3 < outside.mean() < 0.4 and outside[:, -6:].all() and not outside[:, :12].any()
+    assert ccd.mask[outside].all() and (ccd.uncertainty.array[outside] == 0).all()
+    prepared = prepare_image(image)
+    assert np.isfinite(prepared.sb).all() and 0.3 < prepared.bad.mean() < 0.4
+    beyond = CENTER.spherical_offsets_by(-40 * 0.262 * u.arcsec, 12 * 0.262 * u.arcsec)
+    with pytest.raises(ValueError, match="no brick in"):
+        read_legacysurvey_brick(corner, beyond, 10 * 0.262 * u.arcsec)
+
+
 def test_table_of_bricks(bricks, tmp_path):
     folder, _ = bricks
     columns = {"BRICKNAME": ["0001m030", "0009m030"], "RA": [RA, 210.0], "DEC": [DEC, DEC]}
@@ -206,8 +273,6 @@ def test_table_of_bricks(bricks, tmp_path):
 
 
 def test_cut_image():
-    from astropy.wcs import WCS
-
     plane = image(40)
     ccd = CCDData(plane, unit=u.nmgy, wcs=WCS(header(40)), mask=plane > 5, psf=np.ones((3, 3)), meta={"BAND": "r"})
     ccd.flags = np.arange(1600).reshape(40, 40)
@@ -236,15 +301,6 @@ class Viewer:
         body = io.BytesIO(answer)
         body.headers = {"Content-Length": str(len(answer))}
         return body
-
-
-def cutout(n=SIDE):
-    out = io.BytesIO()
-    planes = fits.PrimaryHDU(np.stack([image(n)] * 3), header(n, BANDS="grz", VERSION="DR9"))
-    fits.HDUList([planes, fits.ImageHDU(np.full((3, n, n), 25.0), header(n, BANDS="grz", IMAGETYP="INVVAR"))]).writeto(
-        out
-    )
-    return out.getvalue()
 
 
 @pytest.fixture
@@ -314,24 +370,6 @@ def test_fetch_asks_nothing_for_wrong_arguments(viewer, tmp_path, arguments, mat
 
 
 # ---------------------------------------------------------------- catalogues
-def table(path, **columns):
-    forms = {"U": "20A", "f": "D", "i": "K"}
-    columns = {key: np.asarray(value) for key, value in columns.items()}
-    hdu = fits.BinTableHDU.from_columns([fits.Column(k, forms[v.dtype.kind], array=v) for k, v in columns.items()])
-    return write(path, fits.PrimaryHDU(), hdu)
-
-
-def drpall(path, **more):
-    columns = {
-        "plateifu": ["7815-3702", "8000-1901", "8000-1902"], "objra": [10.0, 11.0, 12.0], "objdec": [1.0, 2.0, 3.0],
-        "drp3qual": [0, 1 << 30 | 2, 0], "nsa_z": [0.02, -9999.0, 0.03], "z": [0.021, 0.05, -9999.0],
-        "nsa_elpetro_th50_r": [5.0, -9999.0, -9999.0], "nsa_sersic_th50": [6.0, 4.0, -9999.0],
-        "nsa_elpetro_ba": [0.5, 0.6, 0.7], "nsa_elpetro_phi": [190.0, 20.0, 30.0], "ebvgal": [0.01, 0.02, 0.03],
-        "mngtarg1": [1024, 0, 0], "mngtarg3": [0, 0, 16],
-    }  # fmt: skip
-    return table(path, **columns | more)
-
-
 def test_drpall(tmp_path):
     found = read_drpall(drpall(tmp_path / "drpall.fits"))
     assert list(found["name"]) == ["7815-3702", "8000-1901", "8000-1902"]
@@ -357,8 +395,6 @@ def test_tractor_ellipses(tmp_path):
 
 # ---------------------------------------------------------------- bands of no use, and bad files
 def test_bands_that_the_model_does_not_use():
-    from astropy.wcs import WCS
-
     planes = {
         b: CCDData(image(), unit=u.nmgy, wcs=WCS(header()), meta={"PSF_FWHM": 1.2}) for b in ("g", "r", "W1", "u")
     }
@@ -368,50 +404,3 @@ def test_bands_that_the_model_does_not_use():
     np.testing.assert_array_equal(prepared.sb, only.sb)
     with pytest.raises(ValueError, match="none of them"):
         prepare_image({"W1": planes["W1"]})
-
-
-def damaged(rng, raw):
-    """A file of the same kind, with something wrong."""
-    raw = bytearray(raw)
-    kind = rng.integers(4)
-    if kind == 0:
-        return raw[: rng.integers(len(raw))]
-    for i in rng.integers(len(raw) if kind == 1 else 2880, size=rng.integers(1, 20)):
-        raw[i] = raw[i] ^ 1 << rng.integers(8) if kind < 3 else rng.integers(32, 127)
-    return raw
-
-
-def test_damaged_files(tmp_path):
-    """Whatever is wrong with a file: it is read, or the error is a ValueError that names it."""
-    plane = fits.PrimaryHDU(image(), header(BAND="r", MAGZERO=30.0))
-    weight = fits.ImageHDU(np.full((SIDE, SIDE), 9.0), header(), name="WGT")
-    ps1 = header(scale=0.25, EXPTIME=100.0, **{"HIERARCH FPA.FILTERID": "r.00000"})
-    readers = {
-        "cutout.fits": (None, read_legacysurvey),
-        "des.fits": ([plane, weight], read_des),
-        "any.fits": ([plane, weight], lambda path: read_image(path, "r")),
-        "unwise-0000p000-w1-img-m.fits": ([fits.PrimaryHDU(image(), header(MAGZP=22.5))], read_unwise),
-        "ps1.fits": ([fits.PrimaryHDU(), fits.CompImageHDU(image(), ps1)], read_ps1),
-    }
-    makers = {"drpall.fits": (drpall, read_drpall), "frame.fits": (sdss_frame, read_sdss_frame)}
-    for name, (hdus, reader) in {**readers, **makers}.items():
-        path = tmp_path / name
-        if callable(hdus):
-            hdus(path)
-        elif hdus is None:
-            path.write_bytes(cutout())
-        else:
-            write(path, *hdus)
-        reader(path)
-        raw, failed = path.read_bytes(), 0
-        for seed in range(12):
-            path.write_bytes(damaged(np.random.default_rng(seed), raw))
-            try:
-                reader(path)
-            except ValueError as error:
-                assert name in str(error)
-                failed += 1
-        assert failed > 3
-        path.unlink()
-        with pytest.raises(FileNotFoundError, match=name):
-            reader(path)

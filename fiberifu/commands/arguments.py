@@ -11,6 +11,7 @@ __all__ = [
     "add_seed",
     "arcsec",
     "arguments_as_options",
+    "by_band",
     "common",
     "count",
     "positive",
@@ -66,6 +67,22 @@ def count(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)
+
+
+def by_band(text):
+    """A number for all bands, or ``g=25.1,r=25.3``: a float, or a dict of them."""
+    values = {}
+    try:
+        if "=" not in text:
+            return float(text)
+        for part in text.split(","):
+            band, value = part.split("=")
+            if band.strip() in values:
+                raise argparse.ArgumentTypeError(f"{text!r} has band {band.strip()} twice")
+            values[band.strip()] = float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor such as g=25.1,r=25.3") from None
+    return values
 
 
 def redshift(text):

@@ -1,7 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """``fiberifu observe`` and ``fiberifu demo``: a cube or spectra, line maps and a page, from an image."""
 
-from .arguments import add_common, arcsec, arguments_as_options, common, positive, redshift, sky
+import re
+
+from .arguments import add_common, arcsec, arguments_as_options, by_band, common, positive, redshift, sky
 
 __all__ = ["add_demo", "add_observe"]
 
@@ -16,14 +18,16 @@ Predicts a cube, or the spectra of fibres (--position), from an image, and write
   NAME_predicted_summary.png    all of it on one page"""
 
 OBSERVE_EXAMPLES = """\
-IMAGE is a cutout of the Legacy Surveys' viewer, or one file per band: BAND=FILE. Files of the Dark Energy
-Survey are known; others need a celestial WCS and BUNIT (such as nJy). Bands are g, r, i, z, and W1, W2 for the
-published network; any may lack.
+IMAGE is a cutout of the Legacy Surveys' viewer, or one file per band: BAND=FILE, or FILE where its header tells the
+band. Files of the Dark Energy Survey, of Pan-STARRS1 and frames of the SDSS are known; any other needs a celestial WCS,
+and BUNIT (such as nJy) or a zero point, of its header or of --zero-point. Bands are g, r, i, z, and
+W1, W2 for the published network; any may lack.
 
 examples:
   fiberifu observe cutout.fits --redshift 0.03 -o results
   fiberifu observe cutout.fits --redshift 0.03 --size 40 --spaxel 1 -o results
   fiberifu observe g=DES_g.fits r=DES_r.fits z=DES_z.fits --redshift 0.03 -o spiral
+  fiberifu observe g=my_g.fits r=my_r.fits --zero-point g=25.1,r=25.3 --psf-fwhm 1.1 --redshift 0.03 -o mine
   fiberifu observe cutout.fits --redshift 0.03 --position 59.1067 -30.4848 -o fibre
 
 A cutout with its errors: https://www.legacysurvey.org/viewer/cutout.fits?ra=RA&dec=DEC&layer=ls-dr9&invvar"""
@@ -67,6 +71,18 @@ def add_observe(command):
         help="diameter of the fibres in arcsec (1.5: DESI; 2: MaNGA; 3: SDSS)",
     )
     parser.add_argument("--psf", metavar="FILE", help="PSF file of the Legacy Surveys' viewer (coadd-psf)")
+    parser.add_argument(
+        "--psf-fwhm",
+        type=by_band,
+        metavar="F",
+        help="FWHM of the PSF in arcsec, or g=1.3,r=1.2; the header's by default",
+    )
+    parser.add_argument(
+        "--zero-point",
+        type=by_band,
+        metavar="M",
+        help="AB magnitude of one unit of the file, or g=25.1,r=25.3; the header's by default",
+    )
     parser.add_argument("--ebv", type=float, metavar="E", help="Galactic E(B-V), SFD scale, in mag (0)")
     parser.add_argument("--deredden", action="store_true", help="correct the output for Galactic extinction")
     parser.add_argument("--name", help="first part of the files' names; the image's by default")
@@ -83,7 +99,7 @@ def _observe(options):
     from .. import jobs
 
     _check_places(options)
-    image, files = jobs.read_image(options.image, psf=options.psf)
+    image, files = _image(options)
     keywords = common(options)
     keywords |= {"redshift": options.redshift, "ebv": options.ebv, "deredden": options.deredden}
     if options.position:
@@ -92,11 +108,26 @@ def _observe(options):
         keywords |= {"size": arcsec(options.size or 30), "spaxel": arcsec(options.spaxel or 0.5)}
         keywords["center"] = sky([options.center])[0] if options.center else None
     inputs = {str(file): jobs.sha256_of(file) for file in [*files, *([options.psf] if options.psf else [])]}
+    inputs |= {key: getattr(options, key) for key in ("zero_point", "psf_fwhm") if getattr(options, key) is not None}
     name = options.name or jobs.name_of(files)
     names = ("redshift", "size", "spaxel", "center", "aperture", "ebv", "deredden", "model")
     with arguments_as_options(*names, positions="--position", source="--model"):
         done = jobs.observe_to_folder(image, options.output, name=name, inputs=inputs, **keywords)
     _report(options, *done)
+
+
+def _image(options):
+    """The image and its files; errors name options instead of arguments."""
+    from ..image_files import read_image
+
+    fwhm = options.psf_fwhm
+    if fwhm is not None:
+        fwhm = {band: arcsec(x) for band, x in fwhm.items()} if isinstance(fwhm, dict) else arcsec(fwhm)
+    try:
+        return read_image(options.image, psf=options.psf, zero_point=options.zero_point, psf_fwhm=fwhm)
+    except ValueError as error:
+        text = re.sub(r"\b(zero_point|psf_fwhm)\b", lambda m: "--" + m[1].replace("_", "-"), str(error))
+        raise ValueError(text) from error
 
 
 def _check_places(options):

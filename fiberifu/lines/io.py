@@ -174,7 +174,8 @@ def read_dap_maps(path, *, kind="fit"):
     Raises
     ------
     FileNotFoundError, ValueError
-        Not a FITS file, truncated, or without EMLINE_GFLUX; the message names the file.
+        Not a FITS file, truncated, without EMLINE_GFLUX or errors and masks that its header names, of different shapes
+        or in other units; the message names the file.
     """
     if kind not in ("fit", "sums"):
         raise ValueError(f"kind is {kind!r}; 'fit' or 'sums'")
@@ -185,7 +186,7 @@ def read_dap_maps(path, *, kind="fit"):
             return maps
     except FileNotFoundError:
         raise
-    except (OSError, TypeError, KeyError) as error:
+    except (OSError, TypeError, KeyError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is not a readable file of DAP maps: {error}") from error
 
 
@@ -195,9 +196,10 @@ def _from_hdus(hdus, layout):
     lines = [_line(channel) for channel in channels]
     no_value = np.int32(DAPMask.NOCOV | DAPMask.NOVALUE)
     values, masks = {}, {}
-    for name, (extension, _, has_error) in layout.items():
+    for name, (extension, bunit, has_error) in layout.items():
         if extension not in hdus:
             continue
+        _check(hdus, extension, bunit, hdus[layout["flux"][0]].shape)
         value = np.array(hdus[extension].data, dtype=np.float64)
         if f"{extension}_MASK" in hdus:
             masks[name] = np.array(hdus[f"{extension}_MASK"].data, dtype=np.int32)
@@ -227,6 +229,19 @@ def _from_hdus(hdus, layout):
         extinction_corrected=primary.get("EXTCORR", "GEXTLAW" in primary),
         meta={"header": primary} | _meta(hdus, lines, channels),
     )
+
+
+def _check(hdus, extension, bunit, shape):
+    """ValueError unless an extension has its unit, and that, its errors and its mask are there in one shape."""
+    header = hdus[extension].header
+    text = str(header.get("BUNIT", bunit))
+    if text.replace(" ", "").lower() != bunit.replace(" ", "").lower():
+        raise ValueError(f"{extension} is in {text!r} (BUNIT), not {bunit!r}")
+    for name in [extension, *(header[key] for key in ("ERRDATA", "QUALDATA") if key in header)]:
+        if name not in hdus:
+            raise ValueError(f"{extension} names {name}, which is not there")
+        if hdus[name].shape != shape:
+            raise ValueError(f"{name} has the shape {hdus[name].shape}, the fluxes {shape}")
 
 
 def _meta(hdus, lines, channels):

@@ -1,13 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What readers share beyond opening a file: tables, places on the sky, and errors that name the file whatever it is."""
 
+import re
+import warnings
 from contextlib import contextmanager
 
+import astropy.units as u
 import numpy as np
 
 from fiberifu.surveys._fits import celestial_wcs, read_hdus
 
-__all__ = ["first_image", "load_hdus", "of_one_shape", "read_table", "reading", "sky_wcs"]
+__all__ = ["column", "first_image", "flux_factor", "load_hdus", "of_one_shape", "read_table", "reading", "sky_wcs"]
 
 
 @contextmanager
@@ -79,6 +82,43 @@ def _plain(array):
     if array.dtype.kind in "SU":
         return np.char.strip(array.astype(str))
     return array.astype(array.dtype.newbyteorder("="))
+
+
+def column(path, header, name, values, unit):
+    """A column as a Quantity: in ``unit``, or converted to it if the table's header gives another (TUNIT).
+
+    Spellings that astropy does not know are taken for the survey's own of ``unit``; a unit of something else is a
+    ValueError that names the file.
+    """
+    keys = [key for key in header if key.startswith("TTYPE") and str(header[key]).strip().lower() == name]
+    text = str(header.get(f"TUNIT{keys[0][5:]}", "") if keys else "").strip()
+    told = unit if not text else _unit(text, parse_strict="silent")
+    if isinstance(told, u.UnrecognizedUnit):
+        told = unit
+    if not told.is_equivalent(unit):
+        raise ValueError(f"{path}: column {name} is in {text!r}, not in {unit.to_string()} or alike; fetch it again")
+    return u.Quantity(values, told).to(unit)
+
+
+def flux_factor(path, text, unit):
+    """Factor from a BUNIT, whose "per spaxel" (or pixel) is understood, to a unit; 1 if the file has none.
+
+    ValueError, naming the file, if it is a unit of something else.
+    """
+    if text is None:
+        return 1.0
+    plain = re.sub(r"\s*/\s*(spaxel|pixel)\b", "", re.sub(r"10\*\*\(?([-+]?\d+)\)?", r"1e\1", str(text)), flags=re.I)
+    plain = re.sub(r"\bang(strom)?\b", "Angstrom", plain, flags=re.I)
+    try:
+        return float(_unit(plain).to(unit))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: BUNIT is {text!r}, not a unit like {unit.to_string()}; fetch it again") from error
+
+
+def _unit(text, **keywords):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", u.UnitsWarning)  # more than one slash: all survey files have them
+        return u.Unit(text, **keywords)
 
 
 def sky_wcs(header, path):

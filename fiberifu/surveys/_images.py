@@ -82,10 +82,11 @@ def nanomaggy_ccd(path, data, factor, wcs, meta, *, ivar=None, bad=None, flags=N
     bad = ~np.isfinite(image) | (False if bad is None else bad)
     uncertainty = None
     if ivar is not None:
-        weight = np.asarray(ivar, np.float64) / factor**2
+        with np.errstate(over="ignore"):
+            weight = (np.asarray(ivar, np.float64) / factor**2).astype(np.float32)
         good = np.isfinite(weight) & (weight > 0)
         bad = bad | ~good
-        uncertainty = InverseVariance(np.where(good, weight, 0).astype(np.float32), unit=u.nmgy**-2)
+        uncertainty = InverseVariance(np.where(good, weight, np.float32(0)), unit=u.nmgy**-2)
     return CCDData(image, unit=u.nmgy, wcs=wcs, uncertainty=uncertainty, mask=bad, flags=flags, meta=meta)
 
 

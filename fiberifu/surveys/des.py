@@ -3,11 +3,8 @@
 
 from collections.abc import Mapping
 
-import astropy.units as u
-import numpy as np
-from astropy.nddata import CCDData, InverseVariance
-
-from fiberifu.surveys._checks import load_hdus, reading, sky_wcs
+from fiberifu.surveys._checks import load_hdus, of_one_shape, reading, sky_wcs
+from fiberifu.surveys._images import NMGY_ZERO_POINT, nanomaggy_ccd
 
 __all__ = ["read_des"]
 
@@ -74,21 +71,15 @@ def _read(path, name):
         raise ValueError(f"{path}: given as band {name!r} but its header says {band!r}")
     if not band:
         raise ValueError(f"{path}: no BAND in its header; pass a mapping such as {{'g': path}}")
-    # 22.5 is the AB zero point of a nanomaggy.
-    factor = 10 ** (-0.4 * (float(header.get("MAGZERO", _ZERO_POINT)) - 22.5))
+    zero_point = float(header.get("MAGZERO", _ZERO_POINT))
+    if not 10 < zero_point < 40:
+        raise ValueError(f"{path}: MAGZERO is {zero_point}; 30 is that of the survey's coadds")
+    factor = 10 ** (-0.4 * (zero_point - NMGY_ZERO_POINT))
     meta = {"SURVEY": "DES", "BAND": band, "FILTER": f"DECam {band}"}
     if header.get("TILENAME"):
         meta["TILENAME"] = header["TILENAME"]
     if float(header.get("SATURATE", 0)) > 0:
         meta["SATURATE"] = float(header["SATURATE"]) * factor
-    image = np.ascontiguousarray(data, dtype=np.float32) * np.float32(factor)
-    bad = ~np.isfinite(image)
-    uncertainty = None
-    if weight is not None:
-        ivar = np.ascontiguousarray(weight, dtype=np.float32) / np.float32(factor**2)
-        bad |= ~(ivar > 0)
-        uncertainty = InverseVariance(ivar, unit=u.nmgy**-2)
-    if mask is not None:
-        bad |= mask != 0
-    wcs = sky_wcs(header, path)
-    return band, CCDData(image, unit=u.nmgy, wcs=wcs, uncertainty=uncertainty, mask=bad, meta=meta)
+    of_one_shape(path, data.shape, mask=mask)
+    bad = None if mask is None else mask != 0
+    return band, nanomaggy_ccd(path, data, factor, sky_wcs(header, path), meta, ivar=weight, bad=bad)

@@ -10,6 +10,7 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, InverseVariance, StdDevUncertainty, VarianceUncertainty
 
+from fiberifu.bands import filter_letter
 from fiberifu.photometry import ZERO_POINT_KEYS
 from fiberifu.surveys._checks import load_hdus, of_one_shape, reading, sky_wcs
 from fiberifu.surveys._images import NMGY_ZERO_POINT
@@ -24,6 +25,11 @@ _NAMES = {
     "var": ("VAR", "VARIANCE", "STAT"),
     "ivar": ("IVAR", "INVVAR", "WGT"),
 }
+# In files that CCDData.write made: its card of the kind of error, and the names of its extensions.
+_CLASSES = {"StdDevUncertainty": "std", "VarianceUncertainty": "var", "InverseVariance": "ivar"}
+_KIND_CARD, _MASK, _PSF = "UTYPE", "MASK", "PSFIMAGE"
+# Cards of the FWHM of the PSF that are in arcsec; FWHM alone is in pixels in many files.
+_FWHM_KEYS = ("PSF_FWHM", "PSFSIZE", "SEEING")
 # Spellings of BUNIT that astropy does not read.
 _UNITS = {
     "nanomaggy": u.nmgy, "nanomaggies": u.nmgy, "nanomaggies/pixel": u.nmgy, "maggies": 1e9 * u.nmgy,
@@ -65,33 +71,38 @@ def read_image(
     hdu : int or str, optional
         Number or name of the image's HDU; the first with two axes by default.
     uncertainty : int, str or path-like, optional
-        HDU of the errors, or a file of the same shape; by default one named ERR, SIGMA, VAR, IVAR, WGT or alike.
+        HDU of the errors, or a file of the same shape; by default one named ERR, SIGMA, VAR, IVAR, WGT or alike, and
+        UNCERT of a file that ``CCDData.write`` made.
     uncertainty_type : {'std', 'var', 'ivar'}, optional
         What they are; by default as the name of the HDU says.
     mask : int, str or path-like, optional
-        HDU or file, not 0 in bad pixels.
+        HDU or file, not 0 in bad pixels; by default one named MASK, if it is of zeros and ones alone (of bits, most
+        files have harmless ones).
     psf : ndarray or path-like, optional
-        Image of the PSF on the same pixels.
+        Image of the PSF on the same pixels; by default the extension PSFIMAGE, which ``CCDData.write`` makes.
     psf_fwhm : `~astropy.units.Quantity`, optional
-        FWHM of the PSF, an angle.
+        FWHM of the PSF, an angle; by default that of the header, PSF_FWHM, PSFSIZE or SEEING, arcsec.
     filter_name : str, optional
-        Such as "DECam g"; by default the header's FILTER.
+        Such as "DECam g"; by default the header's FILTER and INSTRUME. A FILTER of "g" tells the curve only beside an
+        INSTRUME of DECam: without it, or from another camera, the filter is taken as DECam's with the flag
+        FILTER_ASSUMED.
     ebv : float, optional
-        Galactic E(B-V) on the SFD scale: the image must not be corrected for it.
+        Galactic E(B-V) on the SFD scale: the image must not be corrected for it. By default the header's EBV or EBVGAL.
     redshift : float, optional
 
     Returns
     -------
     CCDData
         In nanomaggy where there is a zero point, else in its own unit; celestial WCS, uncertainty, mask (True is bad),
-        PSF; ``meta`` with BAND, FILTER, PSF_FWHM (arcsec), EBV, REDSHIFT, SATURATE as far as known.
+        PSF; ``meta`` with BAND, FILTER, INSTRUME, PSF_FWHM (arcsec), EBV, REDSHIFT, SATURATE as far as known.
 
     Raises
     ------
     FileNotFoundError
         If a file is absent.
     ValueError
-        If a file is not FITS, is truncated, predicted, has no such HDU, no WCS, or nothing says what its unit is.
+        If a file is not FITS, is truncated, predicted, has no such HDU, no WCS, another FILTER than the band, or if
+        nothing says what its unit is.
 
     Examples
     --------
@@ -102,24 +113,29 @@ def read_image(
     hdus = load_hdus(path, "an image")
     with reading(path, "an image"):
         header, data = _pick(path, hdus, hdu)
-        wcs = sky_wcs(header, path)
         unit, factor = _unit(path, header, hdus[0][0], unit, zero_point)
+        wcs = sky_wcs(header, path)
         data = np.ascontiguousarray(data, dtype=np.float32) * np.float32(factor)
         error = _errors(path, hdus, uncertainty, uncertainty_type, data.shape)
         bad = ~np.isfinite(data)
-        if mask is not None:
-            _, plane = _other(path, hdus, mask)
+        plane = _plain_mask(hdus, data.shape) if mask is None else _other(path, hdus, mask)[1]
+        if plane is not None:
             of_one_shape(path, data.shape, mask=plane)
             bad |= plane != 0
         if error is not None:
             kind, plane = error
             power = {"std": 1, "var": 2, "ivar": -2}[kind]
-            plane = np.asarray(plane, np.float64) * factor**power
+            with np.errstate(over="ignore"):
+                plane = (np.asarray(plane, np.float64) * factor**power).astype(np.float32)
             bad |= ~(np.isfinite(plane) & (plane > 0))
-            error = _KINDS[kind](plane.astype(np.float32), unit=unit**power)
+            error = _KINDS[kind](plane, unit=unit**power)
         meta = {"BAND": band, **_known(header, hdus[0][0], band, factor)}
+        if psf is None:
+            psf = next((plane for h, plane in hdus[1:] if _name(h) == _PSF and plane is not None), None)
     if filter_name is not None:
         meta["FILTER"] = str(filter_name)
+    elif (letter := filter_letter(meta.get("FILTER"))) and letter != band:
+        raise ValueError(f"{path}: given as band {band!r}, but its FILTER is {meta['FILTER']!r}; give filter_name")
     if psf_fwhm is not None:
         meta["PSF_FWHM"] = one_angle(psf_fwhm, "psf_fwhm").to_value(u.arcsec)
     if ebv is not None:
@@ -185,9 +201,10 @@ def _unit(path, header, primary, unit, zero_point):
         )
         key, zero_point = next(cards, (None, None))
         if key is None:
+            told = repr(str(text)) if str(text) else "not given"
             raise ValueError(
-                f"{path}: its unit is {str(text) or 'not given'!r} and no zero point is in its header; give "
-                "zero_point, the AB magnitude of one unit, or unit"
+                f"{path}: its unit is {told} and no zero point is in its header; give zero_point, the AB magnitude of "
+                "one unit, or a unit (BUNIT)"
             )
     try:
         value = float(getattr(zero_point, "value", zero_point))
@@ -217,16 +234,30 @@ def _errors(path, hdus, which, kind, shape):
         raise ValueError(f"uncertainty_type={kind!r}: give one of {list(_KINDS)}")
     if which is None:
         for header, data in hdus[1:]:
-            named = next((k for k, names in _NAMES.items() if _name(header) in names), None)
+            named = _kind(header)
             if named and data is not None and data.dtype.names is None and data.shape == shape:
                 return kind or named, data
         return None
     header, data = _other(path, hdus, which)
-    kind = kind or next((k for k, names in _NAMES.items() if _name(header) in names), None)
+    kind = kind or _kind(header)
     if kind is None:
         raise ValueError(f"uncertainty={which!r}: say what it is with uncertainty_type, one of {list(_KINDS)}")
     of_one_shape(path, shape, uncertainty=data)
     return kind, data
+
+
+def _kind(header):
+    """What kind of error an HDU says it holds, or None."""
+    told = _CLASSES.get(str(header.get(_KIND_CARD, "")).strip())
+    return told or next((kind for kind, names in _NAMES.items() if _name(header) in names), None)
+
+
+def _plain_mask(hdus, shape):
+    """The extension MASK, if it is of zeros and ones alone, or None."""
+    for header, data in hdus[1:]:
+        if _name(header) == _MASK and data is not None and data.dtype.kind in "biu" and data.shape == shape:
+            return data if data.max(initial=0) <= 1 else None
+    return None
 
 
 def _known(header, primary, band, factor):
@@ -239,8 +270,14 @@ def _known(header, primary, band, factor):
     level = header.get("SATURATE", primary.get("SATURATE"))
     if isinstance(level, (int, float)) and level > 0:
         meta["SATURATE"] = float(level) * factor
-    for key in ("DATATYPE", "ORIGIN", "SEED", "REDSHIFT", "OBJECT"):
+    for key in ("DATATYPE", "ORIGIN", "SEED", "REDSHIFT", "OBJECT", "INSTRUME"):
         value = header.get(key, primary.get(key))
         if value is not None:
             meta[key] = value
+    keys = (*(f"{key}_{band.upper()}" for key in _FWHM_KEYS), *_FWHM_KEYS)
+    for name, cards, least in (("EBV", ("EBV", "EBVGAL"), 0), ("PSF_FWHM", keys, 0.05)):
+        values = (source.get(key) for key in cards for source in (header, primary))
+        found = next((x for x in values if isinstance(x, (int, float)) and least <= x < 10), None)
+        if found is not None:
+            meta[name] = float(found)
     return meta

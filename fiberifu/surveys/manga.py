@@ -21,7 +21,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from specutils import Spectrum
 
 from fiberifu.provenance import NAME_PARTS, Provenance, is_predicted
-from fiberifu.surveys._checks import read_table, reading, sky_wcs
+from fiberifu.surveys._checks import flux_factor, of_one_shape, read_table, reading, sky_wcs
 from fiberifu.surveys.manga_catalog import DRPQuality, first_value
 
 __all__ = ["read_manga_cube", "read_manga_spectra"]
@@ -74,7 +74,8 @@ def read_manga_cube(path, *, drpall=None, allow_predicted=False):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a file is not FITS, is truncated, has another layout, or is a prediction; if ``drpall`` lacks the galaxy.
+        If a file is not FITS, is truncated, has another layout or unit, or is a prediction; if ``drpall`` lacks the
+        galaxy.
     """
     headers, arrays = _load(path, allow_predicted)
     redshift = None if drpall is None else _listed_redshift(path, headers, drpall)
@@ -86,6 +87,11 @@ def _cube(path, headers, arrays, redshift):
     if "MODEL" in headers:
         raise ValueError(f"{path}: a model cube of the DAP, whose mask has other bits; give the DRP's LOGCUBE")
     wave, flux = _checked(path, arrays, 3)
+    factor = flux_factor(path, headers["FLUX"].get("BUNIT"), UNIT)
+    if factor != 1:
+        flux, arrays["IVAR"] = flux * np.float32(factor), arrays["IVAR"] / np.float32(factor) ** 2
+    of_one_shape(path, flux.shape, **{name: arrays.get(name) for name in SIGMA_CUBES})
+    of_one_shape(path, wave.shape, **{name: arrays.get(name) for name in RESOLVING_POWERS})
     header = next(iter(headers.values()))
     cards = fits.Header([*headers["FLUX"].cards, *header.cards])  # where a card stands depends on the release
     celestial = sky_wcs(headers["FLUX"], path)
@@ -202,8 +208,8 @@ def _checked(path, arrays, ndim):
         reader = {2: "read_manga_spectra", 3: "read_manga_cube"}.get(flux.ndim)
         hint = f"; use {reader}" if reader and flux.ndim != ndim else ""
         raise ValueError(f"{path}: extensions of shapes {shapes}; FLUX, IVAR and MASK must be {form}{hint}")
-    if not (np.diff(wave) > 0).all():
-        raise ValueError(f"{path}: WAVE does not rise; fetch the file again")
+    if not (len(wave) > 0 and wave[0] > 0 and np.isfinite(wave[-1]) and (np.diff(wave) > 0).all()):
+        raise ValueError(f"{path}: WAVE does not rise from above zero; fetch the file again")
     return wave, flux
 
 

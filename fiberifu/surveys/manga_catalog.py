@@ -12,7 +12,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 
-from fiberifu.surveys._checks import read_table, reading
+from fiberifu.surveys._checks import column, read_table, reading
 
 __all__ = ["DAPQuality", "DRPQuality", "first_value", "read_drpall"]
 
@@ -82,7 +82,7 @@ def read_drpall(path):
         * ``z`` : redshift of the NASA-Sloan Atlas or of an ancillary programme; NaN where there is none;
         * ``r50`` : half-light semi-major axis in r, arcsec (elliptical Petrosian, else Sersic); NaN where there is
           none;
-        * ``axis_ratio`` : b / a;
+        * ``axis_ratio`` : b / a, 0 to 1; NaN where there is none;
         * ``position_angle`` : of the major axis from North through East, degrees;
         * ``quality`` : int, bits of `DRPQuality`; ``critical`` : bool, those that must not be used;
         * ``galaxy`` : bool, targeted as a galaxy (MNGTARG1 or 3), true for simulations.
@@ -94,7 +94,7 @@ def read_drpall(path):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not FITS, is truncated, or has no such table.
+        If it is not FITS, is truncated, has no such table, or a column in a unit of something else.
 
     Examples
     --------
@@ -108,6 +108,9 @@ def read_drpall(path):
     with reading(path, _WHAT):
         if "plateifu" not in data and "simname" not in data:
             raise ValueError(f"{path}: no column plateifu; is it {_WHAT}?")
+        for key, values in data.items():
+            unit = next((unit for form, unit in _UNITS.items() if re.fullmatch(form, key)), None)
+            data[key] = values if unit is None else column(path, header, key, values, unit)
         name = data["plateifu"] if "plateifu" in data else data["simname"]
         ra, dec = np.asarray(data["objra"], float), np.asarray(data["objdec"], float)
         if not (np.isfinite(ra) & (np.abs(dec) <= 90)).all():
@@ -116,17 +119,16 @@ def read_drpall(path):
         table["name"], table["position"] = np.asarray(name, str), SkyCoord(ra, dec, unit="deg")
         table["z"] = first_value(data, len(ra), "z", "nsa_z")
         table["r50"] = first_value(data, len(ra), "nsa_elpetro_th50_r", "nsa_sersic_th50", positive=True) * u.arcsec
-        table["axis_ratio"] = first_value(data, len(ra), "nsa_elpetro_ba", "nsa_sersic_ba", positive=True)
+        ratio = first_value(data, len(ra), "nsa_elpetro_ba", "nsa_sersic_ba", positive=True)
+        table["axis_ratio"] = np.where(ratio <= 1, ratio, np.nan)
         table["position_angle"] = first_value(data, len(ra), "nsa_elpetro_phi", "nsa_sersic_phi") % 180 * u.deg
         table["quality"] = np.asarray(data["drp3qual"], np.int64)
         table["critical"] = (table["quality"] & DRPQuality.CRITICAL) != 0
         targets = [np.asarray(data[key]) != 0 for key in ("mngtarg1", "mngtarg3") if key in data]
         simulated = str(header.get("DATATYPE", "")).strip() == "SIMULATED"
         table["galaxy"] = np.ones(len(ra), bool) if simulated or not targets else np.logical_or.reduce(targets)
-        for key, values in data.items():
-            if key not in table.colnames:
-                unit = next((unit for form, unit in _UNITS.items() if re.fullmatch(form, key)), None)
-                table[key] = values if unit is None else u.Quantity(values, unit)
+        for key in [key for key in data if key not in table.colnames]:
+            table[key] = data[key]
     return table
 
 

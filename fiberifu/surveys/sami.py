@@ -17,7 +17,7 @@ from astropy.nddata import CCDData, StdDevUncertainty, VarianceUncertainty
 from astropy.wcs import WCS
 from specutils import Spectrum
 
-from fiberifu.surveys._checks import load_hdus, reading, sky_wcs
+from fiberifu.surveys._checks import flux_factor, load_hdus, of_one_shape, reading, sky_wcs
 
 __all__ = ["read_sami_cube", "read_sami_map"]
 
@@ -85,8 +85,8 @@ def read_sami_cube(blue, red=None, *, deredden=False):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a file is not FITS, is truncated, is no SAMI cube, has no DUST to deredden with; or if two do not belong
-        together.
+        If a file is not FITS, is truncated, is no SAMI cube or in another unit, has no DUST to deredden with; or if two
+        do not belong together.
     """
     arms = []
     for path in (blue, red):
@@ -208,8 +208,10 @@ def _read_arm(path):
     if flux is None or flux.ndim != 3 or variance is None:
         found = None if flux is None else flux.shape
         raise ValueError(f"{path}: first extension {found}, others {sorted(extensions)}; no SAMI cube with VARIANCE")
-    if variance.shape != flux.shape:
-        raise ValueError(f"{path}: VARIANCE has the shape {variance.shape}, the flux {flux.shape}; fetch it again")
+    images = {name: extensions.get(name, (None, None))[1] for name in ("DUST", "BIN_MASK", "WEIGHT")}
+    of_one_shape(path, flux.shape, VARIANCE=variance, WEIGHT=images["WEIGHT"])
+    of_one_shape(path, flux.shape[:1], DUST=images["DUST"])
+    of_one_shape(path, flux.shape[1:], BIN_MASK=images["BIN_MASK"])
     sky_wcs(header, path)
     wcs = WCS(header, preserve_units=True)
     if wcs.wcs.ctype[2] != "AWAV":
@@ -217,7 +219,12 @@ def _read_arm(path):
     pixels = np.arange(len(flux))
     wave = (wcs.spectral.pixel_to_world_values(pixels) * u.Unit(wcs.wcs.cunit[2])).to_value(u.AA)
     name = "blue" if wave.mean() < DICHROIC else "red"
-    flux, variance = (np.ascontiguousarray(x, dtype=np.float32) for x in (flux, variance))
+    if not (np.isfinite(wave).all() and wave[0] > 0 and (np.diff(wave) > 0).all()):
+        raise ValueError(f"{path}: the wavelengths of its WCS do not rise from above zero; fetch it again")
+    factor = flux_factor(path, header.get("BUNIT"), UNIT)
+    flux, variance = (
+        np.ascontiguousarray(x * scale, dtype=np.float32) for x, scale in ((flux, factor), (variance, factor**2))
+    )
     return _Arm(path, name, header, wcs, wave, flux, variance, extensions)
 
 

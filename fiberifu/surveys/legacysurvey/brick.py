@@ -87,6 +87,8 @@ class BrickIndex:
                 hdu = first_image(path, hdus)
                 wcs = sky_wcs(hdu.header, path)
                 ny, nx = hdu.shape
+                if min(ny, nx) < 1:
+                    raise ValueError(f"{path}: its image has the shape {hdu.shape}; fetch it again")
                 centers.append(wcs.pixel_to_world((nx - 1) / 2, (ny - 1) / 2).icrs)
                 half.append(proj_plane_pixel_scales(wcs) * [nx, ny] / 2)
         self.centers, self._half = SkyCoord(centers), np.array(half)
@@ -166,8 +168,9 @@ def read_legacysurvey_brick(folder, position=None, size=None, *, bands=None):
 
     Notes
     -----
-    Nanomaggy, AB zero point 22.5, not corrected for Galactic extinction. Beyond the first brick images are cubic
-    splines and weights those of the nearest pixel: errors of neighbouring pixels are correlated there.
+    Nanomaggy, AB zero point 22.5, not corrected for Galactic extinction. Pixels are those of the brick that has the
+    field deepest inside; what it lacks, or has without weight, is from the others. Beyond the first brick images are
+    cubic splines and weights those of the nearest pixel: errors of neighbouring pixels are correlated there.
     """
     index = folder if isinstance(folder, BrickIndex) else BrickIndex(folder)
     if (position is None) != (size is None):
@@ -222,7 +225,7 @@ class BrickFiles:
 
 # ---------------------------------------------------------------- one band of a field
 def _field(bricks, band, position, size):
-    """Copy what the first brick has, then fill what is left from the others."""
+    """Copy what the first brick has, then fill what is left, or has no weight, from the others."""
     first = next(iter(bricks.values()))
     path, (primary, hdu) = first.path("image", band), first.hdu("image", band)
     wcs = sky_wcs(hdu.header, path)
@@ -247,10 +250,14 @@ def _field(bricks, band, position, size):
             )
         inside, values = _take(brick, band, x, y, field)
         if inside.any():
+            row, column = rows[inside], columns[inside]
+            weighed = values["invvar"] > 0 if "invvar" in values else np.full(len(row), "invvar" not in field)
+            better = weighed | np.isnan(field["image"][row, column])  # without weight only where there is nothing
             for kind, value in values.items():
-                field[kind][rows[inside], columns[inside]] = value
-            empty[rows[inside], columns[inside]] = False
-            used.append(name)
+                field[kind][row[better], column[better]] = value[better]
+            empty[row[weighed], column[weighed]] = False
+            if better.any():
+                used.append(name)
     with reading(path, _WHAT):
         image, ivar, bits = (field.get(kind) for kind in ("image", "invvar", "maskbits"))
         ccd = band_ccd(band, path, image, hdu.header, primary, ivar, bits, wcs=wcs)

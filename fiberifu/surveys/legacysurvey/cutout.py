@@ -135,7 +135,7 @@ def band_ccd(name, path, plane, header, primary, ivar, maskbits, psf=None, *, wc
     mask, flags, uncertainty = ~np.isfinite(data), None, None
     if ivar is not None:
         weight = _native(ivar)
-        mask |= ~(weight > 0)
+        mask |= ~(np.isfinite(weight) & (weight > 0))
         uncertainty = InverseVariance(weight, unit=u.nmgy**-2)
     if maskbits is not None and name in _SATURATED_BIT:
         saturated = (maskbits & (1 << _SATURATED_BIT[name])) != 0

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 
-from fiberifu.surveys._checks import read_table, reading
+from fiberifu.surveys._checks import column, read_table, reading
 
 __all__ = ["add_ellipse", "read_tractor"]
 
@@ -53,7 +53,7 @@ def read_tractor(path, *, columns=None):
         for Galactic extinction (``ebv`` on the SFD scale; divide by ``mw_transmission_*``). Added are
 
         * ``position`` : `~astropy.coordinates.SkyCoord`;
-        * ``r50`` : half-light semi-major axis, arcsec, 0 of point sources;
+        * ``r50`` : half-light semi-major axis, arcsec, 0 of point sources; NaN where ``shape_r`` is none;
         * ``axis_ratio`` : b / a of the model, 1 of round ones and point sources;
         * ``position_angle`` : of the major axis from North through East, 0 to 180 degrees, 0 of round ones.
 
@@ -64,7 +64,7 @@ def read_tractor(path, *, columns=None):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not FITS, is truncated, lacks columns, or is a prediction.
+        If it is not FITS, is truncated, lacks columns, has one in a unit of something else, or is a prediction.
 
     Notes
     -----
@@ -79,7 +79,7 @@ def read_tractor(path, *, columns=None):
         for name in table.colnames:
             unit = next((unit for form, unit in _UNITS.items() if re.fullmatch(form, name)), None)
             if unit is not None:
-                table[name] = u.Quantity(np.asarray(table[name]), unit)
+                table[name] = column(path, header, name, np.asarray(table[name]), unit)
         bad = ~(np.abs(table["dec"]) <= 90 * u.deg) | ~np.isfinite(table["ra"])
         if bad.any():
             raise ValueError(f"{path}: {bad.sum()} rows have no position on the sky (ra, dec); fetch it again")
@@ -92,6 +92,7 @@ def add_ellipse(table):
     """Add ``r50``, ``axis_ratio`` and ``position_angle`` to a table that has the Tractor's shapes."""
     e1, e2 = (np.asarray(table[name], float) for name in ("shape_e1", "shape_e2"))
     ellipticity = np.clip(np.hypot(e1, e2), 0, 1)
-    table["r50"] = u.Quantity(table["shape_r"], u.arcsec)
+    r50 = u.Quantity(table["shape_r"], u.arcsec).astype(float)
+    table["r50"] = np.where(np.isfinite(r50) & (r50 >= 0), r50, np.nan)
     table["axis_ratio"] = (1 - ellipticity) / (1 + ellipticity)
     table["position_angle"] = np.degrees(np.arctan2(e2, e1) / 2) % 180 * u.deg
