@@ -4,9 +4,9 @@
     python benchmarks/kills.py infer FOLDER --kills 100
     python benchmarks/kills.py shards FOLDER --kills 100
 
-simulates a small release of ``--galaxies``, some of them spoilt, runs the command once undisturbed, and then ends it by
-SIGKILL, the command itself or one of its two workers, at moments drawn from the time that the undisturbed run took; each
-time it goes on with ``--resume``. Whenever a run comes to its end, all that it has made is compared with what the
+simulates a small release of ``--galaxies``, some of them spoilt, runs the command once undisturbed, and then ends it
+by SIGKILL, the command itself or one of its two workers, at moments drawn from the time that the undisturbed run took;
+each time it goes on with ``--resume``. Whenever a run comes to its end, all that it has made is compared with what the
 undisturbed one made: rows of tables bit by bit, shards byte by byte. Then the next begins from nothing.
 
 The command is a process forked from this one, which has imported everything and computed nothing: so that kills fall on
@@ -24,7 +24,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 
 from fiberifu import cli, infer_executors, infer_parts
@@ -76,7 +75,9 @@ def contents(command, folder):
         return made | {"files": sorted(str(p.relative_to(folder)) for p in folder.rglob("*")), "rows": len(table)}
     made = {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / store.SHARDS).glob("*-*"))}
     assert store.verify(folder) == []
-    return {name: data for name, data in made.items() if "/." not in name} | {  # a killed one may leave a temporary file
+    return {
+        name: data for name, data in made.items() if "/." not in name
+    } | {  # a killed one may leave a temporary file
         name: json.loads((folder / name).read_text()) for name in (store.INDEX, MANIFEST)
     }
 
@@ -160,8 +161,8 @@ def main(args=None):
             shutil.rmtree(folder)
             ends += 1
             print(f"{kills} kills, {ends} runs to the end", flush=True)
-    print(f"{command} of {options.galaxies} galaxies, {length:.1f} s undisturbed: {kills} kills, {of_workers} of them of "
-          f"a worker; {min(there)} to {max(there)} files there after each; {ends} runs came to their end, all as "
+    print(f"{command} of {options.galaxies} galaxies, {length:.1f} s undisturbed: {kills} kills, {of_workers} of them "
+          f"of a worker; {min(there)} to {max(there)} files there after each; {ends} runs came to their end, all as "
           f"undisturbed; {time.monotonic() - begin:.0f} s")  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 
 import dataclasses
 import json
+import os
+import re
 import shutil
 
 import numpy as np
@@ -253,6 +255,25 @@ def test_chunks_make_the_same_store(tree, records, tmp_path):
         ShardStore(tmp_path)
     shards_to_folder(tree, tmp_path, per_unit=2, resume=True)
     assert contents(tmp_path) == contents(records)
+
+
+def test_other_contents_of_the_same_files_are_refused(tree, records, tmp_path):
+    """A file that was touched, another size, a brick that has come: said before anything is written."""
+    folder = shutil.copytree(records, tmp_path / "records")
+    before = contents(folder)
+    spectra, image = sorted(tree.rglob("coadd-*.fits"))[0], sorted(tree.rglob("legacysurvey-*-image-r.fits*"))[-1]
+    for path, named in ((image, f"brick {image.parent.name} "), (spectra, f"{spectra.name} ")):
+        status = path.stat()
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
+        with pytest.raises(ValueError, match=f"other files .* differ of {re.escape(named)}.*pixel-"):
+            shards_to_folder(tree, folder, per_unit=2, resume=True)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    aside = image.rename(tmp_path / image.name)
+    with pytest.raises(ValueError, match=f"differ of brick {image.parent.name}"):
+        shards_to_folder(tree, folder, per_unit=2, resume=True)
+    aside.rename(image)
+    shards_to_folder(tree, folder, per_unit=2, resume=True)  # as it was
+    assert contents(folder) == before
 
 
 def test_bad_files_are_counted_and_the_rest_goes_on(tree, tmp_path, capsys, caplog):
