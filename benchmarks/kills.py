@@ -9,8 +9,8 @@ by SIGKILL, the command itself or one of its two workers, at moments drawn from 
 each time it goes on with ``--resume``. Whenever a run comes to its end, all that it has made is compared with what the
 undisturbed one made: rows of tables bit by bit, shards byte by byte. Then the next begins from nothing.
 
-The command is a process forked from this one, which has imported everything and computed nothing: so that kills fall on
-its work, not on imports. The workers that it starts are forked likewise.
+The command is a process forked from this one, which has imported everything and loaded the model: so that kills fall
+on its work, not on what goes before it. The workers that it starts are forked likewise.
 """
 
 import argparse
@@ -29,10 +29,12 @@ from astropy.table import Table
 from fiberifu import cli, infer_executors, infer_parts
 from fiberifu.infer_job import read_inferred
 from fiberifu.output import MANIFEST
+from fiberifu.pretrained import resolve_pretrained
 from fiberifu.shards import job
+from fiberifu.shards.unit import passbands
 from fiberifu.simulate import analytic_template_pack
 from fiberifu.simulate_job import simulate_to_folder
-from fiberifu.train.shards import store
+from fiberifu.train.shards import Layout, store
 
 __all__ = ["main"]
 
@@ -83,6 +85,14 @@ def contents(command, folder):
 
 
 # ---------------------------------------------------------------- processes
+def load(command):
+    """What workers would load otherwise, each by itself."""
+    if command == "infer":
+        infer_parts._load(str(resolve_pretrained().absolute()))
+    else:
+        passbands(Layout(), ("",) * 4)
+
+
 def start(arguments):
     """Process id of the command, in a fork of this process."""
     child = os.fork()
@@ -121,12 +131,12 @@ def main(args=None):
     parser.add_argument("command", choices=tuple(OPTIONS))
     parser.add_argument("folder", type=Path, help="for the release and the runs")
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--galaxies", type=int, default=24)
+    parser.add_argument("--galaxies", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     options = parser.parse_args(args)
     rng, command, begin = np.random.default_rng(options.seed), options.command, time.monotonic()
     options.folder.mkdir(parents=True, exist_ok=True)
-    simulation = os.fork()  # apart, so that nothing has been computed here
+    simulation = os.fork()  # apart: its threads would not survive the forks to come
     if simulation == 0:
         release(options.folder / "release", options.galaxies)
         os._exit(0)
@@ -134,6 +144,7 @@ def main(args=None):
     tree, whole, folder = (options.folder / name for name in ("release", f"{command}_whole", f"{command}_killed"))
     for path in (whole, folder):
         shutil.rmtree(path, ignore_errors=True)
+    load(command)
     since = time.monotonic()
     assert status_of(start(arguments(command, tree, whole)), wait=True) == 0, "the undisturbed run has failed"
     length, expected = time.monotonic() - since, contents(command, whole)

@@ -116,7 +116,10 @@ def shards_to_folder(
     log.info("%d fibres of %d galaxies in %d units, %d of them to do here", len(plan.fibers), plan.galaxies, len(names),
              len(todo))  # fmt: skip
     job = {"folder": folder, "bricks": bricks, "layout": layout, "seed": int(seed), "positions": positions}
-    _run(plan, todo, job, min(workers, max(len(todo), 1)), progress)
+    try:
+        _run(plan, todo, job, min(workers, max(len(todo), 1)), progress)
+    except ImportError as error:  # curves of the northern surveys
+        raise ValueError(f"bricks of BASS and MzLS: {error}") from error
     meta = {"settings": settings, "left_out_by_plan": dict(sorted(plan.left_out.items())), "tree": tree.name,
             "kind": " and ".join(plan.kinds)}  # fmt: skip
     index = finish(folder, names, layout=layout, meta=meta)
