@@ -79,14 +79,21 @@ def read_tars(paths, n, webdataset):
 
 
 def write_hdf5(store, folder, h5py):
-    records = list(galaxies_of(store))
-    counts = np.array([len(r["redshift"]) for r in records])
+    units = store.galaxies()
+    count = np.array([store.arrays(int(unit))["n_fibers"][row] for unit, row in units])
+    first = np.cumsum(count) - count
     with h5py.File(folder / "records.h5", "w") as file:
-        for key in IMAGES:
-            file[key] = np.stack([r[key] for r in records])
-        for key in SPECTRA:
-            file[key] = np.concatenate([r[key] for r in records])
-        file["first_fiber"], file["n_fibers"] = np.cumsum(counts) - counts, counts
+        file["first_fiber"], file["n_fibers"] = first, count
+        for i, record in enumerate(galaxies_of(store)):
+            if i == 0:
+                for key in (*IMAGES, *SPECTRA):
+                    value = np.asarray(record[key])
+                    shape = (len(units), *value.shape) if key in IMAGES else (int(count.sum()), *value.shape[1:])
+                    file.create_dataset(key, shape, value.dtype)
+            for key in IMAGES:
+                file[key][i] = record[key]
+            for key in SPECTRA:
+                file[key][first[i] : first[i] + count[i]] = record[key]
     return [folder / "records.h5"]
 
 
@@ -218,7 +225,7 @@ def main():
             tars = write_tars(store, Path(folder), webdataset)
             loaders["webdataset (tar of npy)"] = lambda: read_tars(tars, n, webdataset)
             sizes["webdataset (tar of npy)"] = sum(p.stat().st_size for p in tars) / order.n
-            epoch = list(itertools.islice(read_tars(tars, 1, webdataset), order.n))
+            epoch = itertools.islice(read_tars(tars, 1, webdataset), order.n)
             if sorted(float(b["psf_fwhm"]) for b in epoch) != sorted(float(r["psf_fwhm"]) for r in galaxies_of(store)):
                 raise SystemExit("webdataset gives other galaxies: the comparison would not be fair")
         best = dict.fromkeys(loaders, (0.0, 0.0))
