@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Which files a unit is made of, so that a build that goes on notices others: ``files -> sizes, times -> digests``.
 
-Contents are not read again: those of a data release are hundreds of terabytes.
+Contents are not read again, which would take as long as making the records.
 """
 
 import hashlib
