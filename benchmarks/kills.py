@@ -6,15 +6,14 @@
 
 simulates a small release of ``--galaxies``, some of them spoilt, runs the command once undisturbed, and then ends it
 by SIGKILL, the command itself or one of its two workers, at moments drawn from the time that the undisturbed run took;
-each time it goes on with ``--resume``. Whenever a run comes to its end, all that it has made is compared with what the
-undisturbed one made: rows of tables bit by bit, shards byte by byte. Then the next begins from nothing.
+each time it goes on with ``--resume``. Whenever a run comes to its end, all files that it has made are compared with
+those of the undisturbed one, byte by byte. Then the next begins from nothing.
 
 The command is a process forked from this one, which has imported everything and loaded the model: so that kills fall
 on its work, not on what goes before it. The workers that it starts are forked likewise.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
@@ -28,7 +27,6 @@ from astropy.table import Table
 
 from fiberifu import cli, infer_executors, infer_parts
 from fiberifu.infer_job import read_inferred
-from fiberifu.output import MANIFEST
 from fiberifu.pretrained import resolve_pretrained
 from fiberifu.shards import job
 from fiberifu.shards.unit import passbands
@@ -40,7 +38,7 @@ __all__ = ["main"]
 
 FORK = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
 OPTIONS = {
-    "infer": "--of 3 --executor process --workers 2 --size 4 --spaxel 1 --draws 8 --quiet".split(),
+    "infer": "--of 3 --executor process --workers 2 --size 4 --spaxel 1 --draws 8 --maps --quiet".split(),
     "shards": "--per-unit 2 --workers 2 --quiet".split(),
 }
 
@@ -70,18 +68,13 @@ def arguments(command, tree, folder):
 
 
 def contents(command, folder):
-    """All that a finished run has made, as things that can be compared."""
+    """Files that a finished run has made, by name, but for temporary ones that a killed one may leave."""
     if command == "infer":
-        table = read_inferred(folder)
-        made = {name: np.asarray(table[name]).tobytes() for name in table.colnames}
-        return made | {"files": sorted(str(p.relative_to(folder)) for p in folder.rglob("*")), "rows": len(table)}
-    made = {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / store.SHARDS).glob("*-*"))}
-    assert store.verify(folder) == []
-    return {
-        name: data for name, data in made.items() if "/." not in name
-    } | {  # a killed one may leave a temporary file
-        name: json.loads((folder / name).read_text()) for name in (store.INDEX, MANIFEST)
-    }
+        read_inferred(folder)  # every row once, or an error
+    else:
+        assert store.verify(folder) == []
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths if command == "infer" or p.name[0] != "."}
 
 
 # ---------------------------------------------------------------- processes
