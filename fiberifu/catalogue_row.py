@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""One galaxy of a catalogue, predicted: ``target -> image -> cube, fibre on the centre, latents -> a row of numbers``.
+"""One galaxy of a catalogue, predicted: ``target -> image -> cube, fibre on the centre, latents -> a row, line maps``.
 
 Whatever is wrong with a galaxy becomes the ``STATUS`` of its row.
 """
@@ -16,7 +16,8 @@ from fiberifu.flags import Flag
 from fiberifu.image import prepare_image
 from fiberifu.observe import off_image
 
-__all__ = ["READERS", "field_of", "predict_target", "prepare_target", "row_layout", "rows_table"]
+__all__ = ["READERS", "field_of", "predict_target", "prepare_target", "row_layout", "rows_table", "spaxel_layout",
+           "spaxels_table"]  # fmt: skip
 
 FLUX, CONTINUUM = u.Unit("1e-17 erg / (s cm2)"), u.Unit("1e-17 erg / (s cm2 AA)")
 LEVELS = (0.16, 0.5, 0.84)
@@ -129,20 +130,22 @@ def predict_target(ifu, target, options):
     ifu : `~fiberifu.VirtualIFU`
     target : `~fiberifu.catalogue.Target`
     options : dict
-        ``reader``; ``size``, ``spaxel``, ``aperture`` in arcsec; ``lines``, ``draws``, ``seed``.
+        ``reader``; ``size``, ``spaxel``, ``aperture`` in arcsec; ``lines``, ``draws``, ``seed``; whether ``maps`` are
+        wanted.
 
     Returns
     -------
     row : dict
         Of what `row_layout` lists; without its numbers where the galaxy cannot be predicted, and ``STATUS`` says why.
-    cube : `~fiberifu.Prediction` or None
+    spaxels : dict of ndarray (n,), or None
+        Of what `spaxel_layout` lists, for each spaxel; None without maps, or where the galaxy cannot be predicted.
     """
     row = {"ROW": target.row, "NAME": target.name, "RA": target.ra, "DEC": target.dec, "REDSHIFT": target.redshift,
            "REDSHIFT_ERR": target.redshift_error, "EBV": target.ebv, "IMAGE": target.file, "OK": False}  # fmt: skip
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said by flags, or by the status
-            found, cube = _measure(ifu, target, options)
+            found, spaxels = _measure(ifu, target, options)
     except MemoryError:
         raise
     except Exception as error:  # one galaxy never ends a catalogue: its row says what happened
@@ -150,7 +153,7 @@ def predict_target(ifu, target, options):
         text = str(error).replace(f"{target.folder}/", "")  # the same wherever the catalogue is
         row["STATUS"] = kind + " ".join(text.split())
         return row, None
-    return row | found | {"STATUS": "ok", "OK": True}, cube
+    return row | found | {"STATUS": "ok", "OK": True}, spaxels
 
 
 def _measure(ifu, target, options):
@@ -199,7 +202,20 @@ def _measure(ifu, target, options):
         if fiber.usable.all():
             for name in ("flux", "ew"):
                 row |= _quantiles(f"{key}_center_{name}", central[name][:, i])
-    return row, cube
+    return row, _spaxels(target, cube, maps) if options["maps"] else None
+
+
+def _spaxels(target, cube, maps):
+    """Line maps as columns, NaN where they are masked; spaxels from South to North, and from East to West in a row."""
+    y, x = np.indices(maps.shape)
+    found = {"ROW": np.full(maps.shape, target.row), "X": x, "Y": y, "FLAGS": cube.flags}
+    found |= {"RA": cube.positions.icrs.ra.deg, "DEC": cube.positions.icrs.dec.deg}
+    for key in maps.lines:
+        for name, of_line in (("flux", maps.flux), ("ew", maps.ew), ("continuum", maps.continuum)):
+            ccd = of_line[key]
+            found[f"{key}_{name}"] = np.where(ccd.mask, np.nan, ccd.data)
+            found[f"{key}_{name}_err"] = np.where(ccd.mask, np.nan, ccd.uncertainty.array)
+    return {name: np.ravel(values) for name, values in found.items()}
 
 
 def _quantiles(name, values):
@@ -240,6 +256,26 @@ def row_layout(config, lines):
         **floats,
         "LATENT": ("f4", (config.width,), None),
     }
+
+
+def spaxel_layout(lines):
+    """Columns of a table of spaxels, as `row_layout`."""
+    floats = {}
+    for key in lines:
+        for name, unit in (("flux", FLUX), ("ew", u.AA), ("continuum", CONTINUUM)):
+            floats |= dict.fromkeys((f"{key}_{name}", f"{key}_{name}_err"), ("f4", (), unit))
+    position, count = ("f8", (), u.deg), ("i2", (), None)
+    return {"ROW": ("i8", (), None), "X": count, "Y": count, "RA": position, "DEC": position,
+            "FLAGS": ("i4", (), None), **floats}  # fmt: skip
+
+
+def spaxels_table(galaxies, layout):
+    """A `~astropy.table.QTable` of the spaxels of galaxies, one after the other."""
+    table = QTable()
+    for name, (dtype, _, unit) in layout.items():
+        values = np.concatenate([np.empty(0, dtype), *(galaxy[name] for galaxy in galaxies)]).astype(dtype)
+        table[name] = values if unit is None else values * unit
+    return table
 
 
 def rows_table(rows, layout):

@@ -25,7 +25,7 @@ from fiberifu.output import MANIFEST, prepare_output_folder
 from fiberifu.pretrained import resolve_pretrained
 from fiberifu.provenance import software_version
 
-__all__ = ["export_galaxy", "infer_catalog", "open_executor", "read_inferred", "summary_lines"]
+__all__ = ["export_galaxy", "infer_catalog", "open_executor", "read_inferred", "read_spaxels", "summary_lines"]
 
 CHUNK = 1000  # galaxies of a chunk, unless the number of chunks is given
 
@@ -86,7 +86,7 @@ def infer_catalog(
         From which the quantiles of sums are taken.
     seed : int
     maps : bool
-        Whether the line maps of every galaxy are written, too: a file each.
+        Whether the line maps of every galaxy are in the table's file, too: see `read_spaxels`.
     overwrite : bool
         Replace what an earlier run, under whatever settings, has made in the folder.
     resume : bool
@@ -112,17 +112,18 @@ def infer_catalog(
     options = {"reader": reader, "lines": keys, "draws": _whole("draws", draws, 2), "seed": _whole("seed", seed, 0)}
     options |= {name: _angle(name, value) for name, value in
                 (("size", size), ("spaxel", spaxel), ("aperture", aperture))}  # fmt: skip
+    options["maps"] = bool(maps)
     if not callable(reader) and reader not in READERS:
         raise ValueError(f"reader is {reader!r}; give {', '.join(READERS)} or a function")
     of = max(1, math.ceil(len(targets) / CHUNK)) if of is None and chunk is None else of
     chunks = _chunks(chunk, of, len(targets))
     settings = {
         "catalog": _sha256(catalog), "columns": columns or {}, "image": image, "chunks": of, "part": infer_parts.PART,
-        "model": weights, "maps": bool(maps), "software": software_version(),
+        "model": weights, "software": software_version(),
         **options, "reader": reader if isinstance(reader, str) else f"{reader.__module__}.{reader.__qualname__}",
     }  # fmt: skip
     folder = _prepare(Path(folder), settings, chunk is not None, overwrite, resume)
-    job = {"model": str(source.absolute()), "options": options, "folder": str(folder.absolute()) if maps else None}
+    job = {"model": str(source.absolute()), "options": options}
     job["cards"] = {"CATALOG": Path(catalog).name, "CATSHA": settings["catalog"][:16], "SPAXEL": options["spaxel"],
                     "APERTURE": options["aperture"], "DRAWS": draws, "NCHUNK": of}  # fmt: skip
     work = Chunks(folder, of, targets, chunks)
@@ -163,6 +164,41 @@ def read_inferred(folder):
     if not np.array_equal(table["ROW"], np.arange(len(table))):
         raise ValueError(f"{folder}: the rows of its chunks do not follow each other; was a file exchanged?")
     return table
+
+
+def read_spaxels(folder, row):
+    """Line maps of one galaxy of a catalogue that was predicted with ``maps``.
+
+    Parameters
+    ----------
+    folder : path-like
+        Of `infer_catalog`.
+    row : int
+        Of the catalogue, from 0.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        One row per spaxel: place in the maps (``X``, ``Y``), ``RA``, ``DEC``, ``FLAGS``, and for each line flux,
+        equivalent width (rest frame) and continuum (observed frame) with their errors; NaN where there is none.
+        ``table["Ha_flux"].reshape(table["Y"].max() + 1, -1)`` is a map. Empty for a galaxy without a prediction.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no chunk has that row.
+    ValueError
+        If the run was one without maps.
+    """
+    for path in sorted(Path(folder).glob("chunk_predicted_*-of-*.fits")):
+        with fits.open(path) as hdus:
+            if row not in hdus["GALAXIES"].data["ROW"]:
+                continue
+            if "SPAXELS" not in hdus:
+                raise ValueError(f"{path}: without line maps; predict the catalogue with maps=True (--maps)")
+        table = QTable.read(path, hdu="SPAXELS", mask_invalid=False)
+        return table[table["ROW"] == row]
+    raise FileNotFoundError(f"{folder}: row {row} is in no chunk there")
 
 
 def export_galaxy(catalog, folder, name, *, columns=None, image=None, reader="auto", model=None,
@@ -276,8 +312,7 @@ def _prepare(folder, settings, one, overwrite, resume):
         (folder / MANIFEST).unlink(missing_ok=True)
         for path in folder.glob("chunk_predicted_*-of-*.fits"):
             path.unlink()
-        for name in ("parts", "maps"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.rmtree(folder / "parts", ignore_errors=True)
     return prepare_output_folder(folder, overwrite=overwrite, resume=resume or one, settings=settings)
 
 

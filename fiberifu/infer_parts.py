@@ -21,7 +21,7 @@ from astropy.io import fits
 from astropy.table import QTable, vstack
 from tqdm import tqdm
 
-from fiberifu.catalogue_row import predict_target, row_layout, rows_table
+from fiberifu.catalogue_row import predict_target, row_layout, rows_table, spaxel_layout, spaxels_table
 from fiberifu.output import atomic_path
 from fiberifu.provenance import Provenance
 
@@ -56,16 +56,15 @@ def run_part(job, targets, path):
     with _loading:
         ifu = _load(job["model"])
     _one_thread()
-    options, rows = job["options"], []
+    options, rows, maps = job["options"], [], []
     for target in targets:
-        row, cube = predict_target(ifu, target, options)
-        if cube is not None and job["folder"] is not None:
-            place = Path(job["folder"]) / "maps" / Path(path).parent.name
-            place.mkdir(parents=True, exist_ok=True)
-            name = f"{target.row:07d}_{file_name(target)}_predicted_maps.fits"
-            cube.line_maps(options["lines"]).write(place / name, overwrite=True)
+        row, spaxels = predict_target(ifu, target, options)
         rows.append(row)
-    table = rows_table(rows, row_layout(ifu.config, options["lines"]))
+        if spaxels is not None:
+            maps.append(spaxels)
+    tables = {"GALAXIES": rows_table(rows, row_layout(ifu.config, options["lines"]))}
+    if options["maps"]:
+        tables["SPAXELS"] = spaxels_table(maps, spaxel_layout(options["lines"]))
     marks = Provenance(
         model_id=ifu.config.name,
         weights_sha256=ifu.weights_sha256,
@@ -74,7 +73,7 @@ def run_part(job, targets, path):
         extra=job["cards"],
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    _write(table, Path(path), marks)
+    _write(tables, Path(path), marks)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     bad = sum(not row["OK"] for row in rows)
     return {"n": len(rows), "bad": bad, "seconds": time.perf_counter() - start, "memory": used}
@@ -165,22 +164,25 @@ class Chunks:
         """Put a chunk together from its parts."""
         paths = [path for _, _, path in self.parts(i)]
         try:
-            tables = [QTable.read(path, hdu=1, mask_invalid=False) for path in paths]
-            marks = Provenance.from_header(fits.getheader(paths[0], 1))
+            with fits.open(paths[0]) as hdus:
+                names, marks = [hdu.name for hdu in hdus[1:]], Provenance.from_header(hdus[1].header)
+            tables = {
+                name: vstack([QTable.read(path, hdu=name, mask_invalid=False) for path in paths],
+                             metadata_conflicts="silent")
+                for name in names
+            }  # fmt: skip
         except FileNotFoundError:
             if _holds(self.table(i), *self.bounds(i)):  # another run has done it meanwhile
                 return
             raise
         marks = marks.replace(extra=marks.extra | {"CHUNK": i})
-        _write(vstack(tables, metadata_conflicts="silent"), self.table(i), marks)
+        _write(tables, self.table(i), marks)
         self.tidy(i)
 
     def tidy(self, i):
         """Remove the parts of a chunk that is whole, and what a kill has left half-written."""
         shutil.rmtree(self.folder / "parts" / f"{i:05d}", ignore_errors=True)
         for path in self.folder.glob(f".????????-{self.table(i).name}"):
-            path.unlink(missing_ok=True)
-        for path in (self.folder / "maps" / f"{i:05d}").glob(".????????-*"):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # those of other chunks are in it
             (self.folder / "parts").rmdir()
@@ -219,14 +221,17 @@ def _holds(path, start, stop):
         return False
     try:
         with fits.open(path, memmap=False) as hdus:
-            return np.array_equal(hdus[1].data["ROW"], np.arange(start, stop))
+            rows = hdus["GALAXIES"].data["ROW"]
+            return np.array_equal(rows, np.arange(start, stop)) and np.isin(hdus[-1].data["ROW"], rows).all()
     except Exception:  # damaged, in one of many ways: made again
         return False
 
 
-def _write(table, path, marks):
-    hdus = fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(table)])
-    hdus[1].name = "GALAXIES"
+def _write(tables, path, marks):
+    hdus = fits.HDUList([fits.PrimaryHDU()])
+    for name, table in tables.items():
+        hdus.append(fits.table_to_hdu(table))
+        hdus[-1].name = name
     for hdu in hdus:
         marks.to_header(hdu.header)
     with atomic_path(path) as temporary:

@@ -18,7 +18,7 @@ from fiberifu import infer_parts
 from fiberifu.catalogue import read_targets
 from fiberifu.cli import main
 from fiberifu.flags import Flag
-from fiberifu.infer_job import export_galaxy, infer_catalog, open_executor, read_inferred, summary_lines
+from fiberifu.infer_job import export_galaxy, infer_catalog, open_executor, read_inferred, read_spaxels, summary_lines
 from fiberifu.lines import LineMaps
 from fiberifu.simulate.files import write_cutout
 from fiberifu.simulate.products import BandImages
@@ -207,8 +207,17 @@ def test_row_is_what_the_prediction_says(place, serial):
     np.testing.assert_allclose(row["LATENT"], latent, atol=1e-4)
     assert row["FLAGS"] & Flag.PSF_ASSUMED and row["FLAGS_CENTER"] & Flag.VELOCITY_PRIOR
     assert (row["N_SPAXEL"], row["N_USABLE"], row["SIZE"]) == (circle.sum(), circle.sum(), 4 * u.arcsec)
-    maps = LineMaps.read(place / "serial/maps/00000/0000001_sim_1_predicted_maps.fits")
-    np.testing.assert_allclose(maps.flux["Ha"].data, cube.line_maps(["Ha"]).flux["Ha"].data, rtol=1e-3)
+    spaxels, maps = read_spaxels(place / "serial", 1), cube.line_maps(["Ha"])
+    assert spaxels["ROW"].tolist() == [1] * 16 and spaxels["Ha_flux"].unit == maps.flux["Ha"].unit
+    for name in ("flux", "ew", "continuum"):
+        ccd = getattr(maps, name)["Ha"]
+        for mine, other in ((f"Ha_{name}", ccd.data), (f"Ha_{name}_err", ccd.uncertainty.array)):
+            found = spaxels[mine].value.reshape(4, 4)
+            assert np.array_equal(np.isnan(found), ccd.mask)
+            np.testing.assert_allclose(found[~ccd.mask], other[~ccd.mask], rtol=2e-3)
+    there = SkyCoord(spaxels["RA"], spaxels["DEC"]).reshape(4, 4)
+    assert there.separation(cube.positions.reshape(4, 4)).max() < 0.01 * u.arcsec
+    assert np.array_equal(spaxels["Y"], np.repeat(range(4), 4)) and len(read_spaxels(place / "serial", 2)) == 0
 
 
 def test_files_say_that_they_are_predictions(place, serial):
@@ -258,6 +267,10 @@ def test_rows_do_not_depend_on_chunks_and_threads(place, serial, tmp_path):
         paths = infer_catalog(place / "galaxies.ecsv", tmp_path / "x", of=3, executor=pool, resume=True, **FAST)
     assert [path.name for path in paths] == [f"chunk_predicted_0000{i}-of-00003.fits" for i in range(3)]
     same(read_inferred(tmp_path / "x"), serial)
+    with pytest.raises(ValueError, match="--maps"):
+        read_spaxels(tmp_path / "x", 0)
+    with pytest.raises(FileNotFoundError, match="row 6 is in no chunk"):
+        read_spaxels(tmp_path / "x", 6)
 
 
 def fake(monkeypatch):
@@ -478,7 +491,7 @@ def test_export(place, serial, tmp_path):
     prediction, paths = export_galaxy(place / "galaxies.ecsv", tmp_path / "x", "sim 1", **keywords)
     assert [path.name for path in paths[:2]] == ["sim_1_predicted_cube.fits", "sim_1_predicted_maps.fits"]
     mine = LineMaps.read(paths[1])
-    theirs = LineMaps.read(place / "serial/maps/00000/0000001_sim_1_predicted_maps.fits")
-    np.testing.assert_allclose(mine.flux["Ha"].data, theirs.flux["Ha"].data, rtol=1e-5)
+    theirs = read_spaxels(place / "serial", 1)
+    np.testing.assert_allclose(mine.flux["Ha"].data.ravel(), theirs["Ha_flux"].value, rtol=1e-5)
     with pytest.raises(ValueError, match="redshift must be positive"):
         export_galaxy(place / "galaxies.ecsv", tmp_path / "y", "#5", **keywords)

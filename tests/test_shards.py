@@ -3,8 +3,12 @@
 
 import dataclasses
 import json
+import os
+import re
 import shutil
+import sys
 
+import astropy.units as u
 import numpy as np
 import pytest
 import simulated_surveys
@@ -19,8 +23,9 @@ from fiberifu.model import ModelConfig
 from fiberifu.shards import job, shards_to_folder
 from fiberifu.shards.job import read_positions, split_side
 from fiberifu.shards.plan import make_plan
-from fiberifu.shards.unit import _strictest, passbands
+from fiberifu.shards.unit import _strictest, make_records, passbands
 from fiberifu.simulate import analytic_template_pack
+from fiberifu.simulate.filters import filter_curve
 from fiberifu.simulate.observe import aperture_photometry
 from fiberifu.simulate_job import simulate_to_folder
 from fiberifu.surveys import read_legacysurvey
@@ -111,7 +116,7 @@ def test_records_are_the_galaxies_of_the_survey(tree, records):
     truth = Table.read(tree / "truth_sim.fits", "FIBERS")
     row_of = {int(t): i for i, t in enumerate(truth["targetid"])}
     assert found.index["fibers"] == len(truth) and found.index["meta"]["kind"] == "SIMULATED"
-    curves, layout = passbands(found.layout).numpy(), found.layout
+    curves, layout = passbands(found.layout, ("",) * 4).numpy(), found.layout
     for unit in range(len(found)):
         arrays = found.arrays(unit)
         image, sigma = (decode(arrays[key], arrays[f"{key}_scale"]) for key in ("image", "sigma"))
@@ -158,6 +163,44 @@ def test_spectra_are_dereddened(tree, records):
     tilt = np.polyfit(np.log(wave[good]), factor, 1)
     np.testing.assert_allclose(factor, np.polyval(tilt, np.log(wave[good])), rtol=2e-3)
     assert arrays["ivar"][0, 7] == 0  # masked
+
+
+def test_the_north_has_curves_of_its_own(tree, records, tmp_path, monkeypatch):
+    """Spectra under images of BASS and MzLS are scaled through these, and nothing else changes."""
+    layout = ShardStore(records).layout
+    south, north = (passbands(layout, names) for names in (("",) * 4, ("BASS g", "BASS r", "", "MzLS z")))
+    flat = 3631e-23 * 2.99792458e18 / layout.wave**2 * 1e-9 / 1e-17  # a nanomaggy, in 1e-17 erg/s/cm2/A
+    tilted = torch.from_numpy(np.stack([flat, flat * (layout.wave / 6500) ** 2])).float()
+    np.testing.assert_allclose((tilted[0] @ north.T).numpy(), 1, atol=3e-3)
+    speclite = pytest.importorskip("speclite.filters")
+    wide = np.arange(3000, 11000, 0.8)
+    for i, name in enumerate(("BASS-g", "BASS-r")):
+        spectrum = np.interp(wide, layout.wave, tilted[1].numpy()) * 1e-17 * u.Unit("erg/(s cm2 AA)")
+        magnitude = speclite.load_filter(name).get_ab_magnitude(spectrum, wide * u.AA)
+        assert float(tilted[1] @ north[i]) == pytest.approx(10 ** (0.4 * (22.5 - magnitude)), rel=1e-3)
+    plan = make_plan(tree)
+    fibers = plan.fibers[plan.fibers["galaxy"] == 0]
+    bricks = shutil.copytree(tree / "legacysurvey", tmp_path / "north")
+    args = (plan.files, [bricks], layout, 0, lambda ra, dec: 0)
+    (before,), _ = make_records(fibers, *args)
+    for path in bricks.rglob(f"legacysurvey-{fibers['brick'][0]}-image-*"):
+        data = path.read_bytes()  # not through astropy, which would quantise the pixels again
+        assert b"'simulated DECaLS'" in data
+        path.write_bytes(
+            data.replace(b"'simulated DECaLS'", b"'simulated BASS  '").replace(b"'sim-south'", b"'sim-north'")
+        )
+    (after,), _ = make_records(fibers, *args)
+    assert np.array_equal(before["image"], after["image"])
+    ratio = (decode(after["fibers"]["flux"], after["fibers"]["flux_scale"]) @ north.numpy().T) / (
+        decode(before["fibers"]["flux"], before["fibers"]["flux_scale"]) @ south.numpy().T
+    )
+    np.testing.assert_allclose(ratio, 1, atol=0.02)  # the same light in each band, through other curves
+    assert (before["fibers"]["anchor"] != after["fibers"]["anchor"]).all()
+    passbands.cache_clear()
+    monkeypatch.setitem(sys.modules, "speclite.filters", None)
+    filter_curve.cache_clear()
+    with pytest.raises(ValueError, match=r"BASS and MzLS: .*fiberifu\[north\]"):
+        shards_to_folder(tree, tmp_path / "records", bricks=[bricks])
 
 
 def test_fibres_of_one_galaxy_stay_together():
@@ -253,6 +296,25 @@ def test_chunks_make_the_same_store(tree, records, tmp_path):
         ShardStore(tmp_path)
     shards_to_folder(tree, tmp_path, per_unit=2, resume=True)
     assert contents(tmp_path) == contents(records)
+
+
+def test_other_contents_of_the_same_files_are_refused(tree, records, tmp_path):
+    """A file that was touched, another size, a brick that has come: said before anything is written."""
+    folder = shutil.copytree(records, tmp_path / "records")
+    before = contents(folder)
+    spectra, image = sorted(tree.rglob("coadd-*.fits"))[0], sorted(tree.rglob("legacysurvey-*-image-r.fits*"))[-1]
+    for path, named in ((image, f"brick {image.parent.name} "), (spectra, f"{spectra.name} ")):
+        status = path.stat()
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
+        with pytest.raises(ValueError, match=f"other files .* differ of {re.escape(named)}.*pixel-"):
+            shards_to_folder(tree, folder, per_unit=2, resume=True)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    aside = image.rename(tmp_path / image.name)
+    with pytest.raises(ValueError, match=f"differ of brick {image.parent.name}"):
+        shards_to_folder(tree, folder, per_unit=2, resume=True)
+    aside.rename(image)
+    shards_to_folder(tree, folder, per_unit=2, resume=True)  # as it was
+    assert contents(folder) == before
 
 
 def test_bad_files_are_counted_and_the_rest_goes_on(tree, tmp_path, capsys, caplog):

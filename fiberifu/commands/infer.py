@@ -8,8 +8,8 @@ __all__ = ["add"]
 DESCRIPTION = """\
 Predicts every galaxy of a catalogue, and writes to the folder DIR tables with one row for each:
   chunk_predicted_00000-of-00010.fits   line fluxes of the field, of rings and of a fibre on the centre, with their
-                                        errors; latents of the image; flags; and STATUS, why a galaxy has none
-  maps/                                 with --maps: line maps, a file for each galaxy
+                                        errors; latents of the image; flags; and STATUS, why a galaxy has none;
+                                        with --maps a second table, of spaxels: the line maps of all galaxies
 With --export NAME: cube, line maps and summary of that galaxy instead, as 'fiberifu observe' makes them."""
 
 EXAMPLES = """\
@@ -48,7 +48,7 @@ def add(command):
     add("--aperture", type=positive, default=1.5, metavar="D", help="diameter of the fibre on the centre, arcsec (1.5)")
     add("--lines", default="strong", help="strong, all, or names such as Ha,N2,O3 (strong)")
     add("--draws", type=int, default=64, metavar="N", help="from which errors of sums are taken (64)")
-    add("--maps", action="store_true", help="write line maps of every galaxy, too")
+    add("--maps", action="store_true", help="line maps of every galaxy, too, as a second table")
     add("--export", metavar="NAME", help="cube, maps and summary of one galaxy only; #12 is that of row 12, from 0")
     add_common(parser)
 

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import multiprocessing
 import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..output import MANIFEST, prepare_output_folder
 from ..provenance import software_version
+from .inputs import check_inputs, describe_inputs
 from .plan import make_plan
 from .unit import make_records
 
@@ -69,7 +70,8 @@ def shards_to_folder(
     chunk : (int, int)
         The i-th of N parts of the units, for jobs on several machines; whoever is last writes the index.
     overwrite, resume : bool
-        As for `fiberifu.output.prepare_output_folder`; ``resume`` does the units that are not there.
+        As for `fiberifu.output.prepare_output_folder`; ``resume`` does the units that are not there, and is refused
+        where files of those that are there have another size or time of change than when they were read.
     progress : bool
 
     Returns
@@ -83,7 +85,7 @@ def shards_to_folder(
         For what is wrong with an argument or the folder. Single files, galaxies and fibres that cannot be used are
         left out with a warning, and counted in the index.
     """
-    from ..train.shards import Layout, finish, is_done  # late: torch
+    from ..train.shards import Layout, finish, is_done, read_notes  # late: torch
 
     layout = Layout(bands=tuple(bands))
     for name, value, least in (("per_unit", per_unit, 1), ("workers", workers, 1), ("seed", seed, 0)):
@@ -107,11 +109,17 @@ def shards_to_folder(
         _remove(Path(folder))
     folder = prepare_output_folder(folder, overwrite=overwrite, resume=resume, settings=settings)
     names = list(plan.units)
-    todo = [name for name in names[which - 1 :: of] if not is_done(folder, name)]
+    mine = names[which - 1 :: of]
+    todo = [name for name in mine if not is_done(folder, name)]
+    recorded = {name: read_notes(folder, name).get("inputs", {}) for name in mine if name not in todo}
+    check_inputs(folder, recorded, {name: describe_inputs(*_parts(plan, name), bricks) for name in recorded})
     log.info("%d fibres of %d galaxies in %d units, %d of them to do here", len(plan.fibers), plan.galaxies, len(names),
              len(todo))  # fmt: skip
     job = {"folder": folder, "bricks": bricks, "layout": layout, "seed": int(seed), "positions": positions}
-    _run(plan, todo, job, min(workers, max(len(todo), 1)), progress)
+    try:
+        _run(plan, todo, job, min(workers, max(len(todo), 1)), progress)
+    except ImportError as error:  # curves of the northern surveys
+        raise ValueError(f"bricks of BASS and MzLS: {error}") from error
     meta = {"settings": settings, "left_out_by_plan": dict(sorted(plan.left_out.items())), "tree": tree.name,
             "kind": " and ".join(plan.kinds)}  # fmt: skip
     index = finish(folder, names, layout=layout, meta=meta)
@@ -195,30 +203,38 @@ def _unit(name, fibers, files):
     from ..train.shards import write_shard
 
     job = _state["job"]
+    inputs = describe_inputs(fibers, files, job["bricks"])  # before they are read
     side = functools.partial(split_side, positions=job["positions"])
     galaxies, left_out = make_records(fibers, files, job["bricks"], job["layout"], job["seed"], side)
-    write_shard(job["folder"], name, galaxies, job["layout"], notes={"left_out": left_out})
+    write_shard(job["folder"], name, galaxies, job["layout"], notes={"left_out": left_out, "inputs": inputs})
     return len(galaxies)
 
 
-def _run(plan, todo, job, workers, progress):
-    def work(name):
-        fibers = plan.fibers[plan.units[name]].copy()
-        used, fibers["file"] = np.unique(np.asarray(fibers["file"]), return_inverse=True)
-        return name, fibers, [plan.files[i] for i in used]
+def _parts(plan, name):
+    """Fibres of a unit, and the coadds of these."""
+    fibers = plan.fibers[plan.units[name]].copy()
+    used, fibers["file"] = np.unique(np.asarray(fibers["file"]), return_inverse=True)
+    return fibers, [plan.files[i] for i in used]
 
+
+def _run(plan, todo, job, workers, progress):
     total = sum(len(np.unique(plan.fibers["galaxy"][plan.units[name]])) for name in todo)
     with tqdm(total=total, unit="galaxy", disable=not progress, leave=False) as bar:
         if workers == 1:
             _start(job, watch=False)
             for name in todo:
-                bar.update(_unit(*work(name)))
+                bar.update(_unit(name, *_parts(plan, name)))
             return
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with ProcessPoolExecutor(workers, context, _start, (job, True)) as pool:
             try:
-                for future in as_completed([pool.submit(_unit, *work(name)) for name in todo]):
+                for future in as_completed([pool.submit(_unit, name, *_parts(plan, name)) for name in todo]):
                     bar.update(future.result())
+            except BrokenExecutor as error:
+                raise OSError(
+                    "a worker process has ended, killed or for want of memory: what was done is kept; go on with "
+                    "resume=True (--resume), perhaps with fewer workers"
+                ) from error
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 JITTER = 6.0  # arcsec, as the simulator's: where a fibre is in its stamp says nothing of where it is on its galaxy
 EDGE = 5  # pixels between a fibre and the edge of its stamp, at least
 AROUND = 12  # pixels of the brick around a stamp, for the matching of PSFs
+NORTH = ("BASS ", "MzLS ")
 FLOOR = 10.0  # km/s: errors of redshifts are not smaller (Lan+2023, ApJ 943, 68)
 
 
@@ -139,21 +140,37 @@ def _joined(path, ids, layout):
 
 # ---------------------------------------------------------------- galaxies
 @functools.cache
-def passbands(layout):
-    """Weights (C, N) of DECam's bands on the spectral pixels, Tensor (see `fiberifu.simulate.observe.band_weights`).
+def passbands(layout, filters):
+    """Weights (C, N) of the bands on the spectral pixels, Tensor (see `fiberifu.simulate.observe.band_weights`).
 
-    The curves are those that the bundled model holds, as for context spectra.
+    Parameters
+    ----------
+    layout : `~fiberifu.train.shards.Layout`
+    filters : tuple of str
+        Of its bands. Those of BASS and MzLS, as "BASS g", have curves of their own, of the speclite package; all others
+        those of DECam that the bundled model holds, as for context spectra.
+
+    Raises
+    ------
+    ImportError
+        Where speclite is needed and not installed.
     """
     import torch
 
     from ..model import load_checkpoint
     from ..pretrained import resolve_pretrained
+    from ..simulate.filters import filter_curve
     from ..simulate.observe import band_weights
 
     model = load_checkpoint(resolve_pretrained())[0]
-    rows = [model.config.bands.index(band) for band in layout.bands]
-    curves = band_weights(layout.wave, 3000 + 5.0 * np.arange(1601), model.basis.passband.numpy()[rows])
-    return torch.as_tensor(curves, dtype=torch.float32)
+    rows = []
+    for band, name in zip(layout.bands, filters, strict=True):
+        if name.startswith(NORTH):
+            wave, curve = filter_curve(name.replace(" ", "-"))
+        else:
+            wave, curve = 3000 + 5.0 * np.arange(1601), model.basis.passband.numpy()[model.config.bands.index(band)]
+        rows.append(band_weights(layout.wave, wave, [curve])[0])
+    return torch.as_tensor(np.stack(rows), dtype=torch.float32)
 
 
 def _record(fibers, flux, ivar, brick, layout, seed):
@@ -178,7 +195,9 @@ def _record(fibers, flux, ivar, brick, layout, seed):
                                  pixel_scale=layout.pixel_scale, stamp=layout.stamp, ebv=ebv)  # fmt: skip
     image, sigma, own = prepared.stamp(0.0, 0.0)
     offset = prepared.offsets(positions) - own
-    flux, ivar, anchor, seen = _anchored(image, sigma, offset, flux, ivar, ebv, layout)
+    filters = (prepared.filters.get(band, "") for band in layout.bands)
+    curves = passbands(layout, tuple(name if name.startswith(NORTH) else "" for name in filters))
+    flux, ivar, anchor, seen = _anchored(image, sigma, offset, flux, ivar, ebv, curves, layout)
     if not seen.any():
         raise _LeftOut("no image at the fibre")
     where = prepared.skycoord([own])[0]
@@ -207,7 +226,7 @@ def _centre(fibers, n, draw, layout):
     return float(np.clip(wanted, low, high))
 
 
-def _anchored(image, sigma, offset, flux, ivar, ebv, layout):
+def _anchored(image, sigma, offset, flux, ivar, ebv, curves, layout):
     """Spectra without the dust of the Milky Way, at the flux that the image has in their apertures (conventions of
     `fiberifu.simulate.observe.reanchor`); the factor at 6500 A; and which fibres the image has."""
     import torch
@@ -220,6 +239,6 @@ def _anchored(image, sigma, offset, flux, ivar, ebv, layout):
     where = torch.as_tensor(offset, dtype=torch.float32)
     band, error = aperture_photometry(image, sigma, where, layout.pixel_scale, layout.aperture)
     wave = torch.as_tensor(layout.wave, dtype=torch.float32)
-    flux, ivar, scale = reanchor(flux, ivar, wave, passbands(layout), band, error)
+    flux, ivar, scale = reanchor(flux, ivar, wave, curves, band, error)
     anchor = scale[:, int(np.abs(layout.wave - 6500.0).argmin())]
     return flux.numpy(), ivar.numpy(), anchor.numpy(), torch.isfinite(error).any(1).numpy()

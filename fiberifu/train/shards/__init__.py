@@ -4,7 +4,7 @@ from .loader import ShardLoader, shard_batches
 from .record import Layout
 from .settings import Shards, check_store, describe_store
 from .shuffle import Shuffle
-from .store import ShardStore, finish, is_done, verify, write_shard
+from .store import ShardStore, finish, is_done, read_notes, verify, write_shard
 
 __all__ = [
     "Layout",
@@ -16,6 +16,7 @@ __all__ = [
     "describe_store",
     "finish",
     "is_done",
+    "read_notes",
     "shard_batches",
     "verify",
     "write_shard",

@@ -18,7 +18,7 @@ import numpy as np
 
 from .record import FIBER_FIELDS, GALAXY_FIELDS, SPLITS, Layout, compress
 
-__all__ = ["INDEX", "SHARDS", "ShardStore", "finish", "is_done", "verify", "write_shard"]
+__all__ = ["INDEX", "SHARDS", "ShardStore", "finish", "is_done", "read_notes", "verify", "write_shard"]
 
 FORMAT = 1
 INDEX = "index.json"  # of a finished store
@@ -122,6 +122,11 @@ def is_done(folder, name):
         return data.stat().st_size == _read_json(index)["size"]
     except (OSError, ValueError, KeyError):
         return False
+
+
+def read_notes(folder, name):
+    """Notes of a unit that is there, as `write_shard` took them."""
+    return _read_json(_paths(folder, name)[1])["notes"]
 
 
 def finish(folder, names, *, layout, meta=None):
