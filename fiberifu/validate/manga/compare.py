@@ -8,6 +8,7 @@ Galactic extinction. B positions, n spaxels, L = 15 lines.
 import dataclasses
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 
 from ..calibration import measure_calibration
 from ..maps import APERTURE_AREA, PredictedMaps, TruthMaps
@@ -51,8 +52,9 @@ class Ellipse:
     def offsets(self, wcs, shape):
         """East and north [arcsec] of the spaxels (ny, nx) from the centre, and radius in effective radii."""
         y, x = np.indices(shape)
-        sky = wcs.celestial.pixel_to_world(x, y).icrs
-        east, north = (value.to_value("arcsec") for value in self.center.icrs.spherical_offsets_to(sky))
+        center, sky = self.center.icrs, wcs.celestial.pixel_to_world(x, y).icrs
+        sky, center = (SkyCoord(place.ra, place.dec) for place in (sky, center))  # without an equinox kept from FK5
+        east, north = (value.to_value("arcsec") for value in center.spherical_offsets_to(sky))
         angle = np.radians(self.position_angle)
         along, across = east * np.sin(angle) + north * np.cos(angle), east * np.cos(angle) - north * np.sin(angle)
         return east, north, np.hypot(along, across / self.axis_ratio) / self.r50
@@ -137,7 +139,9 @@ def compare(name, observed, seen, wanted, ellipse, *, model="model"):
     )  # fmt: skip
     noise = tuple(np.where(mask, 0, value) for value in (sigma, observed.ew_sigma))
     answers = {model: lines, LIGHT: _light(truth, light[:, 1], mask)}
-    return Comparison(truth, answers, mask, noise, _continuum(continuum, observed.continuum * to, radius, flux.shape[1]))
+    return Comparison(
+        truth, answers, mask, noise, _continuum(continuum, observed.continuum * to, radius, flux.shape[1])
+    )
 
 
 def merge_bins(seen, group):
@@ -162,7 +166,11 @@ def merge_bins(seen, group):
         pick = lambda value: None if value is None else value[order]  # noqa: E731
         fields = {name: pick(getattr(lines, name)) for name in ("flux", "flux_sigma", "ew", "ew_sigma", "covariance")}
         quantiles = {key: value[order] for key, value in (lines.quantiles or {}).items()} or None
-        return PredictedMaps(**fields, quantiles=quantiles, coherence=lines.coherence), seen.continuum[order], seen.band[order]
+        return (
+            PredictedMaps(**fields, quantiles=quantiles, coherence=lines.coherence),
+            seen.continuum[order],
+            seen.band[order],
+        )
     amplitude = RELATED if lines.coherence is None else lines.coherence[0]
     flux, continuum, band = (mean_of(value, group) for value in (lines.flux, seen.continuum, seen.band))
     shrink = np.sqrt(amplitude + (1 - amplitude) / count)[:, None]

@@ -94,9 +94,7 @@ def find_galaxies(sources, *, daptype=None):
             raise FileNotFoundError(f"{source}: no such file or folder")
     if len(sources) == 1 and sources[0].is_file() and not _kind(sources[0]):
         return _from_table(sources[0])
-    files = sorted(
-        {file for source in sources for file in (source.rglob("*.fit*") if source.is_dir() else [source])}
-    )
+    files = sorted({file for source in sources for file in (source.rglob("*.fit*") if source.is_dir() else [source])})
     found = _by_name([file for file in files if not file.name.startswith(".")], daptype)
     if not found:
         raise ValueError(

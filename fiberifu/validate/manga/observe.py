@@ -1,34 +1,26 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Predict where a survey has observed: ``image -> a network, at the spaxels and the PSF of a cube -> PredictedMaps``.
 
-A cube's PSF is broader than an image's: what the network is asked for is the flux in a Gaussian aperture that makes the
-one of the other, scaled to the area of `APERTURE_AREA` as are all fluxes that are scored. n spaxels, L = 15 lines.
+A cube's PSF is broader than an image's. Fluxes add up linearly, so what is predicted in spaxels at the image's PSF is
+blurred to the cube's; an equivalent width is the ratio of flux and continuum after that. n spaxels, L = 15 lines.
 """
 
 import dataclasses
+import warnings
 
 import astropy.units as u
 import numpy as np
-from astropy.nddata import CCDData, StdDevUncertainty, VarianceUncertainty
+from scipy.ndimage import binary_dilation
 
-from ...constants import AB_NANOMAGGY
-from ...jobs import read_image
-from ...lines import line_table
-from ...pointing import Gaussian, Spaxel
+from ...pointing import Spaxel
 from ..maps import APERTURE_AREA, PredictedMaps
 from ..predictors import predicted_lines
+from ..spaxels import QUANTITIES
 from ..survey_truth import match_psf
 
-__all__ = ["Seen", "cube_image", "find_image", "maps_image", "predict_spaxels"]
+__all__ = ["Seen", "predict_spaxels"]
 
-CHUNK = 256  # positions at a time: each is seen at some forty points of its aperture
-TRAINED = 1.5 / 4  # arcsec, sigma per axis of the network's own aperture: a disc's is a quarter of its diameter
-FIELD = 45 * u.arcsec  # more than the largest bundle of MaNGA, 32 arcsec, with room for the network's stamps
-#: Windows of continuum that stand for bands, Angstrom: DECam's at half of their maximum (Flaugher et al. 2015, AJ 150,
-#: 150, figure 8).
-WINDOWS = {"g": (4000, 5500), "r": (5650, 7150), "i": (7000, 8500), "z": (8500, 10000)}
-CLEAR = 15.0  # Angstrom, rest frame: nearer to a strong line is no continuum
-WHOLE = 0.6  # part of a window that must be covered
+CHUNK = 1024  # positions at a time
 
 
 @dataclasses.dataclass(eq=False)
@@ -63,123 +55,13 @@ class Seen:
     image_sha256: str
 
 
-# ---------------------------------------------------------------- images
-def find_image(files, how, position=None):
-    """The image of a galaxy, from its files or fetched.
-
-    Parameters
-    ----------
-    files : `~fiberifu.validate.manga.find.GalaxyFiles`
-    how : {'files', 'fetch'}
-        'fetch' asks the Legacy Surveys' viewer (`~fiberifu.surveys.fetch_cutout`) where there is no file.
-    position : `~astropy.coordinates.SkyCoord`, optional
-        Where, if the files do not tell.
-
-    Returns
-    -------
-    dict of str to `~astropy.nddata.CCDData`, or None
-        None if there is no file and none is to be fetched.
-    """
-    if files.image:
-        return read_image(files.image, psf=files.psf)[0]
-    position = files.position if files.position is not None else position
-    if how != "fetch":
-        return None
-    if position is None:
-        raise ValueError(f"{files.name}: where it is is not known, so no image can be fetched; give ra and dec")
-    from ...surveys import fetch_cutout, fetch_psf
-
-    return read_image([str(fetch_cutout(position, FIELD))], psf=fetch_psf(position))[0]
-
-
-def cube_image(cube, redshift):
-    """Continuum of a cube in windows that stand for the bands: a hard test, for want of an image.
-
-    Strong lines are left out, so that the image tells nothing of them; the PSF and the spaxels are the cube's.
-
-    Parameters
-    ----------
-    cube : `~specutils.Spectrum`, shape (n_wave, ny, nx)
-    redshift : float
-
-    Returns
-    -------
-    dict of str to `~astropy.nddata.CCDData`
-        Of the bands that the cube covers by 60 % or more, nanomaggy per spaxel.
-    """
-    wave = cube.spectral_axis.to_value(u.AA)
-    strong = line_table("strong")["wavelength"].to_value(u.AA) * (1 + redshift)
-    clear = (np.abs(wave[:, None] - strong) > CLEAR * (1 + redshift)).all(1)
-    factor = cube.flux.unit.to(u.Unit("1e-17 erg / (s cm2 AA)"))
-    variance = cube.uncertainty.represent_as(VarianceUncertainty).array
-    psf = {str(key): value.to_value(u.arcsec) for key, value in (cube.meta.get("psf_fwhm") or {}).items()}
-    out = {}
-    for band, (low, high) in WINDOWS.items():
-        inside = clear & (wave > low) & (wave < high)
-        if np.diff(wave)[inside[:-1]].sum() < WHOLE * (high - low):
-            continue
-        good = ~cube.mask[inside]
-        n = np.maximum(good.sum(0), 1)
-        flux = np.where(good, cube.flux.value[inside], 0).sum(0) / n * factor
-        sigma = np.sqrt(np.where(good, variance[inside], 0).sum(0)) / n * factor
-        pivot = wave[inside].mean()
-        fwhm = psf.get(band) or psf.get("blue" if band == "g" else "red") or next(iter(psf.values()), None)
-        out[band] = _plane(band, flux, sigma, pivot, good.mean(0) < 0.5, cube.meta["celestial_wcs"], fwhm)
-    if not out:
-        raise ValueError(f"cube covers {wave[0]:.0f}-{wave[-1]:.0f} Angstrom: none of the bands g, r, i, z")
-    return out
-
-
-def maps_image(path, wcs, psf_fwhm):
-    """The only image in a MAPS file: the mean flux of its spaxels (SPX_MFLUX), in g.
-
-    Parameters
-    ----------
-    path : path-like
-    wcs : `~astropy.wcs.WCS`
-        Celestial.
-    psf_fwhm : float
-        arcsec.
-
-    Returns
-    -------
-    dict of str to `~astropy.nddata.CCDData`
-        One band, nanomaggy per spaxel.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    from astropy.io import fits
-
-    with fits.open(path, memmap=False) as hdus:
-        if "SPX_MFLUX" not in hdus:
-            raise ValueError(f"{path}: no SPX_MFLUX in it, and no image beside it; give an image")
-        flux, ivar = (hdus[name].data.astype(float) for name in ("SPX_MFLUX", "SPX_MFLUX_IVAR"))
-    bad = ~(ivar > 0)
-    # weighted by the response in SDSS g, of effective wavelength 4686 Angstrom (Fukugita et al. 1996, AJ 111, 1748)
-    return {"g": _plane("g", flux, np.where(bad, 1, ivar) ** -0.5, 4686.0, bad, wcs, psf_fwhm)}
-
-
-def _plane(band, flux, sigma, pivot, bad, wcs, fwhm):
-    """1e-17 erg/s/cm2/Angstrom per spaxel as an image in nanomaggy."""
-    to = pivot**2 / AB_NANOMAGGY
-    meta = {"FILTER": f"DECam {band}"} | ({} if fwhm is None else {"PSF_FWHM": float(fwhm)})
-    sigma = np.where(bad | ~(sigma > 0), 1, sigma * to)
-    return CCDData(np.where(bad, 0, flux * to), unit=u.nmgy, wcs=wcs.celestial, mask=bad | ~np.isfinite(flux),
-                   uncertainty=StdDevUncertainty(sigma, unit=u.nmgy), meta=meta)  # fmt: skip
-
-
-# ---------------------------------------------------------------- predictions
 def predict_spaxels(ifu, image, wcs, wanted, *, redshift, ebv, psf_fwhm, spaxel):
     """Line maps that a network predicts at spaxels of a cube.
 
     Parameters
     ----------
     ifu : `~fiberifu.VirtualIFU`
-        With weights of ours, or of the published network; of the latter, which takes a second per position, spaxels
-        are predicted in its own aperture and the maps of flux and continuum blurred to the cube's PSF.
+        With weights of ours, or of the published network.
     image : dict of str to `~astropy.nddata.CCDData`
     wcs : `~astropy.wcs.WCS`
         Of the spaxels.
@@ -198,32 +80,40 @@ def predict_spaxels(ifu, image, wcs, wanted, *, redshift, ebv, psf_fwhm, spaxel)
     ------
     ValueError
         If the image cannot be used, or shows none of the spaxels.
+
+    Notes
+    -----
+    A spaxel's flux is the mean surface brightness in the network's own aperture, a disc of 1.5 arcsec: the beam before
+    blurring is that of image and disc together. Errors of what is blurred together are taken as common to it, as
+    `~fiberifu.VirtualIFU` takes those of the parts of a large aperture; distributions are blurred level by level.
     """
-    published = getattr(ifu.config, "architecture", None) is not None
     image = {band: _with_ebv(ccd, ebv) for band, ccd in image.items()}
-    rows, columns = np.nonzero(wanted)
-    places = wcs.celestial.pixel_to_world(columns, rows).icrs
-    keywords = {"redshift": redshift, "deredden": True}
-    first = ifu.predict(image, places[:1], aperture=Spaxel(spaxel * u.arcsec), **keywords)
-    prepared, notes = first.image, [str(note) for note in first.image.notes]
-    aperture, area = _aperture(prepared.psf_fwhm, psf_fwhm, spaxel, published)
-    calibration = ifu.passport.get("calibration", {})
-    parts = []
+    reach = int(np.ceil(1.5 * psf_fwhm / spaxel))  # of the kernel: light from beyond the field, too
+    grid, shift = np.pad(wanted, reach), reach
+    grid = binary_dilation(grid, _disc(reach))
+    rows, columns = np.nonzero(grid)
+    places = wcs.celestial.pixel_to_world(columns - shift, rows - shift).icrs
+    keywords = {"redshift": redshift, "deredden": True, "aperture": Spaxel(spaxel * u.arcsec)}
+    parts, seen = [], image
     for start in range(0, len(places), CHUNK):
-        prediction = ifu.predict(prepared, places[start : start + CHUNK], aperture=aperture, **keywords)
-        parts.append(_read(prediction, APERTURE_AREA / area, calibration, published))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "positions: none lies")  # of this chunk: said below, of all
+            prediction = ifu.predict(seen, places[start : start + CHUNK], **keywords)
+        seen = prediction.image  # prepared once
+        parts.append(_read(prediction, ifu, APERTURE_AREA / spaxel**2))
     lines, continuum, band = (list(part) for part in zip(*parts, strict=True))
     lines, continuum, band = _joined(lines), np.concatenate(continuum), np.concatenate(band)
-    beam = float(prediction.beam.to_value(u.arcsec))
-    if published and beam < psf_fwhm * 0.995:
-        lines, continuum, band = _blurred(lines, continuum, band, wanted, spaxel, beam, psf_fwhm, redshift)
-        beam = psf_fwhm
-    if abs(beam / psf_fwhm - 1) > 0.05:
-        notes.append(f"predicted at {beam:.2f} arcsec, observed at {psf_fwhm:.2f}: no aperture makes them alike")
+    notes, beam = [str(note) for note in seen.notes], float(prediction.beam.to_value(u.arcsec))
     if not np.isfinite(lines.flux).any():
-        raise ValueError(f"the image, around {prepared.center.to_string()}, shows none of the spaxels")
-    bands = "".join(name for name, there in zip(prepared.bands, prepared.present, strict=True) if there)
-    return Seen(lines, continuum, band, beam, bands, notes, prepared.galaxy, prepared.sha256)
+        raise ValueError(f"the image, around {seen.center.to_string('decimal')}, shows none of the spaxels")
+    keep = np.pad(wanted, reach)[grid]
+    if beam < psf_fwhm * 0.995:
+        lines, continuum, band = _blurred(lines, continuum, band, grid, spaxel, beam, psf_fwhm)
+        beam = psf_fwhm
+    elif beam > psf_fwhm * 1.03:
+        notes.append(f"predicted at {beam:.2f} arcsec, observed at {psf_fwhm:.2f}: steep centres differ by that")
+    bands = "".join(name for name, there in zip(seen.bands, seen.present, strict=True) if there)
+    return Seen(_taken(lines, keep), continuum[keep], band[keep], beam, bands, notes, seen.galaxy, seen.sha256)
 
 
 def _with_ebv(ccd, ebv):
@@ -234,22 +124,20 @@ def _with_ebv(ccd, ebv):
     return out
 
 
-def _aperture(image_fwhm, cube_fwhm, spaxel, published):
-    """Aperture that makes the image's PSF the cube's, and its area, arcsec2."""
-    fwhm = np.sqrt(max(cube_fwhm**2 - image_fwhm**2, 0))
-    if published or fwhm / 2.3548 < TRAINED:  # the network's own aperture is the least there is
-        return Spaxel(spaxel * u.arcsec), spaxel**2
-    shape = Gaussian(fwhm * u.arcsec)
-    return shape, float(shape.area.to_value(u.arcsec**2))
+def _disc(reach):
+    y, x = np.indices((2 * reach + 1,) * 2) - reach
+    return np.hypot(x, y) <= reach
 
 
-def _read(prediction, scale, calibration, published):
+def _read(prediction, ifu, scale):
     """Lines, continuum and bands of a prediction, times a factor."""
     from ...model import LINES
 
     maps = prediction.line_maps(LINES)
-    calibrated = bool(calibration) and not published
-    lines = predicted_lines(prediction, maps=maps, coherence=calibration.get("coherence"), quantiles=calibrated)
+    calibration = ifu.passport.get("calibration", {})
+    published = getattr(ifu.config, "architecture", None) is not None
+    lines = predicted_lines(prediction, maps=maps, coherence=calibration.get("coherence"),
+                            quantiles=bool(calibration) and not published)  # fmt: skip
     quantiles = {
         key: value if "/" in key or key.startswith("EW ") else value * scale
         for key, value in (lines.quantiles or {}).items()
@@ -276,19 +164,49 @@ def _joined(parts):
     return PredictedMaps(**out)
 
 
-def _blurred(lines, continuum, band, wanted, spaxel, source, target, redshift):
-    """Maps at a broader PSF: flux and continuum are blurred, EW is their ratio; errors as if common to all under it."""
+def _taken(lines, keep):
+    """Some of the positions."""
+    out = {
+        field.name: value if value is None or field.name == "coherence" else value[keep]
+        for field in dataclasses.fields(PredictedMaps)
+        if not isinstance(value := getattr(lines, field.name), dict)
+    }
+    quantiles = {key: value[keep] for key, value in (lines.quantiles or {}).items()} or None
+    return PredictedMaps(**out | {"quantiles": quantiles})
 
-    def blur(columns):
-        out = np.empty(columns.shape)
-        for i, column in enumerate(columns.T):
-            grid = np.full(wanted.shape, np.nan)
-            grid[wanted] = column
-            out[:, i] = match_psf(grid, spaxel, source, target)[wanted]
-        return out
 
-    flux, sigma, level = blur(lines.flux), blur(lines.flux_sigma), blur(continuum)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ew = np.where(level > 0, flux / level, np.nan) / (1 + redshift)
-        ew_sigma = np.where(level > 0, sigma / level, np.nan) / (1 + redshift)
-    return PredictedMaps(flux=flux, flux_sigma=sigma, ew=ew, ew_sigma=ew_sigma), level, blur(band)
+def _blurred(lines, continuum, band, grid, spaxel, source, target):
+    """Lines (N, ...), continuum and bands at a broader PSF, N spaxels of ``grid``."""
+    from ...model import LINES
+
+    def blur(values):
+        flat = np.asarray(values, float).reshape(len(values), -1)
+        out = np.empty(flat.shape)
+        for i, column in enumerate(flat.T):
+            plane = np.full(grid.shape, np.nan)
+            plane[grid] = column
+            out[:, i] = match_psf(plane, spaxel, source, target, shape="gaussian")[grid]
+        return out.reshape(np.shape(values))
+
+    level = blur(continuum)
+    columns = {name: LINES.index(parts[0]) for name, parts in QUANTITIES.items()}
+
+    def of_ratio(values, i=slice(None)):
+        """Of what is a ratio to the continuum, or nearly follows it: its mean counts the light."""
+        weight = continuum[:, i] if values.ndim == 2 and isinstance(i, slice) else continuum[:, i, None]
+        return blur(values * weight) / (level[:, i] if isinstance(i, slice) else level[:, i, None])
+
+    quantiles = {}
+    for key, value in (lines.quantiles or {}).items():
+        name = key.removeprefix("EW ").split("/")[-1]
+        is_flux = "/" not in key and not key.startswith("EW ")
+        quantiles[key] = blur(value) if is_flux else of_ratio(value, columns[name])
+    return (
+        PredictedMaps(
+            flux=blur(lines.flux), flux_sigma=blur(lines.flux_sigma), ew=of_ratio(lines.ew),
+            ew_sigma=of_ratio(lines.ew_sigma), covariance=blur(lines.covariance), quantiles=quantiles or None,
+            coherence=lines.coherence,
+        ),
+        level,
+        blur(band),
+    )  # fmt: skip

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What was observed: ``MAPS, or a fit of the cube -> line maps at positions, corrected for Galactic dust, with bad bits``.
+"""What was observed: ``MAPS, or a fit of the cube -> line maps at positions, without Galactic dust, with bad bits``.
 
 Positions are spaxels, or the bins of a cube or of MAPS that repeat one spectrum in many spaxels. B positions, L = 15
 lines of `fiberifu.model.LINES`.
@@ -87,12 +87,29 @@ class Observed:
         """Side of a spaxel, arcsec."""
         return float(np.sqrt(proj_plane_pixel_area(self.wcs.celestial))) * 3600
 
+    def within(self, inside):
+        """The same of positions that have more than half of their spaxels in ``inside`` (ny, nx) of bool.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
+        known, size = self.group >= 0, len(self.flux)
+        share = np.bincount(self.group[known], inside[known], size) / np.bincount(self.group[known], minlength=size)
+        keep = share > 0.5
+        if not keep.any():
+            raise ValueError("no good spaxel within the radius asked for")
+        group = np.where(known & keep[self.group], (np.cumsum(keep) - 1)[self.group], -1)
+        per_position = ("flux", "flux_sigma", "continuum", "ew", "ew_sigma", "bad", "velocity")
+        return dataclasses.replace(self, group=group, **{name: getattr(self, name)[keep] for name in per_position})
+
     def grid(self, values):
         """Values (B,) of positions as a map (ny, nx)."""
         return np.where(self.group >= 0, np.asarray(values, float)[self.group], np.nan)
 
 
-def read_maps(path, *, redshift=None):
+def read_maps(path, *, redshift=None, cube=None):
     """Published maps as truth.
 
     Parameters
@@ -102,6 +119,8 @@ def read_maps(path, *, redshift=None):
         bin is one position.
     redshift : float, optional
         By default that of the file.
+    cube : path-like, optional
+        Of the same galaxy, for what headers of MAPS may lack: quality, PSF, position.
 
     Returns
     -------
@@ -118,10 +137,14 @@ def read_maps(path, *, redshift=None):
     """
     maps = read_manga_maps(path, allow_predicted=True)
     refuse(maps.meta["header"], path)
-    quality, drp = maps.meta["quality"], maps.meta["drp_quality"]
+    header = maps.meta["header"].copy()
+    if cube is not None:
+        with fits.open(cube) as hdus:
+            refuse(hdus[0].header, cube)
+            header.extend(hdus[0].header, unique=True)
+    quality, drp = maps.meta["quality"], DRPQuality(int(header.get("DRP3QUAL", 0)))
     if quality & CRITICAL or drp & DRPQuality.CRITICAL:
         raise Unusable(f"{path}: DAPQUAL {quality!r}, DRP3QUAL {drp!r}: must not be used")
-    header = maps.meta["header"]
     z = maps.redshift if redshift is None else redshift
     if not np.isfinite(z):
         raise ValueError(f"{path}: no redshift in it; give one (drpall, or a table with the column redshift)")
