@@ -15,7 +15,7 @@ from ..maps import APERTURE_AREA, PredictedMaps, TruthMaps
 from ..metrics import measure_scores
 from ..spaxels import EW_LIMIT, EW_LIMIT_HB, QUANTITIES, REGIONS, SNR_LIMIT
 
-__all__ = ["Comparison", "Ellipse", "LIGHT", "compare", "galaxy_row", "merge_bins"]
+__all__ = ["Comparison", "Ellipse", "LIGHT", "compare", "galaxy_row", "known_errors", "merge_bins"]
 
 LIGHT = "light x one EW"  # name of the reference
 #: 1-sigma depth of MaNGA in a line's surface brightness, 1e-17 erg/s/cm2/arcsec2, for truth that has no errors: a third
@@ -233,6 +233,13 @@ def _continuum(predicted, observed, radius, n_lines):
 
 
 # ---------------------------------------------------------------- numbers
+def known_errors(comparisons):
+    """Keywords ``masks`` and ``noise`` of scores; no noise where no truth has any."""
+    noise = [one.noise for one in comparisons]
+    some = any(np.any(sigma > 0) for one in noise for sigma in one)
+    return {"masks": [one.mask for one in comparisons], "noise": noise if some else None}
+
+
 def galaxy_row(comparison, model="model"):
     """Scores of one galaxy alone, as a flat row.
 
@@ -248,7 +255,7 @@ def galaxy_row(comparison, model="model"):
         is one of flux ("Ha R2 log flux, light"), and "Ha coverage 68 %".
     """
     answers, truth = comparison.answers, comparison.truth
-    keywords = {"masks": [comparison.mask], "noise": [comparison.noise], "draws": 0}
+    keywords = known_errors([comparison]) | {"draws": 0}
     scores = measure_scores({name: [maps] for name, maps in answers.items()}, [truth], **keywords)
     calibration, _ = measure_calibration({model: [answers[model]]}, [truth], **keywords)
     out = {"continuum [dex]": comparison.continuum_dex}

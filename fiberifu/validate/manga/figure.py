@@ -5,6 +5,7 @@ import astropy.units as u
 import matplotlib.pyplot as plt
 import numpy as np
 from astropy.nddata import CCDData
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from ...output import atomic_path
 from ...plot import plot_map, plot_pointing, style
@@ -78,15 +79,23 @@ def _draw_image(figure, rows, image, observed, about):
 
 def _draw_points(ax, flux, predicted, chosen, label):
     """Predicted against observed surface brightness where the line counts."""
+    chosen = chosen & np.isfinite(predicted)
     x, y = flux[chosen], np.maximum(predicted[chosen], 1e-3)
     if not chosen.any():
-        ax.text(0.5, 0.5, f"{label} nowhere strong enough", transform=ax.transAxes, ha="center", va="center")
+        ax.text(
+            0.5, 0.5, f"{label}: no strong line, or no prediction", transform=ax.transAxes, ha="center", va="center"
+        )
         ax.set_axis_off()
         return
     ends = np.percentile(np.concatenate([x, y]), (0.5, 99.5)) * (0.8, 1.25)
     ax.loglog(x, y, ".", ms=2.5, alpha=0.5, color="#0072B2", rasterized=True)
     ax.loglog(ends, ends, "--", lw=0.8, color="0.3")
     ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"observed {label}", ylabel="predicted")
+    ticks = [m * 10.0**k for k in range(-3, 5) for m in (1, 2, 5) if ends[0] <= m * 10.0**k <= ends[1]]
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     ax.set_title("surface brightness, same unit", fontsize=8)
 
 

@@ -127,11 +127,12 @@ def _by_name(files, daptype):
             one |= {"kind": match["kind"]} if match.re is ARM else {}
     catalogue = _catalogue([file for file in images if re.match(r"drpall-.*\.fits$", file.name)])
     for name, one in found.items():
-        one.pop("kind", None)
         wanted = [(kind, file) for kind, file in one.pop("all_maps", []) if daptype is None or daptype in kind]
         if wanted:
             one["maps"] = min(wanted, key=lambda item: (item[0] == "FIT", item[0]))[1]
-        one |= _image(name, images) | catalogue.get(name, {})
+        if not one.pop("kind", None):  # beside SAMI's cubes are maps of like names
+            one |= _image(name, images)
+        one |= catalogue.get(name, {})
     return {name: one for name, one in found.items() if one.get("cube") or one.get("maps")}
 
 
@@ -144,6 +145,7 @@ def _image(name, files):
         image = (str(mine["cutout"]),) if "cutout" in mine else ()
         return {"image": image, "psf": mine.get("copsf")}
     mine = [file for file in files if re.search(rf"(?<!\d){re.escape(name)}(?!\d)", file.name)]
+    mine = [file for file in mine if not file.name.startswith("manga-")]  # model cubes, RSS ...
     psf = next((file for file in mine if "psf" in file.name.lower()), None)
     mine = [file for file in mine if not any(part in file.name.lower() for part in PLANES)]
     bands = {re.search(r"[-_]([griz])\.fit", file.name): file for file in mine}

@@ -11,6 +11,7 @@ from astropy.coordinates import SkyCoord
 from ...image import prepare_image
 from ...line_job import read_cube_files
 from ...output import atomic_path
+from ..held_out import check_seed
 from .compare import Ellipse, compare, galaxy_row
 from .figure import draw_galaxy
 from .images import cube_image, find_image, maps_image
@@ -78,6 +79,7 @@ def _compare(ifu, files, options, folder):
     seen = predict_spaxels(ifu, image[0], seen_by.wcs, wanted, redshift=seen_by.redshift, ebv=seen_by.ebv,
                                    psf_fwhm=seen_by.psf_fwhm, spaxel=seen_by.spaxel)  # fmt: skip
     made = compare(files.name, seen_by, seen, wanted, ellipse)
+    seen.notes.extend(_seed_note(seen_by))
     about = {"truth": seen_by.kind, "image": f"{image[1]} ({seen.bands})", "redshift": seen_by.redshift,
              "ebv": seen_by.ebv, "psf_fwhm": seen_by.psf_fwhm, "beam": seen.beam, "spaxels": int(wanted.sum()),
              "positions": len(made.truth), "r50": ellipse.r50, "r50 from": ellipse.source,
@@ -87,6 +89,16 @@ def _compare(ifu, files, options, folder):
     write_comparison(folder / f"{files.name}_predicted.npz", made, about | {"group": seen_by.group})
     draw_galaxy(made, seen_by, image[0], ifu.config.name, folder / f"{files.name}_predicted.png", about)
     return row
+
+
+def _seed_note(seen_by):
+    """A note where the truth is simulated with a seed that trainings use."""
+    try:
+        if seen_by.simulated and seen_by.header.get("SEED") is not None:
+            check_seed(seen_by.header["SEED"])
+        return []
+    except ValueError:
+        return ["simulated with a seed that trainings may have used"]
 
 
 def _lacks(files, options):

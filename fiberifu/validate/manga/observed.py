@@ -213,8 +213,8 @@ def fit_cube(cube, path, *, redshift=None, near=None, continuum="ssp", threads=1
                          threads=threads)  # fmt: skip
     ebv = float(meta.get("ebv") or 0.0)
     factor = 1.0 if meta.get("extinction_corrected") else 1 / transmission(z, ebv)
-    psf = meta.get("psf_fwhm") or {}
-    psf = psf.get("r") or psf.get("red") or next(iter(psf.values()), PSF_FWHM * u.arcsec)
+    known = meta.get("psf_fwhm") or {}
+    psf = next((known[key] for key in ("r", "red", *known) if key in known), PSF_FWHM * u.arcsec)
     how = continuum if isinstance(continuum, str) else f"polynomial of degree {continuum}"
     return _observed(maps, group, factor, kind=f"fit of the cube ({how})", redshift=float(z), ebv=ebv, wcs=wcs,
                      simulated=meta.get("provenance") is not None, psf_fwhm=psf.to_value(u.arcsec),

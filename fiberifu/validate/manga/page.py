@@ -12,13 +12,14 @@ from ..calibration import measure_calibration
 from ..metrics import measure_scores
 from ..report import _STYLE, _explanations, _score_tables
 from ..report_figures import quantity_label
-from .compare import LIGHT
+from .compare import LIGHT, known_errors
 from .store import plain
 
 __all__ = ["make_page", "pooled_report", "write_galaxy_table"]
 
 SHOWN = 24  # figures inside the page: of more galaxies the others are linked
 TABLE = ("Ha", "N2", "O3", "Hb")  # lines of the table of galaxies
+COLUMNS = ("bias log flux [dex]", "MAE log flux [dex]", "R2 log flux", "R2 log flux, light")
 KEPT = ("reason", "redshift", "truth", "image", "spaxels", "positions", "r50", "psf_fwhm", "beam", "ebv", "notes")
 
 
@@ -39,8 +40,7 @@ def pooled_report(comparisons, rows, meta):
     """
     truths = [one.truth for one in comparisons]
     answers = {name: [one.answers[name] for one in comparisons] for name in ("model", LIGHT)}
-    keywords = {"masks": [one.mask for one in comparisons], "noise": [one.noise for one in comparisons]}
-    keywords |= {"draws": meta["draws"]}
+    keywords = known_errors(comparisons) | {"draws": meta["draws"]}
     # the reference answers only lines that the truth of a galaxy shows: it does not compete
     scores = measure_scores(answers, truths, reference="model", competing=["model"], **keywords)
     calibration, curves = measure_calibration({"model": answers["model"]}, truths, **keywords)
@@ -139,29 +139,28 @@ def _facts(meta, good, simulated, own):
 
 
 def _galaxy_table(rows):
-    head = "<th>galaxy</th><th>z</th><th>positions</th><th>continuum</th>" + "".join(
-        f"<th>{quantity_label(line)}<br>chosen</th><th>bias</th><th>MAE</th><th>R²</th><th>R²<br>light</th>"
-        for line in TABLE
-    )
+    groups = "".join(f'<th colspan="4">{quantity_label(line)}</th>' for line in TABLE)
+    head = f"<tr><th></th><th></th><th></th><th></th>{groups}</tr><tr><th>galaxy</th><th>z</th><th>positions</th>"
+    head += "<th>continuum</th>" + "<th>chosen</th><th>bias</th><th>MAE</th><th>R²</th>" * len(TABLE) + "</tr>"
     lines = []
     for row in rows:
-        cells = "".join(
-            f"<td>{row.get(f'{line} chosen') or 0:.0f}</td>"
-            + "".join(f"<td>{_number(row.get(f'{line} {score}'), sign)}</td>" for score, sign in
-                      (("bias log flux [dex]", "+"), ("MAE log flux [dex]", ""), ("R2 log flux", ""),
-                       ("R2 log flux, light", "")))
-            for line in TABLE
-        )  # fmt: skip
+        cells = ""
+        for line in TABLE:
+            bias, mae, r2, light = (row.get(f"{line} {score}") for score in COLUMNS)
+            small = "" if light is None else f"<small>light {_number(light)}</small>"
+            cells += f"<td>{row.get(f'{line} chosen') or 0:.0f}</td><td>{_number(bias, '+')}</td>"
+            cells += f"<td>{_number(mae)}</td><td>{_number(r2)}{small}</td>"
+        name = escape(row["name"])
         lines.append(
-            f'<tr><td><a href="#{escape(row["name"])}">{escape(row["name"])}</a></td><td>{row["redshift"]:.4f}</td>'
+            f'<tr><td style="white-space: nowrap"><a href="#{name}">{name}</a></td><td>{row["redshift"]:.4f}</td>'
             f"<td>{row['positions']:,}</td><td>{_number(row['continuum [dex]'], '+')}</td>{cells}</tr>"
         )
     text = (
-        "<p>Of log flux: bias and mean absolute error in dex, R² over the chosen positions of the galaxy, and R² of "
-        "the light times one EW. <i>continuum</i>: median of log predicted over observed continuum at Hα within 1 Re, "
-        "which tells of calibration, aperture and PSF without any line.</p>"
+        "<p>Of log flux: bias and mean absolute error in dex, R² over the chosen positions of the galaxy and, small, "
+        "R² of the light times one EW, which was told the truth's mean. <i>continuum</i>: median of log predicted over "
+        "observed continuum at Hα within 1 Re, which tells of calibration, aperture and PSF without any line.</p>"
     )
-    return f"{text}<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f"{text}<table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def _number(value, sign=""):
