@@ -117,8 +117,8 @@ def _image(files, options, cube, seen_by, position):
         z = files.redshift if files.redshift is not None else cube.meta.get("redshift")
         if z is None:
             raise ValueError(f"{files.cube[0]}: no redshift in it; give one (drpall, or a table)")
-        return cube_image(cube, z), "continuum of its own cube"
-    return maps_image(files.maps, seen_by.wcs, seen_by.psf_fwhm), "mean flux of its own spaxels, SPX_MFLUX"
+        return cube_image(cube, z), "its own continuum"
+    return maps_image(files.maps, seen_by.wcs, seen_by.psf_fwhm), "its own SPX_MFLUX"
 
 
 def _position(header):

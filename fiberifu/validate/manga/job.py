@@ -133,7 +133,7 @@ def summary_lines(folder):
     report = json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))
     rows = report["galaxies"]
     skipped = [row for row in rows if row["reason"]]
-    yield f"{len(rows) - len(skipped)} galaxies compared, {len(skipped)} skipped"
+    yield f"galaxies compared: {len(rows) - len(skipped)}, skipped: {len(skipped)}"
     for line in ("Ha", "N2", "O3", "Hb"):
         found = {
             row["score"]: row

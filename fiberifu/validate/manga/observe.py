@@ -112,6 +112,7 @@ def predict_spaxels(ifu, image, wcs, wanted, *, redshift, ebv, psf_fwhm, spaxel)
         beam = psf_fwhm
     elif beam > psf_fwhm * 1.03:
         notes.append(f"predicted at {beam:.2f} arcsec, observed at {psf_fwhm:.2f}: steep centres differ by that")
+    band[:, ~np.asarray(seen.present)[: band.shape[1]]] = np.nan
     bands = "".join(name for name, there in zip(seen.bands, seen.present, strict=True) if there)
     return Seen(_taken(lines, keep), continuum[keep], band[keep], beam, bands, notes, seen.galaxy, seen.sha256)
 

@@ -99,7 +99,7 @@ def make_page(report, folder):
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Predicted and observed maps</title>',
         *(f'<meta name="{key}" content="{escape(str(value))}">' for key, value in cards.items()),
         f"<style>{_STYLE}</style></head><body><h1>Predicted and {kind} maps of lines</h1>",
-        f"<p>{len(good)} galaxies compared at {meta['positions']:,} positions, {len(skipped)} skipped.</p>",
+        f"<p>Compared: {len(good)}, at {meta['positions']:,} positions. Skipped: {len(skipped)}.</p>",
         '<p class="label"><b>Maps called predicted are predicted from images by a model</b>: they are no observations. '
         + ("<b>What they are compared with is simulated.</b>" if simulated == len(good) else "") + "</p>",
         f'<nav aria-label="Contents"><ol>{contents}</ol></nav>',
@@ -133,8 +133,11 @@ def _facts(meta, good, simulated, own):
         for key, value in facts.items()
         if value
     )
-    warning = f"<p><b>{own} of the images are the galaxy's own cube or MAPS, without the lines</b>: not images of a "
-    warning += "survey, at the PSF and the depth of the cube, in fewer bands. A hard test, and no fair one.</p>"
+    warning = f"<p><b>Of {own} of {len(good)} galaxies the image is their own cube or MAPS</b> (of a cube without the "
+    warning += (
+        "strong lines): no image of a survey, at the PSF and the depth of the cube, in fewer bands. A hard test, "
+    )
+    warning += "and no fair one.</p>"
     return f'<table class="left"><tbody>{rows}</tbody></table>{warning if own else ""}'
 
 
