@@ -174,7 +174,7 @@ def merge_bins(seen, group):
     amplitude = RELATED if lines.coherence is None else lines.coherence[0]
     flux, continuum, band = (mean_of(value, group) for value in (lines.flux, seen.continuum, seen.band))
     shrink = np.sqrt(amplitude + (1 - amplitude) / count)[:, None]
-    weight = seen.continuum / continuum[group]  # of an EW in the mean
+    weight = np.maximum(seen.continuum, 0) / continuum[group]  # of an EW in the mean
     quantiles = {key: mean_of(value, group) for key, value in (lines.quantiles or {}).items()} or None
     merged = PredictedMaps(
         flux=flux,
@@ -189,11 +189,16 @@ def merge_bins(seen, group):
 
 
 def mean_of(values, group):
-    """Means (B, ...) over the rows (n, ...) of each position; NaN where one of them is."""
+    """Means (B, ...) over the rows (n, ...) of each position that are known; NaN where less than half are."""
     values = np.asarray(values, float)
     flat = values.reshape(len(values), -1)
-    total = np.stack([np.bincount(group, column) for column in flat.T], 1) if flat.shape[1] else flat[: group.max() + 1]
-    return (total / np.bincount(group)[:, None]).reshape(-1, *values.shape[1:])
+    known = np.isfinite(flat)
+    total, count = (
+        np.stack([np.bincount(group, column) for column in part.T], 1) for part in (np.where(known, flat, 0), known)
+    )
+    with np.errstate(invalid="ignore"):
+        mean = np.where(count > 0.5 * np.bincount(group)[:, None], total / count, np.nan)
+    return mean.reshape(-1, *values.shape[1:])
 
 
 def _chosen(truth, i):

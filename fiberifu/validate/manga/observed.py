@@ -126,7 +126,7 @@ def read_maps(path, *, redshift=None, cube=None):
     -------
     Observed
         Fluxes that were corrected by another law (GEXTLAW, O'Donnell 1994 in the DAP) have that taken back and ours,
-        on the same E(B-V), applied: 0.01 dex at H-alpha for E(B-V) = 0.1.
+        on the same E(B-V), applied: -0.018 dex at H-alpha for E(B-V) = 0.1.
 
     Raises
     ------
