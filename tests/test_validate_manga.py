@@ -2,6 +2,7 @@
 """The MaNGA harness: a network that is exactly right must come out with residual 0, whatever the conventions."""
 
 import json
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -148,8 +149,8 @@ def test_exact_network_against_maps(tmp_path, angle, parity):
     path = tmp_path / "manga-1-1-MAPS-HYB10.fits"
     write_maps(path, spaxel_wcs(angle, parity))
     flux, ew, made = errors_of(read_maps(path))
-    assert np.abs(flux).max() < 0.004  # orientation, units, PSF, Galactic extinction
-    assert np.abs(ew).max() < 0.004
+    assert np.abs(flux).max() < 1e-4  # orientation, units, PSF, Galactic extinction
+    assert np.abs(ew).max() < 1e-4
     assert made.continuum_dex == pytest.approx(0, abs=0.002)
     row = galaxy_row(made)
     assert row["Ha R2 log flux"] > 0.999 and row["Ha bias log EW [dex]"] == pytest.approx(0, abs=0.002)
@@ -173,9 +174,9 @@ def test_exact_network_against_a_fit(tmp_path):
     made = compare("exact", observed, seen, wanted, Ellipse(CENTER, 4.0, 0.8, 40.0, "test"))
     for line in ("Ha", "O3_5007", "Hb", "S2_6716"):
         i = LINES.index(line)
-        assert np.abs(np.log10(made.answers["model"].flux[:, i] / made.truth.flux[:, i])).max() < 0.01, line
+        assert np.abs(np.log10(made.answers["model"].flux[:, i] / made.truth.flux[:, i])).max() < 0.002, line
         # sidebands are at other wavelengths than the line, and reddened otherwise
-        assert np.abs(np.log10(made.answers["model"].ew[:, i] / made.truth.ew[:, i])).max() < 0.015, line
+        assert np.abs(np.log10(made.answers["model"].ew[:, i] / made.truth.ew[:, i])).max() < 0.002, line
 
 
 def test_network_of_the_package_is_blurred_as_a_large_aperture():
@@ -248,15 +249,24 @@ def write_image(path):
 
 @pytest.fixture
 def survey(tmp_path, monkeypatch):
-    """Three good galaxies, one critical, one predicted, one without an image; and a network that is exactly right."""
+    """Two good galaxies, one critical, one predicted, one without an image; and a network that is exactly right."""
     tree = tmp_path / "tree"
     tree.mkdir()
-    for number in range(6):
-        cards = {3: {"DRP3QUAL": 1 << 30}, 4: {"DATATYPE": "PREDICTED"}}.get(number, {})
-        write_maps(tree / f"manga-8000-{number}-MAPS-HYB10-TEST.fits", **cards)
-        if number < 5:
+    write_maps(tree / "manga-8000-0-MAPS-HYB10-TEST.fits")
+    for number in range(5):
+        path = tree / f"manga-8000-{number}-MAPS-HYB10-TEST.fits"
+        if number:
+            shutil.copy(tree / "manga-8000-0-MAPS-HYB10-TEST.fits", path)
+        for key, value in {2: {"DRP3QUAL": 1 << 30}, 3: {"DATATYPE": "PREDICTED"}}.get(number, {}).items():
+            fits.setval(path, key, value=value)
+        if number < 4:
             write_image(tree / f"image_sim-8000-{number}.fits")
     monkeypatch.setattr(galaxy_module, "_load", lambda source: ExactIFU())
+    monkeypatch.setattr("fiberifu.validate.manga.figure.DRAWN", {"Ha": "Hα", "Hb": "Hβ"})
+    draw = galaxy_module.draw_galaxy  # slow: of one galaxy is enough
+    monkeypatch.setattr(
+        galaxy_module, "draw_galaxy", lambda *args: draw(*args) if "-1_" in args[-2].name else args[-2].write_bytes(b"")
+    )
     return tree
 
 
@@ -266,30 +276,30 @@ def test_job_goes_on_where_it_was_killed(survey, tmp_path, monkeypatch):
 
     def killed(job, files):
         calls.append(files.name)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return run(job, files)
 
     monkeypatch.setattr("fiberifu.validate.manga.job.run_galaxy", killed)
     with pytest.raises(KeyboardInterrupt):
         validate_manga_to_folder(out, [survey])
-    assert calls == ["8000-0", "8000-1", "8000-2"]
+    assert calls == ["8000-0", "8000-1"]
     paths = validate_manga_to_folder(out, [survey], resume=True, command="test", draws=10)
-    assert calls[3:] == [f"8000-{i}" for i in range(2, 6)]  # the first two were there
+    assert calls[2:] == [f"8000-{i}" for i in range(1, 5)]  # the first was there
     assert [path.name for path in paths] == ["scores.json", "scores.ecsv", "galaxies.ecsv", "manga.html"]
     table = Table.read(out / "galaxies.ecsv")
-    assert [bool(reason) for reason in table["reason"]] == [False, False, False, True, True, True]
-    for row, words in zip(table[3:], ("CRITICAL", "made by fiberifu", "no image"), strict=True):
+    assert [bool(reason) for reason in table["reason"]] == [False, False, True, True, True]
+    for row, words in zip(table[2:], ("CRITICAL", "made by fiberifu", "no image"), strict=True):
         assert words in row["reason"]
-    assert np.abs(table["Ha bias log flux [dex]"][:3]).max() < 0.002
+    assert np.abs(table["Ha bias log flux [dex]"][:2]).max() < 0.002
     report = json.loads((out / "scores.json").read_text())
     bias = [row for row in report["scores"] if (row["predictor"], row["score"], row["quantity"], row["region"])
             == ("model", "bias log flux [dex]", "Ha", "whole")]  # fmt: skip
-    assert bias[0]["galaxies"] == 3 and abs(bias[0]["value"]) < 0.002
+    assert bias[0]["galaxies"] == 2 and abs(bias[0]["value"]) < 0.002
     page = (out / "manga.html").read_text()
-    assert 'content="PREDICTED"' in page and page.count("data:image/png") == 3 and "<script" not in page
-    assert "no image" in page and "8000-5" in page
-    assert "galaxies compared: 3, skipped: 3" in list(summary_lines(out))
+    assert 'content="PREDICTED"' in page and page.count("data:image/png") == 2 and "<script" not in page
+    assert "no image" in page and "8000-4" in page
+    assert "galaxies compared: 2, skipped: 3" in list(summary_lines(out))
     made, about = read_comparison(out / "galaxies" / "8000-0_predicted.npz")
     assert made.truth.name == "8000-0" and about["truth"] == "MAPS HYB10-TEST" and about["group"].shape == (SIDE, SIDE)
     with pytest.raises(ValueError, match="radius"):
@@ -331,6 +341,9 @@ def test_files_that_belong_together(tmp_path):
     a, b = find_galaxies([table])
     assert a.cube == (tmp_path / "a.fits",) and a.image[1] == f"r={tmp_path / 'r.fits'}" and a.redshift == 0.03
     assert b.maps == tmp_path / "b.fits" and b.position is None and not b.image
+    a, b = find_galaxies([table], base="https://example.org/dr17/")
+    assert a.cube == ("https://example.org/dr17/a.fits",) and a.image[0] == f"g={tmp_path / 'g.fits'}"
+    assert find_galaxies([table], base=str(tmp_path / "else"))[1].maps == tmp_path / "else" / "b.fits"
     table.write_text("name,spectrum\na,a.fits\n")
     with pytest.raises(ValueError, match="columns name, spectrum"):
         find_galaxies([table])

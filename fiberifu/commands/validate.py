@@ -106,6 +106,7 @@ def _add_manga(command):
         default="auto",
         help="MAPS, or a fit of the cube (MAPS if there are)",
     )
+    parser.add_argument("--base", metavar="URL", help="address, or folder, of the cubes and MAPS that a table names")
     parser.add_argument("--daptype", metavar="NAME", help="which MAPS, by a part of their names")
     parser.add_argument(
         "--image", choices=("files", "fetch", "own"), default="files", help="where images are from without a file"
@@ -124,7 +125,7 @@ def _validate_manga(options):
     from .. import jobs
     from ..validate.manga import summary_lines, validate_manga_to_folder
 
-    names = ("model", "truth", "daptype", "image", "radius", "workers", "overwrite", "resume")
+    names = ("model", "truth", "daptype", "base", "image", "radius", "workers", "overwrite", "resume")
     with arguments_as_options(*names, source="SOURCE", continuum="--continuum"):
         paths = validate_manga_to_folder(
             options.output,

@@ -63,8 +63,19 @@ class GalaxyFiles:
         files = [*self.cube, self.maps, *(re.sub(r"^\w+=", "", item) for item in self.image), self.psf]
         return [Path(file) for file in files if file is not None]
 
+    def local(self):
+        """The same with what is on the net fetched, or taken from astropy's cache of downloads.
 
-def find_galaxies(sources, *, daptype=None):
+        Raises
+        ------
+        OSError
+            If an address cannot be fetched.
+        """
+        maps = None if self.maps is None else _fetched(self.maps)
+        return dataclasses.replace(self, cube=tuple(map(_fetched, self.cube)), maps=maps)
+
+
+def find_galaxies(sources, *, daptype=None, base=None):
     """Find galaxies, each with its files.
 
     Parameters
@@ -74,6 +85,8 @@ def find_galaxies(sources, *, daptype=None):
         name and some of cube, maps, image, psf, redshift, ra, dec [degrees], r50 [arcsec], axis_ratio, position_angle
         [degrees]. Several files in one cell (the arms of a cube, the bands of an image as ``g=FILE``) have blanks
         between them; names are relative to the table's folder.
+    base : str, optional
+        An address, ``https://...``, or a folder, to which the table's names of cubes and MAPS are relative instead.
     daptype : str, optional
         Which MAPS, by a part of what follows ``-MAPS-`` in their names, "HYB10-MILESHC-MASTARSSP"; by default the
         first in the order of names, but the truth before the fit of a simulated survey.
@@ -93,7 +106,9 @@ def find_galaxies(sources, *, daptype=None):
         if not source.exists():
             raise FileNotFoundError(f"{source}: no such file or folder")
     if len(sources) == 1 and sources[0].is_file() and not _kind(sources[0]):
-        return _from_table(sources[0])
+        return _from_table(sources[0], base)
+    if base is not None:
+        raise ValueError(f"base is {base!r}, and goes with a table; give one as the only source")
     files = sorted({file for source in sources for file in (source.rglob("*.fit*") if source.is_dir() else [source])})
     found = _by_name([file for file in files if not file.name.startswith(".")], daptype)
     if not found:
@@ -170,7 +185,7 @@ def _catalogue(files):
     return out
 
 
-def _from_table(path):
+def _from_table(path, base):
     try:
         rows = Table.read(path, **({"format": "ascii.csv"} if path.suffix == ".csv" else {}))
     except Exception as error:  # of whichever reader tried
@@ -187,10 +202,13 @@ def _from_table(path):
         cell = {key: row[key] for key in rows.colnames if not np.ma.is_masked(row[key]) and str(row[key]).strip()}
         place = [_number(cell.get(key)) for key in ("ra", "dec")]
         numbers = {key: _number(cell.get(key)) for key in ("redshift", "r50", "axis_ratio", "position_angle")}
-        named = {key: [_beside(path, item) for item in str(cell.get(key, "")).split()] for key in COLUMNS[1:5]}
+        named = {key: str(cell.get(key, "")).split() for key in COLUMNS[1:5]}
+        for key, items in named.items():
+            from_base = base is not None and key in ("cube", "maps")
+            named[key] = [_at(base, item) if from_base else _beside(path, item) for item in items]
         out.append(GalaxyFiles(
-            name=str(cell["name"]), cube=tuple(map(Path, named["cube"])), image=tuple(named["image"]),
-            maps=next(map(Path, named["maps"]), None), psf=next(map(Path, named["psf"]), None),
+            name=str(cell["name"]), cube=tuple(named["cube"]), image=tuple(map(str, named["image"])),
+            maps=next(iter(named["maps"]), None), psf=next(iter(named["psf"]), None),
             position=None if None in place else SkyCoord(*place, unit="deg"), **numbers,
         ))  # fmt: skip
     if len({one.name for one in out}) < len(out):
@@ -201,7 +219,24 @@ def _from_table(path):
 def _beside(table, item):
     """A file that a table names, ``FILE`` or ``BAND=FILE``, relative to the table."""
     band, _, file = item.rpartition("=")
-    return f"{band}{'=' if band else ''}{table.parent / file}"
+    return f"{band}={table.parent / file}" if band else table.parent / file
+
+
+def _at(base, item):
+    """A file at an address, or in a folder."""
+    return f"{base.rstrip('/')}/{item}" if "://" in base else Path(base) / item
+
+
+def _fetched(file):
+    """A file, or what is at an address."""
+    if "://" not in str(file):
+        return file
+    from astropy.utils.data import download_file
+
+    try:
+        return Path(download_file(str(file), cache=True, show_progress=False))
+    except (OSError, ValueError) as error:
+        raise OSError(f"{file} cannot be fetched ({error}); fetch it by hand, and give the file") from error
 
 
 def _number(value):

@@ -41,7 +41,7 @@ def run_galaxy(job, files):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of one galaxy among many: what matters is in its notes
-            row |= _compare(_load(job["model"]), files, job["options"], folder)
+            row |= _compare(_load(job["model"]), files.local(), job["options"], folder)
     except Exception as error:  # one bad galaxy does not stop the others
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         row["reason"] = f"{kind}{error}" or type(error).__name__

@@ -44,6 +44,7 @@ def validate_manga_to_folder(
     model=None,
     truth="auto",
     daptype=None,
+    base=None,
     image="files",
     continuum="ssp",
     radius=RADIUS,
@@ -68,6 +69,8 @@ def validate_manga_to_folder(
         The values of MAPS, or a fit of the cube; by default MAPS where there are any.
     daptype : str, optional
         Which MAPS, by a part of their names.
+    base : str, optional
+        Where a table's cubes and MAPS are, as for `~fiberifu.validate.manga.find_galaxies`.
     image : {'files', 'fetch', 'own'}
         From files; fetched where there is none (Legacy Surveys); or, where there is none, the continuum of the cube
         or the mean flux of MAPS: a hard test.
@@ -103,7 +106,7 @@ def validate_manga_to_folder(
             raise ValueError(f"{name} is {value!r}; give {', '.join(allowed)}")
     if not (np.isfinite(radius) and radius > 0):
         raise ValueError(f"radius is {radius!r}; give effective radii, such as {RADIUS}")
-    galaxies = find_galaxies(sources, daptype=daptype)
+    galaxies = find_galaxies(sources, daptype=daptype, base=base)
     source = resolve_pretrained(model)
     weights = sha256_of(source / "model.safetensors")
     options = {"truth": truth, "image": image, "continuum": continuum, "radius": float(radius)}
