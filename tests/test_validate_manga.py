@@ -312,6 +312,8 @@ def test_no_galaxy_and_wrong_arguments(tmp_path):
         validate_manga_to_folder(tmp_path / "out", [tmp_path])
     with pytest.raises(ValueError, match="truth is 'fit'"):
         validate_manga_to_folder(tmp_path / "out", [tmp_path], truth="fit")
+    with pytest.raises(ValueError, match="continuum is 'flat'"):
+        validate_manga_to_folder(tmp_path / "out", [tmp_path], continuum="flat")
     with pytest.raises(FileNotFoundError, match="no such file"):
         find_galaxies([tmp_path / "absent"])
     (tmp_path / "empty").mkdir()

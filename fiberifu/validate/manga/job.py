@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ...infer_executors import open_executor
 from ...jobs import sha256_of
+from ...lines.stellar import StellarTemplates
 from ...output import MANIFEST, atomic_path, prepare_output_folder
 from ...pretrained import resolve_pretrained
 from ...provenance import software_version
@@ -107,6 +108,7 @@ def validate_manga_to_folder(
     if not (np.isfinite(radius) and radius > 0):
         raise ValueError(f"radius is {radius!r}; give effective radii, such as {RADIUS}")
     galaxies = find_galaxies(sources, daptype=daptype, base=base)
+    _check_continuum(continuum, truth == "cube" or (truth == "auto" and not all(one.maps for one in galaxies)))
     source = resolve_pretrained(model)
     weights = sha256_of(source / "model.safetensors")
     options = {"truth": truth, "image": image, "continuum": continuum, "radius": float(radius)}
@@ -165,6 +167,14 @@ def _one_thread(job, files):
 
     torch.set_num_threads(1)
     return run_galaxy(job, files)
+
+
+def _check_continuum(continuum, needed):
+    """What would fail for every galaxy alike fails before the first."""
+    if continuum != "ssp" and not (isinstance(continuum, int) and continuum >= 0):
+        raise ValueError(f"continuum is {continuum!r}; give 'ssp', or the degree of a polynomial")
+    if needed and continuum == "ssp":
+        StellarTemplates.read_mastar()
 
 
 def _done(folder, files):
