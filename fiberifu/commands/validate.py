@@ -6,7 +6,8 @@ from .arguments import add_output, arguments_as_options, count
 __all__ = ["add"]
 
 VALIDATE = """\
-Judges a model on simulated galaxies that nobody trained on, with their truth, beside simpler methods."""
+Judges a model: on simulated galaxies that nobody trained on, with their truth, beside simpler methods; or on galaxies
+that MaNGA has observed."""
 
 MAPS = """\
 Judges predicted maps of emission lines, and writes to the folder DIR:
@@ -26,11 +27,29 @@ made only when they are named: fiber, blank, shuffled. They learn from the fibre
 recipes say, and need scikit-learn: pip install 'fiberifu[validate]'. The documentation (Validation) tells what every
 score means."""
 
+MANGA = """\
+Predicts maps of emission lines where MaNGA has observed them, from images, and compares the two in absolute flux, at
+the same spaxels and PSF, corrected for Galactic extinction alike. Writes to the folder DIR:
+  manga.html     the page: scores, a table of galaxies, maps of each beside each other
+  scores.json    all of it, scores.ecsv the scores, galaxies.ecsv a row for each galaxy
+  galaxies/      of each galaxy its comparison and figure, from which --resume goes on"""
+
+MANGA_EXAMPLES = """\
+examples:
+  fiberifu validate manga TREE -o DIR              cubes, MAPS, images as of fiberifu simulate --survey manga
+  fiberifu validate manga FOLDER --image fetch -o DIR --workers 4       images from the Legacy Surveys' viewer
+  fiberifu validate manga galaxies.csv --truth cube -o DIR     columns name, cube, maps, image, psf, redshift, ra, dec
+  fiberifu validate manga MAPS.fits.gz --image own -o DIR      from its own continuum, for want of an image: a hard test
+
+Galaxies that the survey says must not be used, predicted files given as observations, and files that cannot be read are
+skipped, with the reason on the page."""
+
 
 def add(group):
     """Add the command and its kinds to the command line; ``group`` makes a command of commands."""
     command = group("validate", "judge a model", VALIDATE, "what is judged")
     _add_maps(command)
+    _add_manga(command)
 
 
 def _add_maps(command):
@@ -75,3 +94,49 @@ def _validate_maps(options):
     for path in paths:
         print(f"{path}  {jobs.size_of(path)}")
     print(*maps_job.summary_lines(options.output), sep="\n")
+
+
+def _add_manga(command):
+    parser = command("manga", _validate_manga, "maps of lines, with MaNGA's", MANGA, MANGA_EXAMPLES)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="folders, files, or one table of files")
+    parser.add_argument("--model", metavar="MODEL", help="a model folder, or hf://owner/name; or the bundled one")
+    parser.add_argument(
+        "--truth",
+        choices=("auto", "maps", "cube"),
+        default="auto",
+        help="MAPS, or a fit of the cube (MAPS if there are)",
+    )
+    parser.add_argument("--base", metavar="URL", help="address, or folder, of the cubes and MAPS that a table names")
+    parser.add_argument("--daptype", metavar="NAME", help="which MAPS, by a part of their names")
+    parser.add_argument(
+        "--image", choices=("files", "fetch", "own"), default="files", help="where images are from without a file"
+    )
+    parser.add_argument(
+        "--continuum", default="ssp", metavar="C", help="under the lines of a fit: ssp, or a degree (ssp)"
+    )
+    parser.add_argument(
+        "--radius", type=float, default=2.5, metavar="R", help="effective radii that are predicted (2.5)"
+    )
+    parser.add_argument("--workers", type=count, default=1, metavar="W", help="processes (1)")
+    add_output(parser)
+
+
+def _validate_manga(options):
+    from .. import jobs
+    from ..validate.manga import summary_lines, validate_manga_to_folder
+
+    names = ("model", "truth", "daptype", "base", "image", "radius", "workers", "overwrite", "resume")
+    with arguments_as_options(*names, source="SOURCE", continuum="--continuum"):
+        paths = validate_manga_to_folder(
+            options.output,
+            options.source,
+            continuum=int(options.continuum) if options.continuum.isdigit() else options.continuum,
+            progress=not options.quiet,
+            command=options.command_line,
+            **{name: getattr(options, name) for name in names},
+        )
+    if options.quiet:
+        return
+    for path in paths:
+        print(f"{path}  {jobs.size_of(path)}")
+    print(*summary_lines(options.output), sep="\n")

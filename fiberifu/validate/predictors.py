@@ -4,6 +4,8 @@
 By the public interface alone, with images as astronomers have them: North up, East left.
 """
 
+import dataclasses
+
 import astropy.units as u
 import numpy as np
 
@@ -13,7 +15,7 @@ from .code_hash import prediction_sha256
 from .maps import LEVELS, PredictedMaps, Predictor
 from .spaxels import QUANTITIES, RATIOS
 
-__all__ = ["NetworkPredictor", "observed_image", "sky_positions"]
+__all__ = ["NetworkPredictor", "observed_image", "predicted_lines", "sky_positions"]
 
 
 class NetworkPredictor(Predictor):
@@ -41,46 +43,19 @@ class NetworkPredictor(Predictor):
         have quantiles only over continua, ratios only over lines, that are hardly below zero. The coherence of errors
         is that of the calibration in the passport of the weights, none without.
         """
-        from ..model import LINES
-
         image = observed_image(galaxy)
         where = sky_positions(galaxy, image)
         keywords = {"redshift": galaxy.redshift, "wavelength": galaxy.wave * u.AA}
         if self.context:
             keywords["context"] = [self._central(galaxy, image)]
         prediction = self.ifu.predict(image, where, **keywords)
-        maps = prediction.line_maps(LINES)
-        n, usable = len(galaxy), {name: ~maps.flux[name].mask for name in LINES}
-
-        def column(quantity, line, error=False):
-            data = getattr(maps, quantity)[line]
-            return np.where(usable[line], data.uncertainty.array if error else data.data, np.nan)
-
-        def table(quantity, error=False):
-            return np.stack([column(quantity, line, error) for line in LINES], 1).astype(np.float32)
-
-        covariance = np.full((n, len(LINES), len(LINES)), np.nan, np.float32)
-        for i, a in enumerate(LINES):
-            for j, b in enumerate(LINES[: i + 1]):
-                both = np.where(usable[a] & usable[b], maps.covariance(a, b).value, np.nan)
-                covariance[:, i, j] = covariance[:, j, i] = both
-        quantiles = _quantiles(prediction, usable)
-        coherence = self.ifu.passport.get("calibration", {}).get("coherence")
+        lines = predicted_lines(prediction, coherence=self.ifu.passport.get("calibration", {}).get("coherence"))
         # the prepared image, so that the second call prepares none; only these few positions are rendered
         spectra = self.ifu.predict(prediction.image, where[galaxy.spectrum_at], **keywords).spectrum()
         bad = spectra.mask | ~(spectra.uncertainty.array > 0)
-        return PredictedMaps(
-            flux=table("flux"),
-            flux_sigma=table("flux", error=True),
-            ew=table("ew"),
-            ew_sigma=table("ew", error=True),
-            covariance=covariance,
-            quantiles=quantiles,
-            coherence=None if coherence is None else tuple(coherence),
-            spectrum=np.where(bad, np.nan, spectra.flux.value).astype(np.float32),
-            spectrum_sigma=np.where(bad, np.nan, np.where(bad, 1, spectra.uncertainty.array) ** -0.5).astype(
-                np.float32
-            ),
+        sigma = np.where(bad, np.nan, np.where(bad, 1, spectra.uncertainty.array) ** -0.5).astype(np.float32)
+        return dataclasses.replace(
+            lines, spectrum=np.where(bad, np.nan, spectra.flux.value).astype(np.float32), spectrum_sigma=sigma
         )
 
     @staticmethod
@@ -96,6 +71,52 @@ class NetworkPredictor(Predictor):
             uncertainty=InverseVariance(galaxy.central_ivar * FLUX_DENSITY**-2),
         )
         return spectrum, sky_positions(galaxy, image, *galaxy.central_offset)
+
+
+def predicted_lines(prediction, *, maps=None, coherence=None, quantiles=True):
+    """Lines of a prediction at a list of n positions, with all that is known of their errors.
+
+    Parameters
+    ----------
+    prediction : `~fiberifu.Prediction`
+        Of positions.
+    maps : `~fiberifu.lines.LineMaps`, optional
+        Its lines; by default they are asked for.
+    coherence : (float, float), optional
+        As of `~fiberifu.validate.PredictedMaps`.
+    quantiles : bool
+        Whether it can be asked for quantiles of its lines: that of the published network cannot.
+
+    Returns
+    -------
+    PredictedMaps
+    """
+    from ..model import LINES
+
+    maps = prediction.line_maps(LINES) if maps is None else maps
+    n, usable = maps.shape[0], {name: ~maps.flux[name].mask for name in LINES}
+
+    def column(quantity, line, error=False):
+        data = getattr(maps, quantity)[line]
+        return np.where(usable[line], data.uncertainty.array if error else data.data, np.nan)
+
+    def table(quantity, error=False):
+        return np.stack([column(quantity, line, error) for line in LINES], 1).astype(np.float32)
+
+    covariance = np.full((n, len(LINES), len(LINES)), np.nan, np.float32)
+    for i, a in enumerate(LINES):
+        for j, b in enumerate(LINES[: i + 1]):
+            both = np.where(usable[a] & usable[b], maps.covariance(a, b).value, np.nan)
+            covariance[:, i, j] = covariance[:, j, i] = both
+    return PredictedMaps(
+        flux=table("flux"),
+        flux_sigma=table("flux", error=True),
+        ew=table("ew"),
+        ew_sigma=table("ew", error=True),
+        covariance=covariance,
+        quantiles=_quantiles(prediction, usable) if quantiles else None,
+        coherence=None if coherence is None else tuple(coherence),
+    )
 
 
 def _quantiles(prediction, usable):

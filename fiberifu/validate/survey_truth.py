@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What a survey's truth needs before it can judge: the PSF of the prediction, and errors of sums of its spaxels."""
 
+import functools
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
@@ -95,8 +97,9 @@ def match_psf(values, spaxel, source, target, *, shape="moffat"):
     return np.divide(blurred, weight, out=np.full(values.shape, np.nan), where=good)
 
 
+@functools.lru_cache(maxsize=16)
 def _kernel(spaxel, source, target, shape):
-    """Kernel on spaxels, of an odd number a side, sum 1; None where nothing is to be done."""
+    """Kernel on spaxels, of an odd number a side, sum 1; None where nothing is to be done. Not to be written to."""
     if target < source * 1.005:
         return None
     step = spaxel / FINE
