@@ -1,4 +1,4 @@
-"""A universe for controls, in which lines follow from what an image shows: ``Draws -> usual galaxy -> no unseen scatter``.
+"""A universe for controls, where lines follow from what an image shows: ``Draws -> usual galaxy -> no unseen scatter``.
 
 What a network learns there is the most that it could learn anywhere: nothing is hidden from it but by the seeing.
 """

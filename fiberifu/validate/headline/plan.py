@@ -182,7 +182,7 @@ class Plan:
         base = packaged_recipe(f"nano_{kind}")
         unknown = set(self.training) - {f.name for f in dataclasses.fields(base)}
         if fixed := sorted(unknown | ({"model", "survey", "simulator", "shards"} & set(self.training))):
-            raise ValueError(f"training: {fixed} cannot be set here; give seed, steps, batch, learning_rate and the like")
+            raise ValueError(f"training: {fixed} cannot be set; give seed, steps, batch, learning_rate and the like")
         survey = dataclasses.replace(base.survey, **survey)
         model = packaged_recipe(self.network).model
         return dataclasses.replace(base, model=model, survey=survey, **(self.training | changes))

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The scores of the curves with all their draws: ``predictions, truths -> pooled -> scores (1 + draws,) -> rows, Draws``.
+"""The scores of the curves with all their draws: ``predictions, truths -> pooled -> scores (1 + draws,) -> rows``.
 
 As `fiberifu.validate.measure_scores` defines them, of what the curves show; draws are kept, so that an arm between two
 others can be placed on each of them.

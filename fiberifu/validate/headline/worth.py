@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""How many cubes are the fibres worth? ``a curve over galaxies, a score -> where the curve reaches it, draw by draw``."""
+"""How many cubes are fibres worth? ``a curve over galaxies, a score -> where the curve reaches it, draw by draw``."""
 
 import dataclasses
 
