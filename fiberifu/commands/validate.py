@@ -108,6 +108,7 @@ def _add_headline(command):
     parser.add_argument("--workers", type=int, metavar="W", help="processes that simulate; 0: in this one (the plan's)")
     parser.add_argument("--device", default="cpu", help="of the trainings: cpu or cuda")
     parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="of training; --resume goes on")
+    parser.add_argument("--as-is", action="store_true", help="judge what is trained already, and leave the rest")
     add_output(parser, page_only=True)
 
 
@@ -115,7 +116,18 @@ def _validate_headline(options):
     from .. import jobs
     from ..validate.headline import job, page
 
-    names = ("size", "model", "galaxies", "held_out", "templates", "workers", "device", "stop_after", "overwrite")
+    names = (
+        "size",
+        "model",
+        "galaxies",
+        "held_out",
+        "templates",
+        "workers",
+        "device",
+        "stop_after",
+        "as_is",
+        "overwrite",
+    )
     with arguments_as_options(*names, resume="--resume"):
         if options.page_only:
             paths = [page.write_page(options.output, held_out=options.held_out)]

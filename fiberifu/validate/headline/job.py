@@ -15,7 +15,7 @@ import numpy as np
 from ...output import atomic_path, prepare_output_folder, settings_hash
 from ...provenance import software_version
 from .plan import Plan
-from .run import is_trained, train_arms
+from .run import train_arms
 
 __all__ = ["headline_to_folder", "summary_lines"]
 
@@ -36,6 +36,7 @@ def headline_to_folder(
     workers=None,
     device="cpu",
     stop_after=None,
+    as_is=False,
     overwrite=False,
     resume=False,
     progress=False,
@@ -66,6 +67,8 @@ def headline_to_folder(
         On which arms are trained.
     stop_after : float, optional
         Seconds of training after which its state is saved; with ``resume`` the same call goes on.
+    as_is : bool
+        Judge what is trained already and leave the rest, to go on later.
     overwrite, resume : bool
         As for `fiberifu.output.prepare_output_folder`.
     progress : bool
@@ -104,10 +107,8 @@ def headline_to_folder(
     if not (folder / PACK).is_file() or overwrite:
         with atomic_path(folder / PACK) as temporary:
             np.savez(temporary, **pack)
-    if not train_arms(arms, folder / PACK, folder, stop_after=stop_after, device=device, progress=progress,
-                      train=train):  # fmt: skip
-        done = sum(is_trained(folder, arm) for arm in arms)
-        log.info("%d of %d arms are trained; the same command with --resume goes on", done, len(arms))
+    if not as_is and not train_arms(arms, folder / PACK, folder, stop_after=stop_after, device=device,
+                                    progress=progress, train=train):  # fmt: skip
         return []
     from .judging import judge_arms
     from .page import write_page

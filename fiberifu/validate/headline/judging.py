@@ -10,7 +10,7 @@ import logging
 
 from ..judge import judge
 from ..methods import BASELINES
-from .run import arm_folder, read_cost
+from .run import arm_folder, is_trained, read_cost
 from .score import CURVES, LinePredictor, curve_draws, curve_rows
 from .worth import worth_of
 
@@ -28,7 +28,7 @@ def judge_arms(plan, arms, pack, truth, folder, *, model=None, progress=False):
     ----------
     plan : Plan
     arms : list of Arm
-        All of them trained.
+        All of the plan; those that are not trained are left out.
     pack : dict
     truth : HeldOutSet
     folder : `~pathlib.Path`
@@ -44,9 +44,12 @@ def judge_arms(plan, arms, pack, truth, folder, *, model=None, progress=False):
     """
     from ..maps_job import _review
 
-    judged = [arm for arm in arms if arm.kind != CONTROL]
+    trained = [arm for arm in arms if is_trained(folder, arm)]
+    judged = [arm for arm in trained if arm.kind != CONTROL]
     networks, about = _networks(plan, judged, folder, model)
-    learned = _baselines(plan, judged, pack, folder, about, progress)
+    learned = _baselines(plan, arms, pack, folder, about)
+    if not networks:  # somebody has to be looked at closely
+        next(one for one in learned if one.kind == "rival").kind = "judged"
     shown = {one.name for one in [*networks, *learned] if one.kind != "curve"}
     kept = {}
 
@@ -61,8 +64,9 @@ def judge_arms(plan, arms, pack, truth, folder, *, model=None, progress=False):
     report |= _review(truth, folder, report, progress)
     report["curves"] = curve_rows(kept["draws"], about)
     report["worth"] = measure_worth(plan, judged, kept["draws"])
-    report["control"] = _control(plan, arms, pack, folder, progress)
-    report["meta"] |= {"arms": _cards(arms, folder)} | _weights_of(folder, judged, networks[0])
+    report["control"] = _control(plan, trained, pack, folder, progress)
+    report["meta"] |= {"arms": _cards(trained, folder), "untrained": [arm.name for arm in arms if arm not in trained]}
+    report["meta"] |= _weights_of(methods)
     return report
 
 
@@ -86,8 +90,9 @@ def _networks(plan, arms, folder, model):
     from ...observe import VirtualIFU
     from ..predictors import NetworkPredictor
 
-    first = next(iter(plan.placements))
-    main = f"{plan.fibers[-1]} fibres, {first}"
+    main = max((arm for arm in arms if arm.kind == "fibres" and arm.placement == next(iter(plan.placements))),
+               key=lambda arm: arm.galaxies, default=next(iter(arms), None))  # fmt: skip
+    main = None if main is None else main.name
     others = {f"{plan.cubes[-1]} cubes"}
     about = {arm.name: {"kind": arm.kind, "training_galaxies": arm.galaxies, "placement": arm.placement,
                         "method": "network"} for arm in arms}  # fmt: skip
@@ -106,7 +111,7 @@ def _networks(plan, arms, folder, model):
     return out, about
 
 
-def _baselines(plan, arms, pack, folder, about, progress):
+def _baselines(plan, arms, pack, folder, about):
     """Constant EW, ridge and trees on the fibres, trees on cubes, the central spectrum; all numbers of galaxies."""
     from .. import baselines
     from .samples import sample_survey
@@ -247,5 +252,8 @@ def _cards(arms, folder):
     return out
 
 
-def _weights_of(folder, arms, first):
-    return {"model": first.name, "weights_sha256": first.ifu.weights_sha256, "training_data": "fiberifu.simulate"}
+def _weights_of(methods):
+    """The method that is looked at closely, as the page of maps names it."""
+    first = next(one for one in methods if one.kind == "judged")
+    weights = getattr(getattr(first, "ifu", None), "weights_sha256", None)
+    return {"model": first.name, "weights_sha256": weights, "training_data": "fiberifu.simulate"}

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The page of the experiment: ``headline.json -> curves, tables, the sections of the page of maps -> headline.html``."""
+"""The page of the experiment: ``headline.json -> curves, tables, sections of the page of maps -> headline.html``."""
 
 import json
 import logging
@@ -7,8 +7,21 @@ from html import escape
 from pathlib import Path
 
 from ...output import atomic_path
-from ..report import _BOLD, _ERRORS, _EXAMPLES, _STRATA, _STYLE, _calibration_table, _cards, _cell, _facts, _methods
-from ..report import _other_scores, _picture, _score_tables
+from ..report import (
+    _BOLD,
+    _ERRORS,
+    _EXAMPLES,
+    _STRATA,
+    _STYLE,
+    _calibration_table,
+    _cards,
+    _cell,
+    _facts,
+    _methods,
+    _other_scores,
+    _picture,
+    _score_tables,
+)
 from ..report_figures import quantity_label
 from .curves import draw_curves, draw_placements, draw_worth
 from .score import CURVES, REGIONS
@@ -125,6 +138,8 @@ def make_page(report, figures, extra=()):
 def _lead(report):
     meta = report["meta"]
     arms = [arm for arm in meta["arms"] if arm["kind"] != "control"]
+    if not arms:
+        return "<b>No network is trained yet</b>: what follows is of simpler methods alone."
     steps, batch = arms[0]["steps"], arms[0]["batch"]
     minutes = sum(arm["cpu_seconds"] for arm in meta["arms"]) / 60
     text = (
@@ -133,6 +148,8 @@ def _lead(report):
         f"held-out galaxies, seen as an IFU survey would, beside simpler methods. Size: {escape(meta['title'])}; all "
         f"trainings took {minutes:,.0f} minutes of processor time. "
     )
+    if meta["untrained"]:
+        text += f"<b>Not trained yet: {escape(', '.join(meta['untrained']))}.</b> "
     if steps < FEW_STEPS:
         text += (
             f"<b>{steps:,} steps are few</b> (the bundled network has taken some 14,000 in four stages of other sizes):"
@@ -244,8 +261,8 @@ def _arms(arms):
         texts = (f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in cells)
         lines.append("<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
     return (
-        "<p>Seconds by the clock and of the processor. Visits of a galaxy are simulated once and used for several steps,"
-        " in other orientations and behind other masks.</p>"
+        "<p>Seconds by the clock and of the processor. Visits of a galaxy are simulated once and used for several "
+        "steps, in other orientations and behind other masks.</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     )
 
@@ -282,8 +299,8 @@ def _limits(report):
         "would.",
         "All arms take the same number of steps: a smaller set is seen more often. Cubes read several apertures of a "
         "galaxy in each step, so networks on cubes see more spectra than those on fibres, and a step costs more.",
-        "Cubes have no calibration errors and no covariance of spaxels: they are somewhat better than real ones. Fibres "
-        "have seeing of their own, misplacement, sky residuals and calibration as DESI's.",
+        "Cubes have no calibration errors and no covariance of spaxels: they are somewhat better than real ones. "
+        "Fibres have seeing of their own, misplacement, sky residuals and calibration as DESI's.",
         "Errors are those of the training: `fiberifu calibrate` was not applied to any arm.",
     ]
     if meta["galaxies"] < 500:
