@@ -116,18 +116,8 @@ def _validate_headline(options):
     from .. import jobs
     from ..validate.headline import job, page
 
-    names = (
-        "size",
-        "model",
-        "galaxies",
-        "held_out",
-        "templates",
-        "workers",
-        "device",
-        "stop_after",
-        "as_is",
-        "overwrite",
-    )
+    names = ("size", "model", "galaxies", "held_out", "templates", "workers", "device", "stop_after", "as_is")
+    names += ("overwrite",)
     with arguments_as_options(*names, resume="--resume"):
         if options.page_only:
             paths = [page.write_page(options.output, held_out=options.held_out)]

@@ -30,16 +30,19 @@ def _ends(rows):
 
 
 def _panels(quantity, height=2.7):
+    """A figure, and (ax, region, score) of each of its panels."""
     figure, axes = plt.subplots(
         *(len(REGIONS), len(CURVES)), figsize=(12.5, height * len(REGIONS) + 0.9), layout="constrained", sharex="col"
     )
+    panels = []
     for i, region in enumerate(REGIONS):
         for j, score in enumerate(CURVES):
             ax = axes[i, j]
             ax.set_title(f"{quantity_label(quantity)}, {REGION_WORDS[region]}")
             ax.set_ylabel(score_label(score))
             ax.grid(axis="y", color="0.9", lw=0.5)
-            yield figure, ax, region, score
+            panels.append((ax, region, score))
+    return figure, panels
 
 
 def draw_curves(report, quantity="Ha"):
@@ -58,7 +61,8 @@ def draw_curves(report, quantity="Ha"):
     rows, handles = report["curves"], {}
     first = next((row["placement"] for row in rows if row["kind"] == "fibres" and row["method"] == "network"), "")
     with _plain_style():
-        for figure, ax, region, score in _panels(quantity):
+        figure, panels = _panels(quantity)
+        for ax, region, score in panels:
             for kind, placement in (("fibres", first), ("cubes", "")):
                 for method, look in (("network", {"ls": "-", "marker": "o"}), ("trees", {"ls": ":", "marker": "^"})):
                     line = _pick(rows, quantity, region, score, kind=kind, placement=placement, method=method)
@@ -97,7 +101,8 @@ def draw_placements(report, quantity="Ha"):
     order = sorted(placements, key=lambda name: ("central", "DESI-like", "scattered").index(name)
                    if name in ("central", "DESI-like", "scattered") else 9)  # fmt: skip
     with _plain_style():
-        for figure, ax, region, score in _panels(quantity, 2.3):
+        figure, panels = _panels(quantity, 2.3)
+        for ax, region, score in panels:
             for x, placement in enumerate(order):
                 for row in _pick(rows, quantity, region, score, placement=placement):
                     (low,), (high,) = _ends([row])

@@ -148,7 +148,7 @@ class Plan:
         return cls(**out)
 
     def arms(self, **changes):
-        """The trainings, in the order in which they are done.
+        """The trainings, in the order in which they are done: what answers most comes first.
 
         Parameters
         ----------
@@ -160,10 +160,11 @@ class Plan:
         list of Arm
         """
         first, *others = self.placements
-        most = self.fibers[-1]
-        out = [self._fibers(n, first, changes) for n in self.fibers]
-        out += [self._cubes(n, changes) for n in self.cubes]
+        most, ends = self.fibers[-1], (self.cubes[0], self.cubes[-1])
+        out = [self._fibers(most, first, changes)]
+        out += [self._cubes(n, changes) for n in sorted(self.cubes, key=lambda n: (n not in ends, -n))]
         out += [self._fibers(most, placement, changes) for placement in others]
+        out += [self._fibers(n, first, changes) for n in self.fibers[-2::-1]]
         if self.control:
             recipe = self._recipe("ifu", changes, galaxies=self.control, positions=self.positions, scatter=False)
             recipe = dataclasses.replace(recipe, simulator=recipe.simulator | {"noise": False})
