@@ -15,6 +15,7 @@ __all__ = ["FIGURE_COLORS", "draw_curves", "draw_placements", "draw_worth"]
 FIGURE_COLORS = {"fibres": "#0072B2", "cubes": "#D55E00", "control": "#009E73", "given": "#CC79A7"}
 FLAT = {"constant": ("0.45", "light x constant EW"), "ridge": ("#8c564b", "ridge (fibres)"),
         "central": ("#E69F00", "central spectrum x light")}  # fmt: skip
+LEAST_R2 = -1.0  # end of the axis: below, it does not matter any more
 REGION_WORDS = {"whole": "whole galaxies", "off-centre": "off-centre"}
 
 
@@ -41,6 +42,7 @@ def _panels(quantity, height=2.7):
             ax.set_title(f"{quantity_label(quantity)}, {REGION_WORDS[region]}")
             ax.set_ylabel(score_label(score))
             ax.grid(axis="y", color="0.9", lw=0.5)
+            ax.set_axisbelow(True)
             panels.append((ax, region, score))
     return figure, panels
 
@@ -79,6 +81,8 @@ def draw_curves(report, quantity="Ha"):
             for row in _pick(report["control"]["rows"], quantity, region, score, method="network"):
                 ax.axhline(row["value"], color=FIGURE_COLORS["control"], ls="-.", lw=1.3, label="network, control")
             ax.set_xscale("log")
+            if score.startswith("R2"):
+                ax.set_ylim(bottom=max(ax.get_ylim()[0], LEAST_R2))
             if region == REGIONS[-1]:
                 ax.set_xlabel("galaxies in the training set")
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -140,7 +144,8 @@ def draw_worth(report, quantity="Ha"):
             ax.set_xlabel("galaxies with a cube that train as well")
             ax.set_yticks(range(len(names)), names)
             ax.set_ylim(len(names) - 0.4, -0.6)
-            ticks = [10**k * m for k in range(8) for m in (1, 3) if smallest <= 10**k * m <= largest]
+            ticks = [10**k * m for k in range(8) for m in (1, 2, 3, 5) if smallest <= 10**k * m <= largest]
+            ax.minorticks_off()
             ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         handles = [Line2D([], [], color=color, marker="o", label=score_label(score)) for score, color in colors.items()]
         handles.append(Line2D([], [], color="0.4", marker=">", ls="", label="beyond the largest / smallest"))
