@@ -115,7 +115,7 @@ def test_foreseeable_universe(pack):
     for name in ("ionising", "gas_dust", "diffuse", "diffuse_o3", "diffuse_low", "xi", "n_over_o"):
         middle, scatter = a[name].median().item(), a[name].std().item()
         assert abs(middle - b[name][0].item()) < 0.3 * scatter, name  # the middle of what is drawn
-        assert b[name].std() == 0
+        assert b[name].std() < 1e-6
     d = Draws(5, range(3))
     plain._draw(d)
     ages = d.clump[..., 5] + d.clump[..., 6] + d.clump[..., 1]
@@ -169,8 +169,7 @@ def test_killed_plan_goes_on(arms, tmp_path):
 
 
 def test_samples_are_the_survey(pack):
-    recipe = Plan.from_dict(SMALL | {"fibers": [3, 20]}).arms()[0].recipe
-    recipe = dataclasses.replace(recipe, survey=dataclasses.replace(recipe.survey, galaxies=3))
+    recipe = Plan.from_dict(SMALL | {"fibers": [3], "training": {"mixtures": 40}}).arms()[0].recipe
     sample = sample_survey(recipe, pack)
     survey = FiniteSurvey(Simulator(pack), recipe.survey, 10_000_000)
     assert sample.kind == "fibres" and sample.galaxy.tolist() == survey.galaxies.tolist()
@@ -260,7 +259,7 @@ def test_worth_of_arms(plan, judged):
     assert {key[3] for key in rows} == set(CURVES)
 
 
-def test_page_from_stored_rows(plan, judged, tmp_path):
+def test_page_from_stored_rows(plan, judged, tmp_path, monkeypatch):
     arms, _, _, draws, about = judged
     cards = [{"name": arm.name, "kind": arm.kind, "galaxies": arm.galaxies, "off_centre": 0.1, "steps": 20, "batch": 8,
               "spectra": 160, "simulated_visits": 80, "seed": 1, "seconds": 2.0, "cpu_seconds": 1.0, "device": "cpu",
@@ -273,10 +272,12 @@ def test_page_from_stored_rows(plan, judged, tmp_path):
               "worth": measure_worth(plan, arms, draws), "control": {"rows": [], "unseen_scatter": None}}  # fmt: skip
     (tmp_path / "headline.json").write_text(json.dumps(report, allow_nan=False))
     text = write_page(tmp_path, held_out=tmp_path).read_text()
-    assert "mean nothing" in text and "control, &lt;b&gt;" in text and "20 steps are few" in text
+    assert "Smoke test" in text and "control, &lt;b&gt;" in text and "20 steps are few" in text
     assert text.count("data:image/png;base64,") == 3 and "<script" not in text
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)  # nothing from elsewhere
-    assert "mean nothing" not in make_page(report | {"meta": meta | {"title": "x", "analytic": False}}, ())
+    for name in ("draw_curves", "draw_placements", "draw_worth"):  # which take a second
+        monkeypatch.setattr(f"fiberifu.validate.headline.page.{name}", lambda report: None)
+    assert "Smoke test" not in make_page(report | {"meta": meta | {"title": "x", "analytic": False}}, ())
     assert '<h2 id="doubt">Doubt</h2>' in make_page(report, (), extra=[("doubt", "Doubt", "<p></p>")])
     with pytest.raises(FileNotFoundError, match="--page-only"):
         write_page(tmp_path / "none")
