@@ -35,13 +35,27 @@ class ForeseeableSimulator(Simulator):
     No active nuclei, winds and decoupled gas; `MIDDLE` for what scatters unseen; the ionisation parameter follows from
     the metallicity, and all clumps have one age. Metallicity, ages and dust of starlight scatter as always: colours
     show them, though not one by one. Noise is another matter (``SimConfig(noise=False)``).
+
+    Parameters
+    ----------
+    pack, config, device
+        As for `~fiberifu.simulate.Simulator`.
     """
 
     universe = "without unseen scatter"
 
     @classmethod
     def like(cls, simulator):
-        """With the templates and settings of another simulator, which are shared."""
+        """With the templates and settings of another simulator, which are shared.
+
+        Parameters
+        ----------
+        simulator : Simulator
+
+        Returns
+        -------
+        ForeseeableSimulator
+        """
         out = cls.__new__(cls)
         out.__dict__.update(simulator.__dict__)
         return out

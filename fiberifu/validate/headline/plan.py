@@ -27,7 +27,7 @@ def packaged_recipe(name):
 class Arm:
     """One training.
 
-    Attributes
+    Parameters
     ----------
     name : str
         As on the page.
@@ -37,6 +37,7 @@ class Arm:
     placement : str
         Of fibres, one of the plan's; empty for cubes and control.
     recipe : `~fiberifu.train.Recipe`
+        By which it is trained.
     """
 
     name: str
@@ -114,6 +115,15 @@ class Plan:
     def read(cls, size):
         """A packaged plan by its name, or one from a file.
 
+        Parameters
+        ----------
+        size : str or path-like
+            One of `SIZES`, or a TOML file.
+
+        Returns
+        -------
+        Plan
+
         Raises
         ------
         ValueError, FileNotFoundError
@@ -132,7 +142,21 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values):
-        """From the values of a file; refuses unknown names and wrong types."""
+        """From the values of a file.
+
+        Parameters
+        ----------
+        values : dict
+
+        Returns
+        -------
+        Plan
+
+        Raises
+        ------
+        ValueError
+            For unknown names, wrong types, and what is out of range.
+        """
         known = {f.name: f for f in dataclasses.fields(cls)}
         if extra := sorted(set(values) - set(known)):
             raise ValueError(f"unknown names {extra}; known: {sorted(known)}")
