@@ -16,6 +16,7 @@ from fiberifu.simulate.recipe import Draws
 from fiberifu.train import FiniteSurvey, ForeseeableSimulator, Recipe, Survey
 from fiberifu.validate import PredictedMaps
 from fiberifu.validate.headline import SIZES, Plan, train_arms
+from fiberifu.validate.headline.job import headline_to_folder
 from fiberifu.validate.headline.judging import measure_worth
 from fiberifu.validate.headline.page import make_page, write_page
 from fiberifu.validate.headline.run import arm_folder, is_trained, read_cost
@@ -168,6 +169,23 @@ def test_killed_plan_goes_on(arms, tmp_path):
     assert not train_arms(arms, "pack.npz", tmp_path / "new", stop_after=0.0, train=again)
 
 
+def test_job_stops_and_refuses_other_plans(plan, pack, tmp_path, monkeypatch):
+    path, folder = tmp_path / "plan.toml", tmp_path / "out"
+    path.write_text('title = "mine"\nfibers = [10]\ncubes = [2, 3]\n[training]\nsteps = 20\n')
+    settings = {"size": path, "pack": pack, "train": Trainer()}
+    assert headline_to_folder(folder, **settings) == []  # stopped in the first training
+    assert (folder / "pack.npz").is_file() and len(list((folder / "runs").iterdir())) == 1
+    with pytest.raises(FileExistsError, match="resume"):
+        headline_to_folder(folder, **settings)
+    with pytest.raises(ValueError, match="galaxies"):
+        headline_to_folder(folder, resume=True, galaxies=7, **settings)
+    assert headline_to_folder(folder, resume=True, stop_after=0.0, **settings) == []
+    (folder / "mine.txt").write_text("of the user")
+    path.write_text(path.read_text().replace("20", "30"))
+    assert headline_to_folder(folder, overwrite=True, **settings) == []
+    assert (folder / "mine.txt").is_file() and (folder / "runs" / "10-fibres-desi-like" / "steps").read_text() == "10"
+
+
 def test_samples_are_the_survey(pack):
     recipe = Plan.from_dict(SMALL | {"fibers": [3], "training": {"mixtures": 40}}).arms()[0].recipe
     sample = sample_survey(recipe, pack)
@@ -267,7 +285,7 @@ def test_page_from_stored_rows(plan, judged, tmp_path, monkeypatch):
     name = "40 fibres, DESI-like"
     meta = {"title": "smoke test", "analytic": True, "galaxies": 8, "arms": cards, "untrained": ["control, <b>"],
             "model": name, "predictors": [{"name": name, "kind": "judged", "about": "it"}], "command": "fiberifu x",
-            "version": "1"}  # fmt: skip
+            "version": "1", "placement": "DESI-like"}  # fmt: skip
     report = {"meta": meta, "scores": [], "reliability": [], "curves": curve_rows(draws, about),
               "worth": measure_worth(plan, arms, draws), "control": {"rows": [], "unseen_scatter": None}}  # fmt: skip
     (tmp_path / "headline.json").write_text(json.dumps(report, allow_nan=False))

@@ -61,7 +61,7 @@ def draw_curves(report, quantity="Ha"):
     `~matplotlib.figure.Figure`
     """
     rows, handles = report["curves"], {}
-    first = next((row["placement"] for row in rows if row["kind"] == "fibres" and row["method"] == "network"), "")
+    first = report["meta"]["placement"]
     with _plain_style():
         figure, panels = _panels(quantity)
         for ax, region, score in panels:
@@ -96,9 +96,12 @@ def draw_placements(report, quantity="Ha"):
 
     Returns
     -------
-    `~matplotlib.figure.Figure`
+    `~matplotlib.figure.Figure` or None
+        None where no network is trained on fibres.
     """
     rows = [row for row in report["curves"] if (row["kind"], row["method"]) == ("fibres", "network")]
+    if not rows:
+        return None
     most = max(row["training_galaxies"] for row in rows)
     rows = [row for row in rows if row["training_galaxies"] == most]
     placements = list(dict.fromkeys(row["placement"] for row in rows))
@@ -126,7 +129,7 @@ def draw_worth(report, quantity="Ha"):
     `~matplotlib.figure.Figure` or None
         None where nothing is known.
     """
-    found = [one for one in report["worth"] if one["quantity"] == quantity and one["method"] == "network"]
+    found = [one for one in report["worth"] if one["quantity"] == quantity]
     names = list(dict.fromkeys(one["fibers"] for one in found))
     if not found:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...output import atomic_path, prepare_output_folder, settings_hash
+from ...output import atomic_path, settings_hash
 from ...provenance import software_version
 from .plan import Plan
 from .run import train_arms
@@ -22,6 +22,8 @@ __all__ = ["headline_to_folder", "summary_lines"]
 log = logging.getLogger(__name__)
 
 PACK = "pack.npz"
+FOLDERS = ("runs", "samples", "predictions", "truth", "control")
+FILES = (PACK, "scores.json", "scores.ecsv", "headline.json", "headline.ecsv", "headline.html")
 
 
 def headline_to_folder(
@@ -89,7 +91,7 @@ def headline_to_folder(
     ValueError, OSError
         For what is wrong with an argument, the folder, the plan or the templates.
     """
-    from ..maps_job import _held_out, _quiet
+    from ..maps_job import _held_out, _prepare, _quiet
 
     if importlib.util.find_spec("sklearn") is None:
         raise ValueError("baselines need scikit-learn: pip install 'fiberifu[validate]'")
@@ -103,8 +105,8 @@ def headline_to_folder(
     settings = {"plan": plan.title, "arms": {arm.name: arm.recipe.sha256() for arm in arms}, "analytic": analytic,
                 "galaxies": wanted, "model": None if model is None else str(model),
                 "held_out": None if held_out is None else str(held_out), "pack": _pack_hash(pack)}  # fmt: skip
-    folder = prepare_output_folder(folder, overwrite=overwrite, resume=resume, settings=settings)
-    if not (folder / PACK).is_file() or overwrite:
+    folder = _prepare(folder, settings, overwrite, resume, folders=FOLDERS, files=FILES)
+    if not (folder / PACK).is_file():
         with atomic_path(folder / PACK) as temporary:
             np.savez(temporary, **pack)
     if not as_is and not train_arms(arms, folder / PACK, folder, stop_after=stop_after, device=device,

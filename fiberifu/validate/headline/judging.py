@@ -5,6 +5,7 @@ Some methods are *shown*: they have all scores, strata, errors and maps, as of `
 have what the curves need.
 """
 
+import dataclasses
 import json
 import logging
 
@@ -48,26 +49,28 @@ def judge_arms(plan, arms, pack, truth, folder, *, model=None, progress=False):
     judged = [arm for arm in trained if arm.kind != CONTROL]
     networks, about = _networks(plan, judged, folder, model)
     learned = _baselines(plan, arms, pack, folder, about)
-    if not networks:  # somebody has to be looked at closely
-        next(one for one in learned if one.kind == "rival").kind = "judged"
+    if not judged:  # somebody has to be looked at closely
+        (networks or [one for one in learned if one.kind == "rival"])[-1].kind = "judged"
     shown = {one.name for one in [*networks, *learned] if one.kind != "curve"}
-    kept = {}
-
-    def curves(predictions, truths, *, seed, draws):
-        kept["draws"] = curve_draws(predictions, truths, seed=seed, draws=draws)
-        return []
-
-    methods = [*networks, *learned]
+    curves, methods = _Curves(), [*networks, *learned]
     report = judge(truth, methods, folder, draws=plan.draws, progress=progress, overwrite=True,
                    measures=[curves, *_of_shown(shown)])  # fmt: skip
     report["meta"]["predictors"] = [one for one in report["meta"]["predictors"] if one["name"] in shown]
     report |= _review(truth, folder, report, progress)
-    report["curves"] = curve_rows(kept["draws"], about)
-    report["worth"] = measure_worth(plan, judged, kept["draws"])
+    report["curves"] = curve_rows(curves.draws, about)
+    report["worth"] = measure_worth(plan, judged, curves.draws)
     report["control"] = _control(plan, trained, pack, folder, progress)
     report["meta"] |= {"arms": _cards(trained, folder), "untrained": [arm.name for arm in arms if arm not in trained]}
-    report["meta"] |= _weights_of(methods)
+    report["meta"] |= {"placement": next(iter(plan.placements))} | _weights_of(methods)
     return report
+
+
+class _Curves:
+    """A measure for `judge` without rows of its own, which keeps the draws."""
+
+    def __call__(self, predictions, truths, *, seed, draws):
+        self.draws = curve_draws(predictions, truths, seed=seed, draws=draws)
+        return []
 
 
 def _of_shown(shown):
@@ -164,8 +167,6 @@ def measure_worth(plan, arms, draws):
     list of dict
         fibers (name of the arm), method, quantity, region, score; fields of `Worth` and its text.
     """
-    import dataclasses
-
     families = {
         "network": ([arm.name for arm in arms if arm.kind == "fibres"], "{} cubes"),
         "trees": ([f"trees, {n} fibres" for n in plan.fibers], "trees, {} cubes"),
@@ -191,6 +192,7 @@ def _control(plan, arms, pack, folder, progress):
     from ...observe import VirtualIFU
     from ...simulate import SimConfig
     from ...train import ForeseeableSimulator
+    from .. import baselines
     from ..held_out import SEED, HeldOutSet
     from .samples import sample_survey
 
@@ -203,30 +205,21 @@ def _control(plan, arms, pack, folder, progress):
     ifu = VirtualIFU.from_pretrained(arm_folder(folder, arm) / "model")
     methods = [LinePredictor(ifu, arm.name)]
     about = {arm.name: {"kind": CONTROL, "training_galaxies": arm.galaxies, "placement": "", "method": "network"}}
-    from .. import baselines
-
     few = {"training_galaxies": min(arm.galaxies, plan.cubes[-1]), "placement": "", "kind": CONTROL}
     recipe = _fewer(arm.recipe, few["training_galaxies"])
     spaxels = sample_survey(recipe, pack, folder / "samples" / "control.npz", per_galaxy=plan.spaxels)
     methods += _trees(baselines.IFUTrees, spaxels, f"control, trees, {few['training_galaxies']} cubes", False, about,
                       few | {"method": "trees"})  # fmt: skip
-    kept = {}
-
-    def curves(predictions, truths, *, seed, draws):
-        kept["draws"] = curve_draws(predictions, truths, seed=seed, draws=draws)
-        return []
-
+    curves = _Curves()
     judge(truth, methods, folder / "control", draws=plan.draws, progress=progress, overwrite=True, measures=[curves])
     from ..examples import review
 
     found = review(((galaxy, {}) for galaxy in truth), "")
-    return {"rows": curve_rows(kept["draws"], about), "galaxies": len(truth),
+    return {"rows": curve_rows(curves.draws, about), "galaxies": len(truth),
             **{key: found[key] for key in ("unseen_scatter", "unseen_scatter_interval")}}  # fmt: skip
 
 
 def _fewer(recipe, galaxies):
-    import dataclasses
-
     return dataclasses.replace(recipe, survey=dataclasses.replace(recipe.survey, galaxies=galaxies))
 
 
