@@ -15,23 +15,20 @@ from ..report import (
     _STYLE,
     _calibration_table,
     _cards,
-    _cell,
     _facts,
     _methods,
     _other_scores,
     _picture,
     _score_tables,
 )
-from ..report_figures import quantity_label
 from .curves import draw_curves, draw_placements, draw_worth
-from .score import CURVES, REGIONS
+from .tables import arms_table, coverage_table, curve_tables, methods_table
 
 __all__ = ["PAGE", "make_page", "write_page"]
 
 log = logging.getLogger(__name__)
 
 PAGE = "headline.html"
-LINES = ("Ha", "Hb", "O3", "N2", "S2", "O2")
 NONSENSE = (
     '<p class="label"><b>Smoke test: the numbers on this page mean nothing.</b> It shows that everything runs.</p>'
 )
@@ -102,13 +99,13 @@ def make_page(report, figures, extra=()):
         ("worth", "How many cubes are the fibres worth?", _worth(report)),
         ("placements", "Where the fibres are", _placements(report)),
         ("control", "What the network could do at best", _control(report)),
-        ("table", "All curves as numbers", _curve_tables(report)),
-        ("arms", "The trainings", _arms(meta["arms"])),
+        ("table", "All curves as numbers", curve_tables(report)),
+        ("arms", "The trainings", arms_table(meta["arms"])),
         ("judged", "What was judged", _facts(meta) + _methods(meta["predictors"])),
         ("halpha", "All scores of some: Hα", _BOLD + _score_tables(report, "Ha")),
         ("others", "All scores of some: other lines, ratios and spectra", _other_scores(report)),
         ("strata", "Kinds of galaxies, views, places", f"<p>{_STRATA}</p>{pictures.get('strata', '')}"
-         + _coverage_table(report)),
+         + coverage_table(report)),
         ("errors", f"Are the errors right? {shown}", f"<p>{_ERRORS}</p>{_calibration_table(report)}"
          + pictures.get("errors", "")),
         ("examples", f"Examples: {shown}", f"<p>{_EXAMPLES}</p>{pictures.get('examples', '')}"),
@@ -223,70 +220,7 @@ def _control(report):
         "decoupled gas and without scatter of the lines that no image shows. Scatter of log EW(Hα) at fixed colours, "
         f"surface brightness and redshift: there {scatter(control)}, in the universe of all other arms "
         f"{scatter(report)}. What is missing to a perfect score here is the network's, its training's and the "
-        "seeing's.</p>" + _table(rows)
-    )
-
-
-def _curve_tables(report):
-    out = []
-    for quantity in LINES:
-        rows = [row for row in report["curves"] if row["quantity"] == quantity]
-        title = f"<summary>{escape(quantity_label(quantity))}</summary>"
-        out.append(f"<details{' open' if quantity == 'Ha' else ''}>{title}{_table(rows)}</details>")
-    return "".join(out)
-
-
-def _table(rows):
-    """Methods as rows, regions and scores as columns."""
-    places = [(region, score) for region in REGIONS for score in CURVES]
-    found = {(row["predictor"], row["region"], row["score"]): row for row in rows}
-    lines = []
-    for name in dict.fromkeys(row["predictor"] for row in rows):
-        cells = (found.get((name, *place)) for place in places)
-        cells = "".join(f"<td>{'' if row is None else _cell(row, 3)}</td>" for row in cells)
-        lines.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
-    head = "".join(f"<th>{escape(score)}<br>{region}</th>" for region, score in places)
-    return f"<table><thead><tr><th>method</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-COLUMNS = ("name", "galaxies", "off_centre", "steps", "batch", "spectra", "simulated_visits", "seed", "seconds",
-           "cpu_seconds", "device", "recipe_sha256", "weights_sha256")  # fmt: skip
-
-
-def _arms(arms):
-    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in COLUMNS)
-    lines = []
-    for arm in arms:
-        cells = (str(arm[key])[:12] if key.endswith("sha256") else arm[key] for key in COLUMNS)
-        texts = (f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in cells)
-        lines.append("<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
-    return (
-        "<p>Seconds by the clock and of the processor. Visits of a galaxy are simulated once and used for several "
-        "steps, in other orientations and behind other masks.</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    )
-
-
-def _coverage_table(report):
-    """Coverage of the flux of Hα by kind of galaxy, of the methods that are shown."""
-    wanted = ("coverage 68 %", "coverage 95 %")
-    rows = [row for row in report["scores"] if (row["quantity"], row["region"]) == ("Ha", "whole")]
-    rows = [row for row in rows if row["score"] in wanted]
-    methods = list(dict.fromkeys(row["predictor"] for row in rows))
-    if not rows:
-        return ""
-    found = {(row["predictor"], row["stratum"], row["score"]): row for row in rows}
-    lines = []
-    for stratum in dict.fromkeys(row["stratum"] for row in rows):
-        here = [found.get((name, stratum, score)) for name in methods for score in wanted]
-        cells = "".join(f"<td>{'' if row is None else _cell(row, 2)}</td>" for row in here)
-        galaxies = max(row["galaxies"] for row in here if row is not None)
-        lines.append(f"<tr><th>{escape(stratum)}</th><td>{galaxies:,}</td>{cells}</tr>")
-    head = "".join(f"<th>{escape(name)}<br>{score}</th>" for name in methods for score in wanted)
-    return (
-        "<p>Share of the true Hα fluxes inside the stated 68 % and 95 % intervals, by kind. Where a method fails, its "
-        "errors should say so: coverage stays where it is.</p>"
-        f"<table><thead><tr><th>kind</th><th>galaxies</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        "seeing's.</p>" + methods_table(rows)
     )
 
 
