@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The tables of the page of the experiment: curves as numbers, trainings with their cost, coverage by kind of galaxy."""
+"""The tables of the page of the experiment: curves as numbers, trainings with their cost, coverage by kind."""
 
 from html import escape
 
