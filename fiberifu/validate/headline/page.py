@@ -136,7 +136,10 @@ def _lead(report):
     meta = report["meta"]
     arms = [arm for arm in meta["arms"] if arm["kind"] != "control"]
     if not arms:
-        return "<b>No network is trained yet</b>: what follows is of simpler methods alone."
+        return (
+            "<b>No network is trained yet</b>: what follows is of simpler methods alone, judged on "
+            f"{meta['galaxies']:,} held-out galaxies, seen as an IFU survey would."
+        )
     steps, batch = arms[0]["steps"], arms[0]["batch"]
     minutes = sum(arm["cpu_seconds"] for arm in meta["arms"]) / 60
     text = (
