@@ -133,6 +133,8 @@ def _baselines(plan, arms, pack, folder, about):
     }
     out = []
     for name, one in simple.items():
+        if name == "ridge" and not _learns(one):
+            continue
         one.kind, one.about = BASELINES[name].kind, BASELINES[name].about
         about[one.name] = most | {"method": name} | ({"kind": "reference"} if name == "central" else {})
         out.append(one)
@@ -148,14 +150,20 @@ def _baselines(plan, arms, pack, folder, about):
 def _trees(make, sample, name, shown, about, said):
     """Trees in a list, or none where the sample is too small for a single line."""
     trees = make(sample, name=name)
-    try:
-        trees.regressions  # noqa: B018  (trains them)
-    except ValueError as error:
-        log.warning("no %s: %s", name, error)
+    if not _learns(trees):
         return []
     trees.kind, trees.about = "rival" if shown else "curve", BASELINES["trees"].about
     about[name] = said
     return [trees]
+
+
+def _learns(method):
+    """Whether a regression finds enough in its sample; it is trained by this."""
+    try:
+        return bool(method.regressions)
+    except ValueError as error:
+        log.warning("no %s: %s", method.name, error)
+        return False
 
 
 # ---------------------------------------------------------------- what the fibres are worth
