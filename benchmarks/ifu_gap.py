@@ -4,6 +4,9 @@
     python benchmarks/ifu_gap.py PACK.npz -o FOLDER --galaxies 1000 10000 --off-centre 0 0.15 1 --steps 4400
     python benchmarks/ifu_gap.py PACK.npz --speed
 
+``fiberifu validate headline`` asks how many cubes fibres are worth; this asks what a spectrum per galaxy lacks, galaxy
+for galaxy, also from weights that are given (``--weights``). Both train by `fiberifu.validate.headline.run`.
+
 For every number of galaxies there is one arm on cubes (``train/recipes/nano_ifu.toml``, the paper's supervised
 baseline) and one on single fibres (``nano_fibers.toml``) for each share of fibres that are not on the centre. All arms
 start from the same weights and take the same number of steps, batches and learning rates: what differs is ``[survey]``
@@ -20,9 +23,7 @@ import dataclasses
 import itertools
 import json
 import os
-import sys
 import time
-from importlib import resources
 from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -30,19 +31,11 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import torch  # noqa: E402
 
-from fiberifu.model import FiberMAE, load_checkpoint, save_checkpoint  # noqa: E402
+from fiberifu.model import FiberMAE, load_checkpoint  # noqa: E402
 from fiberifu.simulate import SimConfig, Simulator, load_template_pack  # noqa: E402
-from fiberifu.train import (  # noqa: E402
-    FiniteSurvey,
-    Recipe,
-    augment,
-    drop_bands,
-    fill_basis,
-    make_passport,
-    simulated_batches,
-    train,
-    training_range,
-)
+from fiberifu.train import FiniteSurvey, augment, drop_bands, fill_basis  # noqa: E402
+from fiberifu.validate.headline.plan import Arm, packaged_recipe  # noqa: E402
+from fiberifu.validate.headline.run import arm_folder, train_arms  # noqa: E402
 
 POSITIONS = (1, 2, 4, 8, 12)
 SHOWN = (  # quantity, region, score: the printed table
@@ -57,64 +50,29 @@ SHOWN = (  # quantity, region, score: the printed table
 
 def recipes():
     """The packaged recipes of both kinds of arms: (cubes, fibres)."""
-    with resources.as_file(resources.files("fiberifu.train") / "recipes") as folder:
-        return tuple(Recipe.read(folder / f"nano_{name}.toml") for name in ("ifu", "fibers"))
+    return tuple(packaged_recipe(f"nano_{name}") for name in ("ifu", "fibers"))
 
 
 def make_arms(galaxies, off_centre, **changes):
-    """Recipes by name of the arm, those on cubes first; ``changes`` are the same for all."""
+    """Arms by their names, those on cubes first; ``changes`` of the recipes are the same for all."""
     cubes, fibers = recipes()
-    out = {}
+    out = []
     for n in galaxies:
-        out[f"cubes of {n}"] = _arm(cubes, galaxies=n, **changes)
+        out.append(_arm("cubes", f"cubes of {n}", cubes, changes, galaxies=n))
         for share in off_centre:
-            out[f"fibres of {n}, {100 * share:g} % off centre"] = _arm(fibers, galaxies=n, off_centre=share, **changes)
-    return out
+            name = f"fibres of {n}, {100 * share:g} % off centre"
+            out.append(_arm("fibres", name, fibers, changes, galaxies=n, off_centre=share))
+    return {arm.name: arm for arm in out}
 
 
-def _arm(recipe, *, galaxies, off_centre=None, **changes):
-    off_centre = recipe.survey.off_centre if off_centre is None else off_centre
-    survey = dataclasses.replace(recipe.survey, galaxies=galaxies, off_centre=off_centre)
-    return dataclasses.replace(recipe, survey=survey, **changes)
+def _arm(kind, name, recipe, changes, **survey):
+    recipe = dataclasses.replace(recipe, survey=dataclasses.replace(recipe.survey, **survey), **changes)
+    return Arm(name, kind, recipe.survey.galaxies, "", recipe)
 
 
 def reference_of(label):
     """The arm on cubes of as many galaxies."""
     return "cubes of " + label.split(" of ")[1].split(",")[0]
-
-
-# --- training
-
-
-def train_arms(arms, pack_path, output, start, stop_after):
-    """Train what is not trained yet; False when the time ran out before all were."""
-    began = time.monotonic()
-    for label, recipe in arms.items():
-        run = run_folder(output, label)
-        if _trained_by(run) == recipe.sha256():
-            continue
-        left = None if stop_after is None else stop_after - (time.monotonic() - began)
-        if left is not None and left <= 0:
-            return False
-        model, step = train(recipe, pack_path, run, start=start, stop_after=left)
-        print(f"{label}: step {step} of {recipe.steps}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        if step < recipe.steps:
-            return False
-        batches = simulated_batches(pack_path, recipe.simulator, recipe.batch, recipe.seed, 0, 0, recipe.survey)
-        ranges = training_range(model, (batch for _, batch in itertools.islice(batches, 10)))
-        card = f"# {label}\n\nAn arm of benchmarks/ifu_gap.py. Not for use.\n"
-        save_checkpoint(run / "model", model, card=card, passport=make_passport(recipe, step, ranges))
-    return True
-
-
-def run_folder(output, label):
-    return output / "runs" / label.replace(",", "").replace(" % ", " ").replace(" ", "-")
-
-
-def _trained_by(run):
-    """Hash of the recipe of a finished arm."""
-    path = run / "model" / "config.json"
-    return json.loads(path.read_text())["passport"]["recipe_sha256"] if path.is_file() else None
 
 
 # --- scores
@@ -140,13 +98,13 @@ def score_arms(arms, pack_path, output, held_out, galaxies, draws, workers):
     held_out.build(workers=workers, progress=True)
     predictors = []
     for label in arms:
-        ifu = VirtualIFU.from_pretrained(run_folder(output, label) / "model")
+        ifu = VirtualIFU.from_pretrained(arm_folder(output, arms[label]) / "model")
         predictors.append(NetworkPredictor(ifu, name=label))
     found = judge(held_out, predictors, output, draws=draws, progress=True, overwrite=True,
                   meta={"command": "benchmarks/ifu_gap.py"}, measures=[measure_gaps])  # fmt: skip
     rows = []
     for row in found["scores"]:
-        recipe = arms[row["predictor"]]
+        recipe = arms[row["predictor"]].recipe
         keys = ("instrument", "off_centre", "fibers", "positions")
         survey = {key: getattr(recipe.survey, key) for key in keys}
         rows.append(row | survey | {"training_galaxies": recipe.survey.galaxies, "steps": recipe.steps})
@@ -251,7 +209,7 @@ def main():
     arms = make_arms(options.galaxies, options.off_centre, steps=options.steps, batch=options.batch,
                      learning_rate=options.rate, seed=options.seed, workers=options.workers)  # fmt: skip
     start = None if options.weights is None else load_checkpoint(options.weights)[0]
-    if not train_arms(arms, options.pack, options.output, start, options.stop_after):
+    if not train_arms(list(arms.values()), options.pack, options.output, start=start, stop_after=options.stop_after):
         print("stopped; the same command goes on")
         return
     held_out = options.held_out or options.output / "truth"

@@ -10,7 +10,8 @@ validation = pytest.importorskip("numpydoc.validate", reason="numpydoc is not in
 
 PAGES = (
     "fiberifu fiberifu.image fiberifu.pretrained fiberifu.cube fiberifu.lines fiberifu.flags fiberifu.plot "
-    "fiberifu.surveys fiberifu.simulate fiberifu.validate fiberifu.train fiberifu.datasets fiberifu.infer_job"
+    "fiberifu.surveys fiberifu.simulate fiberifu.validate fiberifu.validate.headline fiberifu.train fiberifu.datasets "
+    "fiberifu.infer_job"
 ).split()
 
 #: Rules of numpydoc that are not ours, and why.

@@ -45,11 +45,30 @@ Galaxies that the survey says must not be used, predicted files given as observa
 skipped, with the reason on the page."""
 
 
+HEADLINE = """\
+Does it work? Trains the same network on one fibre per galaxy (numbers, placements) and on IFU cubes (numbers), judges
+all of them and simpler methods on the same held-out galaxies, and writes to the folder DIR:
+  headline.html    the page: curves, how many cubes the fibres are worth, placements, kinds of galaxies, errors, maps
+  headline.json    all of it, headline.ecsv the curves, one row for each number
+  runs/ARM/        each training with its weights; truth/ predictions/ samples/ control/ caches"""
+
+HEADLINE_EXAMPLES = """\
+examples:
+  fiberifu validate headline --size smoke -o smoke           that it runs: minutes on two cores, no meaning
+  fiberifu validate headline --size cpu -o headline          some two hours on two idle cores
+  fiberifu validate headline --size cpu -o headline --resume --stop-after 600    ten minutes more of it
+  fiberifu validate headline --size mine.toml -o mine        a plan of yours, see the documentation (Does it work?)
+  fiberifu validate headline -o headline --page-only         the page again, from what is there
+
+A run that was stopped or killed goes on with --resume, each training from its last state."""
+
+
 def add(group):
     """Add the command and its kinds to the command line; ``group`` makes a command of commands."""
     command = group("validate", "judge a model", VALIDATE, "what is judged")
     _add_maps(command)
     _add_manga(command)
+    _add_headline(command)
 
 
 def _add_maps(command):
@@ -140,3 +159,47 @@ def _validate_manga(options):
     for path in paths:
         print(f"{path}  {jobs.size_of(path)}")
     print(*summary_lines(options.output), sep="\n")
+
+
+def _add_headline(command):
+    parser = command("headline", _validate_headline, "fibres against cubes, the experiment", HEADLINE,
+                     HEADLINE_EXAMPLES)  # fmt: skip
+    parser.add_argument("--size", default="cpu", metavar="S", help="smoke, cpu, full, or a TOML file (cpu)")
+    parser.add_argument("--model", metavar="MODEL", help="other weights to be judged beside the arms")
+    parser.add_argument("--galaxies", type=count, metavar="N", help="held-out galaxies (the plan's)")
+    parser.add_argument("--held-out", metavar="FOLDER", help="galaxies to read, such as the truth of an earlier DIR")
+    parser.add_argument("--templates", metavar="PACK", help="npz file of build_template_pack")
+    parser.add_argument("--fetch-templates", action="store_true", help="download them if they are not found")
+    parser.add_argument("--workers", type=int, metavar="W", help="processes that simulate; 0: in this one (the plan's)")
+    parser.add_argument("--device", default="cpu", help="of the trainings: cpu or cuda")
+    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="of training; --resume goes on")
+    parser.add_argument("--as-is", action="store_true", help="judge what is trained already, and leave the rest")
+    add_output(parser, page_only=True)
+
+
+def _validate_headline(options):
+    from .. import jobs
+    from ..validate.headline import job, page
+
+    names = ("size", "model", "galaxies", "held_out", "templates", "workers", "device", "stop_after", "as_is")
+    names += ("overwrite",)
+    with arguments_as_options(*names, resume="--resume"):
+        if options.page_only:
+            paths = [page.write_page(options.output, held_out=options.held_out)]
+        else:
+            paths = job.headline_to_folder(
+                options.output,
+                fetch=options.fetch_templates,
+                resume=options.resume,
+                progress=not options.quiet,
+                command=options.command_line,
+                **{name: getattr(options, name) for name in names},
+            )
+    if options.quiet:
+        return
+    if not paths:
+        print("Stopped before all were trained; the same command with --resume goes on.")
+        return
+    for path in paths:
+        print(f"{path}  {jobs.size_of(path)}")
+    print(*job.summary_lines(options.output), sep="\n")

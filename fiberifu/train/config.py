@@ -116,6 +116,8 @@ class Recipe:
         for name in NEWER:
             if getattr(self, name) == getattr(type(self), name):
                 del settings[name]
+        if self.survey is not None and self.survey.scatter:  # newer than surveys
+            del settings["survey"]["scatter"]
         if self.shards is not None:  # a store is known by the sha256 of its records, which the run's state holds
             settings["shards"] = self.shards.hashed()
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -26,6 +26,7 @@ from ..simulate.observe import (
 from ..simulate.recipe import Draws
 from ..simulate.streams import stream
 from .cube_noise import aperture_noise
+from .foreseeable import ForeseeableSimulator
 
 __all__ = ["FiniteSurvey", "Survey"]
 
@@ -59,6 +60,9 @@ class Survey:
         with `~fiberifu.train.cube_noise.aperture_noise`. Both are on DESI's pixels, at its resolution.
     max_redshift, min_re : float
         Which galaxies are in the survey; ``min_re`` in arcsec.
+    scatter : bool
+        Whether lines scatter around what an image shows, as they do; False for a control, see
+        `~fiberifu.train.foreseeable.ForeseeableSimulator`.
     """
 
     galaxies: int = 10_000
@@ -69,6 +73,7 @@ class Survey:
     instrument: str = "desi"
     max_redshift: float = 0.6
     min_re: float = 0.0
+    scatter: bool = True
 
     def __post_init__(self):
         for name in ("galaxies", "fibers", "positions"):
@@ -98,7 +103,8 @@ class Survey:
             raise ValueError(f"survey: unknown names {extra}; known: {sorted(defaults)}")
         for name, value in values.items():
             kind = type(defaults[name])
-            if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if isinstance(value, bool) != (kind is bool) or not fits:  # bool is int, to Python
                 raise ValueError(f"survey.{name}: got {value!r}; a {kind.__name__} is needed")
         return cls(**values)
 
@@ -125,6 +131,8 @@ class FiniteSurvey:
     """
 
     def __init__(self, simulator, survey, seed):
+        if not survey.scatter:
+            simulator = ForeseeableSimulator.like(simulator)
         self.simulator, self.survey, self.seed = simulator, survey, seed
         self.galaxies = self._choose()
         self._order = (-1, None)
@@ -167,7 +175,8 @@ class FiniteSurvey:
         dict of Tensor
             As `Simulator.batch`, fibres of one galaxy together; ``galaxy`` (B,) and ``fiber`` (F,) are numbers that
             name them; truth: ``line_flux, line_ew`` (F, L) and others of `Scenes.truth`, of what the fibre saw: at the
-            image's PSF for 'manga'; ``fiber_radius`` (F,), ``off_centre`` (F,) of bool.
+            image's PSF for 'manga'; ``fiber_radius`` (F,), ``off_centre`` (F,) of bool; ``east, north`` (B,) of the
+            galaxies' centres, arcsec.
         """
         survey, simulator = self.survey, self.simulator
         epoch, index = self.visits(step, n)
@@ -189,6 +198,7 @@ class FiniteSurvey:
         redshift, sigma_z = seen["redshift"], settings["sigma_z"] * (1 + seen["redshift"])
         truth = {key: seen[key] for key in ("line_flux", "line_ew", "band", "velocity", "sigma", "redshift")}
         truth |= {"fiber_radius": simulator._radius(scene["g"], owner, offset), "off_centre": off_centre}
+        truth |= {name: scene["g"][name] for name in ("east", "north")}
         return {
             "image": image,
             "sigma": sigma,

@@ -246,6 +246,7 @@ def _settings(simulator, seed, per_shard):
         "seed": int(seed),
         "rule": {name: list(value) if isinstance(value, tuple) else value for name, value in RULE.items()},
         "per_shard": int(per_shard),
+        **({"universe": simulator.universe} if hasattr(simulator, "universe") else {}),  # of controls
     }
 
 

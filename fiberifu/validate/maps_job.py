@@ -269,13 +269,13 @@ def _held_out(folder, held_out, galaxies, seed, asked, pack):
     return found
 
 
-def _prepare(folder, settings, overwrite, resume):
+def _prepare(folder, settings, overwrite, resume, *, folders=FOLDERS, files=("scores.json", "scores.ecsv", PAGE)):
     if overwrite and folder.is_dir():
         # until the old files are gone nothing may vouch for them: a run killed meanwhile cannot be resumed
         (folder / MANIFEST).unlink(missing_ok=True)
-        for name in FOLDERS:
+        for name in folders:
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("scores.json", "scores.ecsv", PAGE):
+        for name in files:
             (folder / name).unlink(missing_ok=True)
     return prepare_output_folder(folder, overwrite=overwrite, resume=resume, settings=settings)
 
