@@ -49,6 +49,8 @@ def fit_cube(cube, path, *, redshift=None, near=None, continuum="ssp", threads=1
     meta = cube.meta
     header = meta.get("header") or fits.Header()
     refuse(header, path)
+    if getattr(meta.get("provenance"), "datatype", "") == "PREDICTED":
+        raise Unusable(f"{path}: a cube that fiberifu predicted: no truth; give an observation")
     if meta.get("quality", 0) & DRPQuality.CRITICAL:
         raise Unusable(f"{path}: DRP3QUAL {meta['quality']!r}: must not be used")
     z = meta.get("redshift") if redshift is None else redshift
