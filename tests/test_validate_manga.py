@@ -26,6 +26,7 @@ from fiberifu.simulate.products import BandImages
 from fiberifu.surveys import DRPQuality
 from fiberifu.validate.manga import (
     Ellipse,
+    GalaxyFiles,
     Unusable,
     compare,
     find_galaxies,
@@ -346,9 +347,28 @@ def test_files_that_belong_together(tmp_path):
     a, b = find_galaxies([table], base="https://example.org/dr17/")
     assert a.cube == ("https://example.org/dr17/a.fits",) and a.image[0] == f"g={tmp_path / 'g.fits'}"
     assert find_galaxies([table], base=str(tmp_path / "else"))[1].maps == tmp_path / "else" / "b.fits"
+    table.write_text("name,cube\na/b,a.fits\n")
+    with pytest.raises(ValueError, match="name 'a/b'"):
+        find_galaxies([table])
     table.write_text("name,spectrum\na,a.fits\n")
     with pytest.raises(ValueError, match="columns name, spectrum"):
         find_galaxies([table])
+
+
+def test_image_is_fetched_where_there_is_no_file(tmp_path, monkeypatch):
+    from fiberifu.validate.manga.images import find_image
+
+    asked = []
+    write_image(tmp_path / "cutout_sim.fits")
+    monkeypatch.setattr(
+        "fiberifu.surveys.fetch_cutout", lambda *args: asked.append(args) or tmp_path / "cutout_sim.fits"
+    )
+    monkeypatch.setattr("fiberifu.surveys.fetch_psf", lambda position: None)
+    nothing = GalaxyFiles(name="8000-1")
+    assert find_image(nothing, "files", CENTER) is None and not asked
+    assert list(find_image(nothing, "fetch", CENTER)) == ["g", "r", "z"] and asked[0][0] is CENTER
+    with pytest.raises(ValueError, match="8000-1: where it is is not known"):
+        find_image(nothing, "fetch")
 
 
 def test_real_maps(data_dir):

@@ -5,11 +5,12 @@
 """
 
 from .compare import Comparison, Ellipse, compare, galaxy_row
+from .cube_fit import fit_cube
 from .find import GalaxyFiles, find_galaxies
 from .images import cube_image, maps_image
 from .job import summary_lines, validate_manga_to_folder
 from .observe import Seen, predict_spaxels
-from .observed import Observed, Unusable, fit_cube, read_maps
+from .observed import Observed, Unusable, read_maps
 from .store import read_comparison
 
 __all__ = [

@@ -211,6 +211,8 @@ def _from_table(path, base):
             maps=next(iter(named["maps"]), None), psf=next(iter(named["psf"]), None),
             position=None if None in place else SkyCoord(*place, unit="deg"), **numbers,
         ))  # fmt: skip
+    if bad := [one.name for one in out if not re.fullmatch(r"[\w.+-]+", one.name)]:
+        raise ValueError(f"{path}: name {bad[0]!r}; results are files of that name: letters, digits and .+-_ will do")
     if len({one.name for one in out}) < len(out):
         raise ValueError(f"{path}: a name comes twice; give each galaxy a name of its own")
     return out

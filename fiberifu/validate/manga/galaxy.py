@@ -13,10 +13,11 @@ from ...line_job import read_cube_files
 from ...output import atomic_path
 from ..held_out import check_seed
 from .compare import Ellipse, compare, galaxy_row
+from .cube_fit import fit_cube
 from .figure import draw_galaxy
 from .images import cube_image, find_image, maps_image
 from .observe import predict_spaxels
-from .observed import Unusable, fit_cube, read_maps
+from .observed import Unusable, read_maps
 from .store import plain, write_comparison
 
 __all__ = ["run_galaxy", "stamp"]

@@ -10,23 +10,28 @@ import dataclasses
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
-from astropy.nddata import InverseVariance
 from astropy.wcs.utils import proj_plane_pixel_area
-from specutils import Spectrum
 
 from ...extinction import mw_transmission
-from ...lines import DAPMask, bin_spectra, fit_line_maps, line_table
+from ...lines import DAPMask, line_table
 from ...lines.diagnostics import relative_extinction
 from ...provenance import is_predicted
 from ...surveys import DAPQuality, DRPQuality, read_manga_maps
 
-__all__ = ["BAD_BITS", "Observed", "Unusable", "fit_cube", "read_maps"]
+__all__ = [
+    "BAD_BITS",
+    "PSF_FWHM",
+    "Observed",
+    "Unusable",
+    "line_names",
+    "observed_lines",
+    "read_maps",
+    "refuse",
+    "transmission",
+]
 
 #: Bits of DAP masks with which a value is not used as truth.
 BAD_BITS = DAPMask.NOCOV | DAPMask.LOWCOV | DAPMask.FORESTAR | DAPMask.DONOTUSE
-#: Bits of DRP masks, of a cube's pixels: NOCOV 0, LOWCOV 1, FORESTAR 3, DONOTUSE 10 (Law et al. 2016, appendix B).
-BAD_PIXELS = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 10
-BAD_PART = 0.5  # of a spaxel's pixels with such a bit: the spaxel is bad
 PSF_FWHM = 2.5  # arcsec, where a file does not tell: the survey's median (Law et al. 2016)
 LAWS = {"odonnell": "odonnell94", "ccm": "cardelli89"}  # GEXTLAW of the DAP
 CRITICAL = DAPQuality.CRITICAL | DAPQuality.DAPCRIT | DAPQuality.DRPCRIT
@@ -153,72 +158,8 @@ def read_maps(path, *, redshift=None, cube=None):
     group = _bins(path, maps.shape)
     kind = f"MAPS {header.get('DAPTYPE') or str(path.name).split('-MAPS-')[-1].split('.fits')[0]}"
     simulated = maps.provenance is not None
-    return _observed(maps, group, factor, kind=kind, redshift=z, ebv=ebv, wcs=maps.wcs, simulated=simulated,
+    return observed_lines(maps, group, factor, kind=kind, redshift=z, ebv=ebv, wcs=maps.wcs, simulated=simulated,
                      psf_fwhm=float(header.get("RFWHM") or PSF_FWHM), header=header)  # fmt: skip
-
-
-def fit_cube(cube, path, *, redshift=None, near=None, continuum="ssp", threads=1):
-    """Fit the lines of a cube with `~fiberifu.lines.fit_line_maps`.
-
-    Parameters
-    ----------
-    cube : `~specutils.Spectrum`, shape (n_wave, ny, nx)
-        Of a reader of `fiberifu.surveys`.
-    path : path-like
-        Of the cube, for its mask bits and for errors.
-    redshift : float, optional
-        By default that of the cube.
-    near : callable, optional
-        Of a celestial WCS and (ny, nx): which spaxels (ny, nx) of bool are wanted. All by default.
-    continuum, threads
-        As for `~fiberifu.lines.fit_line_maps`.
-
-    Returns
-    -------
-    Observed
-        Each bin of a cube that repeats spectra is one position.
-
-    Raises
-    ------
-    Unusable
-        If the survey says that the cube must not be used, or it was predicted.
-    ValueError
-        If there is no redshift, or no spaxel to fit.
-    """
-    meta = cube.meta
-    header = meta.get("header") or fits.Header()
-    refuse(header, path)
-    if meta.get("quality", 0) & DRPQuality.CRITICAL:
-        raise Unusable(f"{path}: DRP3QUAL {meta['quality']!r}: must not be used")
-    z = meta.get("redshift") if redshift is None else redshift
-    if z is None or not np.isfinite(z):
-        raise ValueError(f"{path}: no redshift in it; give one (drpall, or a table with the column redshift)")
-    ny, nx = cube.flux.shape[1:]
-    wcs, bins = meta["celestial_wcs"], meta.get("bins")
-    good = (~cube.mask).mean(0) > BAD_PART
-    if bins is None:
-        good &= ~bad_spaxels(path, (ny, nx))
-    if near is not None:
-        good &= near(wcs, (ny, nx))
-    if not good.any():
-        raise ValueError(f"{path}: no good spaxel within the radius asked for")
-    group = np.full((ny, nx), -1)
-    if bins is None:
-        group[good] = np.arange(good.sum())
-        spectra = _rows(cube, good)
-    else:
-        spectra, ids = bin_spectra(cube, np.where(good, bins, -1), how="repeated")
-        group[good] = np.searchsorted(ids, bins[good])
-    maps = fit_line_maps(spectra, _lines(), redshift=z, continuum=continuum, medium=meta.get("medium"),
-                         threads=threads)  # fmt: skip
-    ebv = float(meta.get("ebv") or 0.0)
-    factor = 1.0 if meta.get("extinction_corrected") else 1 / transmission(z, ebv)
-    known = meta.get("psf_fwhm") or {}
-    psf = next((known[key] for key in ("r", "red", *known) if key in known), PSF_FWHM * u.arcsec)
-    how = continuum if isinstance(continuum, str) else f"polynomial of degree {continuum}"
-    return _observed(maps, group, factor, kind=f"fit of the cube ({how})", redshift=float(z), ebv=ebv, wcs=wcs,
-                     simulated=meta.get("provenance") is not None, psf_fwhm=psf.to_value(u.arcsec),
-                     header=header)  # fmt: skip
 
 
 def transmission(redshift, ebv):
@@ -232,30 +173,23 @@ def refuse(header, path):
         raise Unusable(f"{path}: DATATYPE='PREDICTED', made by fiberifu: no truth; give an observation")
 
 
-def bad_spaxels(path, shape):
-    """Spaxels (ny, nx) of bool with NOCOV, LOWCOV, FORESTAR or DONOTUSE in more than half of a MaNGA cube's pixels."""
-    with fits.open(path, memmap=False) as hdus:
-        if "MASK" not in hdus or hdus["MASK"].data.shape[1:] != shape:
-            return np.zeros(shape, bool)
-        return ((hdus["MASK"].data & BAD_PIXELS) != 0).mean(0) > BAD_PART
-
-
 # ---------------------------------------------------------------- parts
-def _lines():
+def line_names():
+    """Keys of the lines, L of them, in the order of the columns."""
     from ...model import LINES  # loads torch
 
     return list(LINES)
 
 
 def _wavelength(redshift):
-    return line_table(_lines())["wavelength"].to_value(u.AA) * (1 + redshift)
+    return line_table(line_names())["wavelength"].to_value(u.AA) * (1 + redshift)
 
 
 def _same_law(header, redshift, ebv):
     """What takes fluxes (L,) from the correction by the survey's law to that by ours, with the same E(B-V)."""
     law = str(header.get("GEXTLAW", "")).strip().lower()
     if not ebv or law not in LAWS:
-        return np.ones(len(_lines()))
+        return np.ones(len(line_names()))
     wave = _wavelength(redshift)
     theirs = relative_extinction(wave * u.AA, LAWS[law], rv=float(header.get("RVGAL", 3.1)))
     return 10 ** (-0.4 * ebv * theirs) / mw_transmission(wave, ebv)
@@ -270,22 +204,21 @@ def _bins(path, shape):
     return ids[3] if ids.ndim == 3 and len(ids) > 3 else ids.reshape(-1, *shape)[0]  # 3: emission-line models
 
 
-def _rows(cube, good):
-    """Chosen spaxels of a cube as a list of spectra."""
-    ivar = cube.uncertainty.represent_as(InverseVariance).array
-    lsf = cube.meta.get("lsf")
-    if lsf is not None and lsf.ndim == 3:
-        lsf = lsf[:, good].T
-    meta = {key: cube.meta[key] for key in ("medium", "provenance") if key in cube.meta} | {"lsf": lsf}
-    return Spectrum(
-        cube.flux[:, good].T, spectral_axis=cube.spectral_axis, spectral_axis_index=1, mask=cube.mask[:, good].T,
-        uncertainty=InverseVariance(ivar[:, good].T, unit=cube.flux.unit**-2), meta=meta,
-    )  # fmt: skip
+def observed_lines(maps, group, factor, **about):
+    """Observed of line maps.
 
-
-def _observed(maps, group, factor, **about):
-    """Positions of the maps: the first spaxel of each bin, or all of a list; lines in our order."""
-    lines = _lines()
+    Parameters
+    ----------
+    maps : `~fiberifu.lines.LineMaps`
+        Of spaxels (ny, nx), of which the first of each bin is taken; or of a list of positions.
+    group : ndarray (ny, nx) of int
+        Bin, or row of the list, of each spaxel; -1 for none.
+    factor : float or ndarray (L,)
+        Of fluxes and continua.
+    **about
+        The other attributes.
+    """
+    lines = line_names()
     if len(maps.shape) == 2:
         ids, first = np.unique(group, return_index=True)
         first = first[ids >= 0]

@@ -98,7 +98,7 @@ def make_page(report, folder):
     return "\n".join([
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Predicted and observed maps</title>',
         *(f'<meta name="{key}" content="{escape(str(value))}">' for key, value in cards.items()),
-        f"<style>{_STYLE}</style></head><body><h1>Predicted and {kind} maps of lines</h1>",
+        f"<style>{_STYLE}{_WIDE}</style></head><body><h1>Predicted and {kind} maps of lines</h1>",
         f"<p>Compared: {len(good)}, at {meta['positions']:,} positions. Skipped: {len(skipped)}.</p>",
         '<p class="label"><b>Maps called predicted are predicted from images by a model</b>: they are no observations. '
         + ("<b>What they are compared with is simulated.</b>" if simulated == len(good) else "") + "</p>",
@@ -108,6 +108,7 @@ def make_page(report, folder):
     ])  # fmt: skip
 
 
+_WIDE = ".wide { overflow-x: auto; } .wide td, .wide th { padding: 2px 6px; } .wide table { font-size: 12px; }"
 _NOTE = (
     "Absolute flux, corrected for Galactic extinction on both sides, at the PSF of the cubes; spaxels are chosen on "
     "what was observed alone (EW above 1 Å, 0.5 Å for Hβ; flux above three times the median error). Grey: the light of "
@@ -150,7 +151,7 @@ def _galaxy_table(rows):
         cells = ""
         for line in TABLE:
             bias, mae, r2, light = (row.get(f"{line} {score}") for score in COLUMNS)
-            small = "" if light is None else f"<small>light {_number(light)}</small>"
+            small = "" if light is None else f"<small>({_number(light)})</small>"
             cells += f"<td>{row.get(f'{line} chosen') or 0:.0f}</td><td>{_number(bias, '+')}</td>"
             cells += f"<td>{_number(mae)}</td><td>{_number(r2)}{small}</td>"
         name = escape(row["name"])
@@ -159,11 +160,12 @@ def _galaxy_table(rows):
             f"<td>{row['positions']:,}</td><td>{_number(row['continuum [dex]'], '+')}</td>{cells}</tr>"
         )
     text = (
-        "<p>Of log flux: bias and mean absolute error in dex, R² over the chosen positions of the galaxy and, small, "
-        "R² of the light times one EW, which was told the truth's mean. <i>continuum</i>: median of log predicted over "
-        "observed continuum at Hα within 1 Re, which tells of calibration, aperture and PSF without any line.</p>"
+        "<p>Of log flux: bias and mean absolute error in dex, R² over the chosen positions and, in brackets,"
+        " R² of the light times one EW, which was told the truth's mean. <i>continuum</i>: median of log predicted "
+        "over observed continuum at Hα within 1 Re, which tells of calibration, aperture and PSF without any line.</p>"
     )
-    return f"{text}<table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>"
+    table = f"<table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'{text}<div class="wide">{table}</div>'
 
 
 def _number(value, sign=""):
