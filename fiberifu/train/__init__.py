@@ -13,6 +13,7 @@ from .basis import fill_basis, principal_components
 from .batches import augment, drop_bands, recipe_batches, simulated_batches, simulated_step
 from .config import Recipe
 from .finite_survey import FiniteSurvey, Survey
+from .locality import Locality
 from .loop import train
 from .passport import make_passport, training_range
 from .picture import Picture
@@ -21,6 +22,7 @@ from .shards import describe_store
 
 __all__ = [
     "FiniteSurvey",
+    "Locality",
     "Picture",
     "Ranks",
     "Recipe",
