@@ -27,8 +27,8 @@ class Locality:
     Parameters
     ----------
     hide : {'distance', 'random'}
-        Which image patches are hidden: beyond a distance from the fibre in 30 % of the galaxies, a random share in 35 %,
-        none in 35 %; or a random share in 65 %.
+        Which image patches are hidden: those beyond a distance from the fibre in 30 % of the galaxies, a random share
+        in 35 %, none in 35 %; or a random share in 65 %.
     context : float
         Scale at which what is far from a query begins to count: attention to the galaxy and the view of 8 arcsec. 0
         cuts it for good, so that a query knows what is within 1.5 arcsec of it.
@@ -129,8 +129,12 @@ def enlarge(batch, zoom, aperture, pixel_scale, generator):
     seen = read(good.to(image.dtype)) > 0.999
     out = dict(batch)
     out["image"] = torch.where(seen, read(torch.where(good, image, 0.0)), 0.0)
-    # between pixels, reading leaves (2/3)^2 of the variance of independent ones on average
-    out["sigma"] = torch.where(seen, 2 / 3 * read(torch.where(good, sigma, 0.0), "nearest"), torch.inf)
+    # what a mean of four pixels leaves of the noise of one, as they are independent
+    middle = (image.shape[-1] - 1) / 2
+    part = torch.frac((torch.arange(image.shape[-1]) - middle) / factor[:, None] + middle + image.shape[-1])
+    left = ((1 - part) ** 2 + part**2).sqrt()
+    left = (left[:, :, None] * left[:, None, :])[:, None]
+    out["sigma"] = torch.where(seen, left * read(torch.where(good, sigma, 0.0), "nearest"), torch.inf)
     out["psf_fwhm"] = batch["psf_fwhm"] * factor
     out["fiber_offset"] = batch["fiber_offset"] * factor[owner, None]
     reach = (image.shape[-1] / 2 - 5) * pixel_scale
