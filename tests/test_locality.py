@@ -139,7 +139,7 @@ def blob(east, north, width, background=0.5):
 
 def enlarged(image, sigma, offset, seed=0):
     batch = {
-        "image": image, "sigma": sigma, "fiber_galaxy": torch.zeros(1, dtype=torch.int64), "psf_fwhm": torch.tensor([1.2]),
+        "image": image, "sigma": sigma, "psf_fwhm": torch.tensor([1.2]), "fiber_galaxy": torch.zeros(1, dtype=torch.int64),
         "fiber_offset": torch.tensor([offset]), "flux": torch.rand(1, 50), "ivar": torch.full((1, 50), 2.0),
     }  # fmt: skip
     out = enlarge(batch, 1.5, 1.5, 0.262, torch.Generator().manual_seed(seed))

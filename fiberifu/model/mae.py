@@ -211,7 +211,7 @@ class FiberMAE(nn.Module):
         return (torch.log(redshift / low) / torch.log(torch.tensor(high / low))).clamp(0, 1)
 
     def spectrum_nll(self, decoded, flux, ivar, redshift, weight=None):
-        """Losses of the fibre spectra, averaged with ``weight`` (F,): misfit per pixel, mean and spread per coefficient.
+        """Losses of the spectra, averaged with ``weight`` (F,): misfit per pixel, mean and spread per coefficient.
 
         In one likelihood the well-predicted coefficients would outweigh the others thousands of times. So the centre is
         fitted under fixed spreads (``guide``), and the mixture around the centre as it is (Stirn et al. 2023, AISTATS,
