@@ -130,6 +130,25 @@ def test_weights_make_weighted_means_of_the_fibres():
     np.testing.assert_allclose(losses(weight), np.average(alone, axis=0, weights=weight), rtol=1e-5)
 
 
+def test_tokens_left_out_of_the_encoder_change_nothing(cached):
+    torch.manual_seed(0)
+    model, batch = FiberMAE(CONFIG), cached[1][0]
+    start_context(model, 1.0)
+    losses, slopes, counts = {}, {}, []
+    read = model.encoder.blocks[0].register_forward_pre_hook(lambda block, given: counts.append(given[0].shape[:2]))
+    for parts in (1, 3):
+        model.zero_grad()
+        loss = model(batch, torch.Generator().manual_seed(4), parts=parts)
+        loss.total.backward()
+        losses[parts] = [getattr(loss, f.name).item() for f in dataclasses.fields(loss)]
+        slopes[parts] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    read.remove()
+    np.testing.assert_allclose(losses[3], losses[1], rtol=1e-5, atol=1e-5)
+    assert (slopes[3] - slopes[1]).norm() < 1e-4 * slopes[1].norm()
+    size, *rest = counts
+    assert sum(b for b, _ in rest) == size[0] == 4 and sum(b * t for b, t in rest) < 0.95 * size[0] * size[1]
+
+
 def blob(east, north, width, background=0.5):
     """A Gaussian of peak 1 on a level (1, 4, 128, 128)."""
     x = (torch.arange(128) - 63.5) * 0.262

@@ -66,7 +66,7 @@ class FiberMAE(nn.Module):
         self.register_buffer("edges", pixel_edges(wave), persistent=False)
 
     # --- use -----------------------------------------------------------------------------------------------------
-    def encode(self, image, sigma, psf_fwhm, visible=None, context=None):
+    def encode(self, image, sigma, psf_fwhm, visible=None, context=None, parts=1):
         """Encode galaxies, without knowing where they will be queried.
 
         Parameters
@@ -79,6 +79,8 @@ class FiberMAE(nn.Module):
             Image patches shown (all by default).
         context : tuple, optional
             ``(tokens (B, S, D), offset (B, S, 2), keep (B, S))`` of fibre spectra, see `context_tokens`.
+        parts : int
+            In which galaxies are encoded, see `fiberifu.model.encoder.Encoder`.
 
         Returns
         -------
@@ -91,7 +93,7 @@ class FiberMAE(nn.Module):
         offset = self.centres.expand(len(image), -1, -1)
         if context is not None:
             tokens, offset, keep = (torch.cat(x, 1) for x in zip((tokens, offset, keep), context, strict=True))
-        encoded = self.encoder(tokens, offset, keep)
+        encoded = self.encoder(tokens, offset, keep, parts)
         pooled = (encoded * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
         return Encoded(encoded, offset, keep, pooled, self.redshift_head(pooled), pixels)
 
@@ -156,7 +158,7 @@ class FiberMAE(nn.Module):
         return 0.28 * mean.clamp(min=0.02)  # 1 nanomaggy is 0.28e-17 erg/s/cm2/A at 6200 A
 
     # --- training ------------------------------------------------------------------------------------------------
-    def forward(self, batch, generator, image_weight=0.1, redshift_weight=0.05, hide="distance"):
+    def forward(self, batch, generator, image_weight=0.1, redshift_weight=0.05, hide="distance", parts=1):
         """Hide, encode, reconstruct.
 
         Parameters
@@ -168,6 +170,8 @@ class FiberMAE(nn.Module):
             Of the masks (on the CPU, so that they do not depend on the device).
         hide : {'distance', 'random'}
             See `fiberifu.model.masking.hide_image`.
+        parts : int
+            See `encode`.
 
         Returns
         -------
@@ -192,7 +196,7 @@ class FiberMAE(nn.Module):
             seen[first] = seen[first].scatter(1, show, True)
             # what was shown is not scored: the noise of a pixel must not be learned as signal
             hidden = torch.where(seen.repeat_interleave(self.config.spectrum_patch, 1), 0.0, ivar)
-        encoded = self.encode(image, sigma, psf, visible, context)
+        encoded = self.encode(image, sigma, psf, visible, context, parts)
         decoded = self.query(encoded, image, sigma, psf, galaxy, offset, redshift, batch["sigma_z"])
         misfit, fit, spread = self.spectrum_nll(decoded, flux, hidden, redshift, batch.get("fiber_weight"))
         picture = self.image_nll(encoded, visible)

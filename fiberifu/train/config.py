@@ -14,7 +14,7 @@ from .shards import Shards
 __all__ = ["Recipe"]
 
 MOST_STEPS = 5_000_000  # of a seed; what is simulated for validation lies beyond
-UNHASHED = ("compile", "picture_steps")  # where and how, not what
+UNHASHED = ("compile", "picture_steps", "encoder_parts")  # where and how, not what
 NEWER = (
     "survey",
     "shards",
@@ -54,11 +54,12 @@ class Recipe:
     passes: int = 1  # how often a simulated galaxy is seen, in other orientations and behind other masks
     shelf: int = 64  # batches kept for the next pass
     bfloat16: bool = True  # products of attention and its networks on a GPU; a CPU computes in float32
+    encoder_parts: int = 1  # of a piece, in which hidden tokens are left out of the encoder; 1: they are masked
     compile: bool = False  # attention blocks, by torch.compile
     picture_steps: int = 0  # between pictures of a held-out galaxy; 0: none
 
     def __post_init__(self):
-        for name in ("batch", "pieces", "passes", "shelf"):
+        for name in ("batch", "pieces", "passes", "shelf", "encoder_parts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; one or more are needed")
         if self.batch % self.pieces:

@@ -212,7 +212,7 @@ class _Loss(nn.Module):
     def __init__(self, model, recipe):
         super().__init__()
         self.model = model
-        self.settings = recipe.image_weight, recipe.redshift_weight, recipe.locality.hide
+        self.settings = recipe.image_weight, recipe.redshift_weight, recipe.locality.hide, recipe.encoder_parts
 
     def forward(self, batch, generator):
         losses = self.model(batch, generator, *self.settings)
