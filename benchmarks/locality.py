@@ -53,15 +53,19 @@ from fiberifu.train import (  # noqa: E402
     training_range,
 )
 from fiberifu.train.locality import start_context  # noqa: E402
-from fiberifu.validate import HeldOutSet, PredictedMaps, Predictor, judge, measure_calibration, measure_scores  # noqa: E402
+from fiberifu.validate import HeldOutSet, PredictedMaps, Predictor, judge, scores  # noqa: E402
+from fiberifu.validate.bootstrap import Bootstrap  # noqa: E402
 from fiberifu.validate.maps import LEVELS  # noqa: E402
-from fiberifu.validate.spaxels import QUANTITIES, REGIONS  # noqa: E402
+from fiberifu.validate.pooling import pool_predictions, pool_truths  # noqa: E402
+from fiberifu.validate.spaxels import QUANTITIES, REGIONS, complete  # noqa: E402
+from fiberifu.validate.table import ScoreTable  # noqa: E402
 
+BEYOND, COVERED = "r after r-band", "coverage 68 %"
 SHOWN = (  # quantity, score
     ("Ha", "R2 log EW"),
     ("Ha", "MAE log EW [dex]"),
-    ("Ha", "r after r-band"),
-    ("Ha", "coverage 68 %"),
+    ("Ha", BEYOND),
+    ("Ha", COVERED),
     ("N2", "MAE log EW [dex]"),
     ("O3", "MAE log EW [dex]"),
 )
@@ -230,14 +234,37 @@ def score_arms(arms, pack_path, output, options):
     return found
 
 
-def measure(predictions, truths, *, of, **keywords):
-    """Scores and coverages, and the differences of scores to the method ``of``."""
+def measure(predictions, truths, *, of, seed, draws):
+    """Rows of `SHOWN`, as `fiberifu.validate` has them, and of their differences to the method ``of``."""
     if of not in predictions:
         return []
     group = {name: maps for name, maps in predictions.items() if (name in (OTHER, OTHER_CUT)) == (of == OTHER)}
-    rows = measure_scores(group, truths, reference=of, **keywords) + measure_calibration(group, truths, **keywords)[0]
-    kept = {score for _, score in SHOWN}
-    return [row for row in rows if row["score"].split(", minus")[0] in kept and row["stratum"] == "all"]
+    spaxels, table = pool_truths(truths), ScoreTable(Bootstrap(len(truths), draws, seed).weights)
+    for name, maps in group.items():
+        answer = complete(spaxels, pool_predictions(maps, truths))
+        for (quantity, score), region in itertools.product(SHOWN, ("off-centre", "whole")):
+            i, place = spaxels.column(quantity), spaxels.region(region)
+            where = place if score == COVERED else place & spaxels.selected(quantity)
+            where = np.flatnonzero(where & (spaxels.light > 0) & np.isfinite(spaxels.ew[:, i]))
+            galaxy = spaxels.galaxy[where]
+            if score == COVERED:
+                if quantity not in answer.quantiles:
+                    continue
+                low, high = (answer.quantiles[quantity][where, LEVELS.index(level)] for level in (0.16, 0.84))
+                inside = (low <= spaxels.flux[where, i]) & (spaxels.flux[where, i] <= high)
+                found = scores.bias(np.zeros(len(where)), inside.astype(float), galaxy, table.weights)
+            else:
+                field, floor = ("flux", "ew")[score != BEYOND], spaxels.floor(quantity)[score == BEYOND]
+                truth, predicted = (getattr(x, field)[:, i] for x in (spaxels, answer))
+                logs = np.log10(truth[where]), np.log10(np.maximum(predicted, floor)[where])
+                if score == BEYOND:
+                    light = np.log10(spaxels.light[where])
+                    found = scores.correlation_after(*logs, light, galaxy, table.weights)
+                else:
+                    found = (scores.r2 if score.startswith("R2") else scores.mae)(*logs, galaxy, table.weights)
+            table.add(name, quantity, region, "all", {score: found}, len(np.unique(galaxy)), len(where))
+    table.compare(of)
+    return table.rows
 
 
 def markdown(rows, region):

@@ -85,7 +85,7 @@ class Encoder(nn.Module):
         order, out = keep.sum(1).argsort(), []
         for rows in order.chunk(parts):
             shown = keep[rows]
-            first = shown.to(torch.int8).argsort(1, descending=True, stable=True)[:, : int(shown.sum(1).max())]
+            first = shown.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(shown.sum(1).max())]
             place = first[..., None].expand(-1, -1, tokens.shape[-1])
             part = self(tokens[rows].gather(1, place), offset[rows].gather(1, place[..., :2]), shown.gather(1, first))
             out.append(part.new_zeros(tokens[rows].shape).scatter(1, place, part))
