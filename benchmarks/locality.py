@@ -7,13 +7,15 @@ Fibres are DESI's: 85 % on the light peak. All arms start from the same random w
 once, ``FOLDER/cache``; without jitter the same galaxies in the middle of the stamp) and take the same steps; what
 differs is the table ``[locality]`` of the recipe. Then they are judged at positions of held-out galaxies beyond 0.7
 effective radii and everywhere within 1.6, and compared with the recipe as it is over the same bootstrap draws of
-galaxies. One arm is the recipe as it is from other starting weights: differences that are not larger than its are none.
+galaxies. Its own local path is judged, too: the same weights, shown 5 arcsec around each position. One arm is the
+recipe as it is from other starting weights: differences that are not larger than its are none.
 
 ``FOLDER/runs/ARM`` are training runs, ``FOLDER/scores`` predictions and scores, ``FOLDER/locality.json`` the rows. The
 same command resumes; with ``--stop-after`` training goes in portions.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -34,6 +36,7 @@ from fiberifu.decode import SIGMA_Z  # noqa: E402
 from fiberifu.line_functionals import line_moments, line_quantiles, select_lines  # noqa: E402
 from fiberifu.model import (  # noqa: E402
     LINES,
+    Encoded,
     FiberMAE,
     Node,
     aperture_snr,
@@ -52,7 +55,6 @@ from fiberifu.train import (  # noqa: E402
     train,
     training_range,
 )
-from fiberifu.train.locality import start_context  # noqa: E402
 from fiberifu.validate import HeldOutSet, PredictedMaps, Predictor, judge, scores  # noqa: E402
 from fiberifu.validate.bootstrap import Bootstrap  # noqa: E402
 from fiberifu.validate.maps import LEVELS  # noqa: E402
@@ -71,7 +73,9 @@ SHOWN = (  # quantity, score
 )
 
 AS_IS, OTHER_START = "as it is", "as it is, other start"
-OTHER, OTHER_CUT = "given weights", "given weights, context cut afterwards"
+WITHIN = 5.0  # arcsec
+NEAR = f"shown {WITHIN:g} arcsec"
+OTHER, OTHER_NEAR = "given weights", f"given weights, {NEAR}"
 ARMS = {  # what each changes: of [locality], the simulator's jitter, or the seed of the starting weights
     AS_IS: {},
     "patches hidden anywhere": {"hide": "random"},
@@ -149,18 +153,23 @@ def _trained_by(run):
 
 
 class Stamps(Predictor):
-    """What a network says of a stamp itself, as it was trained: `VirtualIFU` without what real images need."""
+    """What a network says of a stamp itself, as it was trained: `VirtualIFU` without what real images need.
 
-    def __init__(self, folder, name, cut=False):
+    With ``within`` [arcsec], each position is given only the image patches whose centres are that near to it, one of
+    the ways in which patches are hidden in training: the network's own local path.
+    """
+
+    def __init__(self, folder, name, within=None):
         from fiberifu.output import settings_hash
         from fiberifu.validate.code_hash import prediction_sha256
 
         self.model, passport = load_checkpoint(folder)
         self.calibration, self.name = passport.get("calibration"), name
-        if cut:
-            start_context(self.model, 0.0)
+        self.within = within
         weights = weights_sha256(folder)
-        self.key = settings_hash({"method": "stamps", "weights": weights, "cut": cut, "code": prediction_sha256()})
+        self.key = settings_hash(
+            {"method": "stamps", "weights": weights, "within": within, "code": prediction_sha256()}
+        )
 
     @torch.inference_mode()
     def predict(self, galaxy):
@@ -171,8 +180,15 @@ class Stamps(Predictor):
         psf = torch.tensor([float(galaxy.psf_fwhm)])
         z = torch.full((len(where),), float(galaxy.redshift))
         owner = torch.zeros(len(where), dtype=torch.int64)
-        encoded = model.encode(image, sigma, psf)
-        decoded = model.query(encoded, image, sigma, psf, owner, where, z, SIGMA_Z * (1 + z))
+        encoded = (
+            model.encode(image, sigma, psf) if self.within is None else self._encode_near(image, sigma, psf, where)
+        )
+        with contextlib.ExitStack() as stack:
+            if self.within is not None:  # each position reads an encoding of its own
+                own = torch.arange(len(where))
+                swap = model.query_decoder.register_forward_pre_hook(lambda _, given: (*given[:4], own, *given[5:]))
+                stack.callback(swap.remove)
+            decoded = model.query(encoded, image, sigma, psf, owner, where, z, SIGMA_Z * (1 + z))
         mixture = decoded.mixture
         if self.calibration is not None:
             mixture = apply_calibration(mixture, aperture_snr(decoded.flux, decoded.error), self.calibration)
@@ -191,6 +207,15 @@ class Stamps(Predictor):
             covariance=joint["flux"],
             quantiles={name: quantiles[:, i].T.astype(np.float32) for i, name in enumerate(QUANTITIES)},
         )
+
+    def _encode_near(self, image, sigma, psf, where):
+        model, n = self.model, len(where)
+        tokens, keep, pixels = model.image_tokens(image, sigma, psf)
+        keep = keep & (torch.cdist(where, model.centres) < self.within)
+        keep = keep | ~keep.any(1, keepdim=True)
+        offset = model.centres.expand(n, -1, -1)
+        encoded = model.encoder(tokens.expand(n, -1, -1), offset, keep, parts=8)
+        return Encoded(encoded, offset, keep, None, None, pixels)
 
 
 class Thinned(HeldOutSet):
@@ -219,9 +244,9 @@ def score_arms(arms, pack_path, output, options):
     pack = load_template_pack(pack_path)
     held_out = Thinned(options.held_out or output / "truth", Simulator(pack), options.judged, options.positions)
     predictors = [Stamps(run_folder(output, label) / "model", label) for label in arms]
-    predictors.append(Stamps(run_folder(output, AS_IS) / "model", f"{AS_IS}, context cut afterwards", cut=True))
+    predictors.append(Stamps(run_folder(output, AS_IS) / "model", f"{AS_IS}, {NEAR}", WITHIN))
     if options.weights:
-        predictors += [Stamps(options.weights, name, cut) for name, cut in ((OTHER, False), (OTHER_CUT, True))]
+        predictors += [Stamps(options.weights, name, within) for name, within in ((OTHER, None), (OTHER_NEAR, WITHIN))]
     if options.trees:
         from fiberifu.validate import FiberTrees, sample_fibers
 
@@ -238,7 +263,7 @@ def measure(predictions, truths, *, of, seed, draws):
     """Rows of `SHOWN`, as `fiberifu.validate` has them, and of their differences to the method ``of``."""
     if of not in predictions:
         return []
-    group = {name: maps for name, maps in predictions.items() if (name in (OTHER, OTHER_CUT)) == (of == OTHER)}
+    group = {name: maps for name, maps in predictions.items() if (name in (OTHER, OTHER_NEAR)) == (of == OTHER)}
     spaxels, table = pool_truths(truths), ScoreTable(Bootstrap(len(truths), draws, seed).weights)
     for name, maps in group.items():
         answer = complete(spaxels, pool_predictions(maps, truths))
@@ -305,7 +330,7 @@ def main():
     parser.add_argument("--positions", type=int, default=40, help="in each of them, about")
     parser.add_argument("--draws", type=int, default=200, help="of the bootstrap")
     parser.add_argument("--trees", action="store_true", help="judge trees on the same fibres, too")
-    parser.add_argument("--weights", metavar="MODEL", help="judge a model and its own local path, too")
+    parser.add_argument("--weights", metavar="MODEL", help="judge a trained model, too")
     parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="of training; the same command goes on")
     options = parser.parse_args()
     arms = make_arms(options.arms, options.passes, options.whole, steps=options.steps, batch=options.batch,
