@@ -62,14 +62,31 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """``depth`` blocks of self-attention over the visible tokens of a galaxy."""
+    """``depth`` blocks of self-attention over the visible tokens of a galaxy.
+
+    Hidden ones are not read; so that they cost nothing either, a batch can be encoded in ``parts``: galaxies that show
+    about as many tokens together, with as many as the one that shows most of them. The result is the same but for
+    rounding, and 0 where tokens are hidden.
+    """
 
     def __init__(self, config):
         super().__init__()
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, tokens, offset, keep):
+    def forward(self, tokens, offset, keep, parts=1):
+        if parts > 1:
+            return self._by_parts(tokens, offset, keep, parts)
         for block in self.blocks:
             tokens = block(tokens, offset, keep)
         return self.norm(tokens)
+
+    def _by_parts(self, tokens, offset, keep, parts):
+        order, out = keep.sum(1).argsort(), []
+        for rows in order.chunk(parts):
+            shown = keep[rows]
+            first = shown.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(shown.sum(1).max())]
+            place = first[..., None].expand(-1, -1, tokens.shape[-1])
+            part = self(tokens[rows].gather(1, place), offset[rows].gather(1, place[..., :2]), shown.gather(1, first))
+            out.append(part.new_zeros(tokens[rows].shape).scatter(1, place, part))
+        return torch.cat(out)[order.argsort()]

@@ -66,7 +66,7 @@ class FiberMAE(nn.Module):
         self.register_buffer("edges", pixel_edges(wave), persistent=False)
 
     # --- use -----------------------------------------------------------------------------------------------------
-    def encode(self, image, sigma, psf_fwhm, visible=None, context=None):
+    def encode(self, image, sigma, psf_fwhm, visible=None, context=None, parts=1):
         """Encode galaxies, without knowing where they will be queried.
 
         Parameters
@@ -79,6 +79,8 @@ class FiberMAE(nn.Module):
             Image patches shown (all by default).
         context : tuple, optional
             ``(tokens (B, S, D), offset (B, S, 2), keep (B, S))`` of fibre spectra, see `context_tokens`.
+        parts : int
+            In which galaxies are encoded, see `fiberifu.model.encoder.Encoder`.
 
         Returns
         -------
@@ -91,7 +93,7 @@ class FiberMAE(nn.Module):
         offset = self.centres.expand(len(image), -1, -1)
         if context is not None:
             tokens, offset, keep = (torch.cat(x, 1) for x in zip((tokens, offset, keep), context, strict=True))
-        encoded = self.encoder(tokens, offset, keep)
+        encoded = self.encoder(tokens, offset, keep, parts)
         pooled = (encoded * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
         return Encoded(encoded, offset, keep, pooled, self.redshift_head(pooled), pixels)
 
@@ -156,15 +158,20 @@ class FiberMAE(nn.Module):
         return 0.28 * mean.clamp(min=0.02)  # 1 nanomaggy is 0.28e-17 erg/s/cm2/A at 6200 A
 
     # --- training ------------------------------------------------------------------------------------------------
-    def forward(self, batch, generator, image_weight=0.1, redshift_weight=0.05):
+    def forward(self, batch, generator, image_weight=0.1, redshift_weight=0.05, hide="distance", parts=1):
         """Hide, encode, reconstruct.
 
         Parameters
         ----------
         batch : dict
-            ``image, sigma, psf_fwhm, fiber_galaxy, fiber_offset, fiber_redshift, sigma_z, flux, ivar``.
+            ``image, sigma, psf_fwhm, fiber_galaxy, fiber_offset, fiber_redshift, sigma_z, flux, ivar``, and
+            ``fiber_weight`` (F,) where fibres do not count alike.
         generator : torch.Generator
             Of the masks (on the CPU, so that they do not depend on the device).
+        hide : {'distance', 'random'}
+            See `fiberifu.model.masking.hide_image`.
+        parts : int
+            See `encode`.
 
         Returns
         -------
@@ -176,7 +183,7 @@ class FiberMAE(nn.Module):
         size = len(image)
         first = torch.full((size,), len(galaxy), dtype=torch.int64, device=galaxy.device)
         first = first.scatter_reduce(0, galaxy, torch.arange(len(galaxy), device=galaxy.device), "amin")
-        visible = hide_image(size, len(self.centres), self.centres, offset[first], generator)
+        visible = hide_image(size, len(self.centres), self.centres, offset[first], generator, hide)
         n_patches = self.config.wave_size // self.config.spectrum_patch
         show = show_spectrum(size, n_patches, generator, image.device)
         context, hidden = None, ivar
@@ -189,9 +196,9 @@ class FiberMAE(nn.Module):
             seen[first] = seen[first].scatter(1, show, True)
             # what was shown is not scored: the noise of a pixel must not be learned as signal
             hidden = torch.where(seen.repeat_interleave(self.config.spectrum_patch, 1), 0.0, ivar)
-        encoded = self.encode(image, sigma, psf, visible, context)
+        encoded = self.encode(image, sigma, psf, visible, context, parts)
         decoded = self.query(encoded, image, sigma, psf, galaxy, offset, redshift, batch["sigma_z"])
-        misfit, fit, spread = self.spectrum_nll(decoded, flux, hidden, redshift)
+        misfit, fit, spread = self.spectrum_nll(decoded, flux, hidden, redshift, batch.get("fiber_weight"))
         picture = self.image_nll(encoded, visible)
         if context is None:
             edges = torch.linspace(0, 1, self.config.redshift_bins + 1, device=image.device)[1:-1]
@@ -207,8 +214,8 @@ class FiberMAE(nn.Module):
         low, high = self.config.redshift_min, self.config.redshift_max
         return (torch.log(redshift / low) / torch.log(torch.tensor(high / low))).clamp(0, 1)
 
-    def spectrum_nll(self, decoded, flux, ivar, redshift):
-        """Losses of the fibre spectra: misfit per pixel, mean and spread per coefficient.
+    def spectrum_nll(self, decoded, flux, ivar, redshift, weight=None):
+        """Losses of the spectra, averaged with ``weight`` (F,): misfit per pixel, mean and spread per coefficient.
 
         In one likelihood the well-predicted coefficients would outweigh the others thousands of times. So the centre is
         fitted under fixed spreads (``guide``), and the mixture around the centre as it is (Stirn et al. 2023, AISTATS,
@@ -232,7 +239,8 @@ class FiberMAE(nn.Module):
         spread = spread + functional_nll(mixture, functionals, best, precision, MEASURED)
         usable = (ivar > 0).any(-1) & torch.isfinite(decoded.scale_error)
         parts = misfit, fit / basis.n_coefficients, spread
-        return tuple(torch.where(usable, x, 0.0).sum() / usable.sum().clamp(min=1) for x in parts)
+        weight = usable if weight is None else usable * weight
+        return tuple(torch.where(usable, weight * x, 0.0).sum() / weight.sum().clamp(min=1) for x in parts)
 
     def image_nll(self, encoded, visible):
         """Mean negative log-likelihood of hidden image pixels, compressed, with their noise added in quadrature."""

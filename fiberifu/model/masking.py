@@ -2,10 +2,12 @@
 
 import torch
 
-__all__ = ["hide_image", "show_spectrum"]
+__all__ = ["HIDING", "hide_image", "show_spectrum"]
+
+HIDING = ("distance", "random")
 
 
-def hide_image(batch, n_tokens, centres, offsets, generator):
+def hide_image(batch, n_tokens, centres, offsets, generator, hide="distance"):
     """Choose the image patches to show: all; a random share; or those near the fibre only.
 
     Hiding by distance teaches the network that a query can stand anywhere and be asked with little context
@@ -19,6 +21,8 @@ def hide_image(batch, n_tokens, centres, offsets, generator):
     offsets : Tensor (B, 2)
         A fibre of each galaxy [arcsec].
     generator : torch.Generator
+    hide : {'distance', 'random'}
+        With 'random' a share of the patches, wherever they are, is hidden in place of the distant ones.
 
     Returns
     -------
@@ -30,8 +34,8 @@ def hide_image(batch, n_tokens, centres, offsets, generator):
     random = torch.rand(batch, n_tokens, generator=generator).to(device) > share
     radius = 3.0 * 8.0 ** torch.rand(batch, 1, generator=generator).to(device)  # 3 to 24 arcsec, uniform in log
     near = torch.cdist(offsets[:, None], centres[None].expand(batch, -1, -1))[:, 0] < radius
-    visible = torch.where(kind[:, None] < 0.35, torch.ones_like(random), torch.where(kind[:, None] < 0.7, random, near))
-    return visible
+    near = near if hide == "distance" else random
+    return torch.where(kind[:, None] < 0.35, torch.ones_like(random), torch.where(kind[:, None] < 0.7, random, near))
 
 
 def show_spectrum(batch, n_tokens, generator, device, hidden_share=0.5):

@@ -14,6 +14,7 @@ from .batches import augment, drop_bands, recipe_batches, simulated_batches, sim
 from .config import Recipe
 from .finite_survey import FiniteSurvey, Survey
 from .foreseeable import ForeseeableSimulator
+from .locality import Locality
 from .loop import train
 from .passport import make_passport, training_range
 from .picture import Picture
@@ -23,6 +24,7 @@ from .shards import describe_store
 __all__ = [
     "FiniteSurvey",
     "ForeseeableSimulator",
+    "Locality",
     "Picture",
     "Ranks",
     "Recipe",

@@ -13,25 +13,39 @@ import threading
 import numpy as np
 import torch
 
+from .cache import cached
 from .shards import shard_batches
 
 __all__ = ["augment", "drop_bands", "recipe_batches", "simulated_batches", "simulated_step"]
 
 _source = None  # of a worker process
 KEEP = ("image", "sigma", "present", "psf_fwhm", "fiber_galaxy", "fiber_offset", "fiber_redshift", "sigma_z", "flux",
-        "ivar")  # fmt: skip
+        "ivar", "fiber_radius")  # fmt: skip
 
 
-def _make_source(pack_path, settings, seed, survey):
-    """A function ``(step, piece, n) -> piece of a batch`` of the simulator, of ``n`` galaxies."""
+def _make_source(pack_path, settings, seed, survey, cache=None):
+    """A function ``(step, piece, pieces, n) -> piece of a batch`` of ``n`` simulated galaxies, as arrays."""
+    if cache is not None:
+        made = []  # the simulator, once it is needed
+
+        def make(*piece):
+            made[:] = made or [_make_source(pack_path, settings, seed, survey)]
+            return made[0](*piece)
+
+        about = {"settings": settings, "seed": seed, "survey": survey}
+        return cached(make, cache, about, pack_path)
     from ..simulate import SimConfig, Simulator, load_template_pack
     from .finite_survey import FiniteSurvey
 
     simulator = Simulator(load_template_pack(pack_path), config=SimConfig(**settings))
     if survey is not None:
         finite = FiniteSurvey(simulator, survey, _batch_seed(seed, 0))
-        return lambda step, piece, pieces, n: finite.batch(step * pieces + piece, n)
-    return lambda step, piece, pieces, n: simulator.batch(n, _batch_seed(seed, step), piece * n)
+        return lambda step, piece, pieces, n: _arrays(finite.batch(step * pieces + piece, n))
+    return lambda step, piece, pieces, n: _arrays(simulator.batch(n, _batch_seed(seed, step), piece * n))
+
+
+def _arrays(batch):
+    return {k: (batch["truth"] if k == "fiber_radius" else batch)[k].numpy() for k in KEEP}
 
 
 def _start_worker(*source):
@@ -50,12 +64,7 @@ def _end_with_parent():
 
 
 def _make_in_worker(*piece):
-    return _make(_source, *piece)
-
-
-def _make(source, *piece):
-    batch = source(*piece)
-    return {k: batch[k].numpy() for k in KEEP}
+    return _source(*piece)
 
 
 def _batch_seed(seed, step):
@@ -63,7 +72,7 @@ def _batch_seed(seed, step):
     return seed * 10_000_000 + step
 
 
-def recipe_batches(recipe, pack_path, first_step, mine):
+def recipe_batches(recipe, pack_path, first_step, mine, cache=None):
     """Iterate over ``(number, batch)`` of a recipe from ``first_step``: simulated, or read from its shards.
 
     Parameters
@@ -73,6 +82,8 @@ def recipe_batches(recipe, pack_path, first_step, mine):
     first_step : int
     mine : sequence of int
         Pieces to yield.
+    cache : path-like, optional
+        See `simulated_batches`.
 
     Returns
     -------
@@ -84,7 +95,7 @@ def recipe_batches(recipe, pack_path, first_step, mine):
                              pieces=recipe.pieces, mine=mine)  # fmt: skip
     return simulated_batches(
         pack_path, recipe.simulator, recipe.batch, recipe.seed, first_step, recipe.workers, recipe.survey,
-        pieces=recipe.pieces, mine=mine, passes=recipe.passes, shelf=recipe.shelf,
+        pieces=recipe.pieces, mine=mine, passes=recipe.passes, shelf=recipe.shelf, cache=cache,
     )  # fmt: skip
 
 
@@ -101,8 +112,9 @@ def simulated_step(step, seed, passes, shelf):
 
 
 def simulated_batches(
-    pack_path, settings, n, seed, first_step, workers=1, survey=None, *, pieces=1, mine=(0,), passes=1, shelf=1
-):
+    pack_path, settings, n, seed, first_step, workers=1, survey=None, *, pieces=1, mine=(0,), passes=1, shelf=1,
+    cache=None,
+):  # fmt: skip
     """Iterate over ``(number, batch)`` from ``first_step``; what a number holds depends on the seed and itself alone.
 
     A batch of ``n`` galaxies comes in equal pieces; number ``step x pieces + piece`` is one of them.
@@ -126,6 +138,9 @@ def simulated_batches(
     passes, shelf : int
         Batches are kept, ``shelf`` of them, and read ``passes`` times (see `simulated_step`) while the next ones are
         made. So a simulator that is slower than the network does not hold it up.
+    cache : path-like, optional
+        Folder of batches on disk, about 0.6 MB for a galaxy, for trainings that see the same galaxies: what is there is
+        read, what is not is simulated and stays there. None are kept in memory then.
 
     Yields
     ------
@@ -134,12 +149,12 @@ def simulated_batches(
     """
     wanted = (
         (step * pieces + piece, (simulated_step(step, seed, passes, shelf), piece, pieces, n // pieces),
-         step // shelf % passes == passes - 1)
+         cache is not None or step // shelf % passes == passes - 1)
         for step in itertools.count(first_step) for piece in mine
     )  # fmt: skip
-    source = (str(pack_path), settings, seed, survey)
+    source = (str(pack_path), settings, seed, survey, None if cache is None else str(cache))
     busy = 2 * workers + 1 if workers else 0
-    most = 2 * shelf * len(mine) if passes > 1 else busy
+    most = 2 * shelf * len(mine) if passes > 1 and cache is None else busy
     with _maker(source, workers) as make, contextlib.closing(_kept(wanted, make, most, busy)) as kept:
         for number, batch in kept:
             yield number, {k: torch.from_numpy(v) for k, v in batch.items()}
@@ -153,7 +168,7 @@ def _maker(source, workers):
 
         def now(*piece):
             future = concurrent.futures.Future()
-            future.set_result(_make(make, *piece))
+            future.set_result(make(*piece))
             return future
 
         yield now
@@ -177,7 +192,8 @@ def _kept(wanted, make, most, busy):
                     shelf[piece] = make(*piece)
                 queue.append((number, piece, last))
             number, piece, last = queue.popleft()
-            batch = (shelf.pop(piece) if last else shelf[piece]).result()
+            again = not last or any(piece == other for _, other, _ in queue)
+            batch = (shelf[piece] if again else shelf.pop(piece)).result()
             yield number, batch
     finally:
         for future in shelf.values():

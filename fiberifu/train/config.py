@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ..model import ModelConfig
 from .finite_survey import Survey
+from .locality import Locality
 from .shards import Shards
 
 __all__ = ["Recipe"]
 
 MOST_STEPS = 5_000_000  # of a seed; what is simulated for validation lies beyond
-UNHASHED = ("compile", "picture_steps")  # where and how, not what
+UNHASHED = ("compile", "picture_steps", "encoder_parts")  # where and how, not what
 NEWER = (
     "survey",
     "shards",
@@ -21,6 +22,7 @@ NEWER = (
     "passes",
     "shelf",
     "bfloat16",
+    "locality",
 )  # recipes without them keep the hash that they always had
 
 
@@ -32,6 +34,7 @@ class Recipe:
     simulator: dict = dataclasses.field(default_factory=dict)  # keywords of fiberifu.simulate.SimConfig
     survey: Survey | None = None  # a finite set of galaxies; None: new ones in every step
     shards: Shards | None = None  # records of files; None: simulated galaxies
+    locality: Locality = Locality()  # remedies against what central fibres teach
     seed: int = 1
     steps: int = 4000
     batch: int = 32  # galaxies
@@ -51,17 +54,20 @@ class Recipe:
     passes: int = 1  # how often a simulated galaxy is seen, in other orientations and behind other masks
     shelf: int = 64  # batches kept for the next pass
     bfloat16: bool = True  # products of attention and its networks on a GPU; a CPU computes in float32
+    encoder_parts: int = 1  # of a piece, in which hidden tokens are left out of the encoder; 1: they are masked
     compile: bool = False  # attention blocks, by torch.compile
     picture_steps: int = 0  # between pictures of a held-out galaxy; 0: none
 
     def __post_init__(self):
-        for name in ("batch", "pieces", "passes", "shelf"):
+        for name in ("batch", "pieces", "passes", "shelf", "encoder_parts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; one or more are needed")
         if self.batch % self.pieces:
             raise ValueError(f"pieces: got {self.pieces}; a batch of {self.batch} galaxies needs equal ones")
         if self.shards is not None and (self.survey is not None or self.passes > 1):
             raise ValueError("shards: there is no [survey], and passes is 1, where galaxies are read from files")
+        if self.shards is not None and self.locality.off_centre_weight != 1:
+            raise ValueError("locality.off_centre_weight: records of files do not say how large galaxies are; use 1")
         if self.steps > MOST_STEPS:
             raise ValueError(f"steps: got {self.steps}; beyond {MOST_STEPS} galaxies are held out, use another seed")
 
@@ -88,23 +94,19 @@ class Recipe:
             default = getattr(cls(), name)
             kind = (int, float) if isinstance(default, float) else type(default)
             truth = isinstance(value, bool) != isinstance(default, bool)  # which are int, to Python
-            if name not in ("model", "survey", "shards") and (truth or not isinstance(value, kind)):
+            if name not in ("model", "survey", "shards", "locality") and (truth or not isinstance(value, kind)):
                 raise ValueError(f"recipe {path}: {name}={value!r} should be a {type(default).__name__}")
         if "model" in values:
             defaults = json.loads(ModelConfig().to_json())
             values["model"] = ModelConfig.from_dict({**defaults, **values["model"]})
-        if "survey" in values:
-            try:
-                values["survey"] = Survey.from_dict(values["survey"])
-            except ValueError as error:
-                raise ValueError(f"recipe {path}: {error}") from error
-            if placed := sorted({"placement", "pair_fraction"} & set(values.get("simulator", {}))):
-                raise ValueError(f"recipe {path}: simulator {placed} have no effect where [survey] places the fibres")
-        if "shards" in values:
-            try:
-                values["shards"] = Shards.from_dict(values["shards"])
-            except ValueError as error:
-                raise ValueError(f"recipe {path}: {error}") from error
+        for name, kind in (("survey", Survey), ("shards", Shards), ("locality", Locality)):
+            if name in values:
+                try:
+                    values[name] = kind.from_dict(values[name])
+                except ValueError as error:
+                    raise ValueError(f"recipe {path}: {error}") from error
+        if "survey" in values and (placed := sorted({"placement", "pair_fraction"} & set(values.get("simulator", {})))):
+            raise ValueError(f"recipe {path}: simulator {placed} have no effect where [survey] places the fibres")
         try:
             return cls(**values)
         except ValueError as error:

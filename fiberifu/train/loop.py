@@ -15,6 +15,7 @@ from ..model import FiberMAE
 from ..model.encoder import Block
 from .basis import fill_basis
 from .batches import _batch_seed, augment, drop_bands, recipe_batches, simulated_step
+from .locality import enlarge, start_context, weigh
 from .metrics import metrics
 from .picture import Picture
 from .ranks import Ranks
@@ -30,7 +31,7 @@ PARTS = ("total", "misfit", "fit", "spread", "image", "redshift")  # of the loss
 
 def train(
     recipe, pack_path, folder, *, start=None, stop_after=None, device="cpu", resume=True, tensorboard=False,
-    progress=False,
+    progress=False, cache=None,
 ):  # fmt: skip
     """Train a model on simulated galaxies or on records of files; a run killed at any moment resumes and gives the same
     weights.
@@ -56,6 +57,8 @@ def train(
         Write events to ``folder/tensorboard`` too.
     progress : bool
         Show a bar on a terminal.
+    cache : path-like, optional
+        Folder of simulated batches that several runs share, see `simulated_batches`.
 
     Returns
     -------
@@ -90,6 +93,8 @@ def train(
         if start.config != recipe.model:
             raise ValueError("start: weights of another architecture than the recipe's")
         model.load_state_dict(start.state_dict())
+    if start is None or recipe.locality.context == 0:
+        start_context(model, recipe.locality.context)
     model.to(device)
     for block in (m for m in model.modules() if isinstance(m, Block)):
         block.bfloat16 = recipe.bfloat16 and device != "cpu"
@@ -126,7 +131,7 @@ def train(
     loss = ranks.parallel(_Loss(model, recipe))
     mine = ranks.pieces(recipe.pieces)
     pictures = Picture(recipe, pack_path, folder / "pictures")
-    batches = recipe_batches(recipe, pack_path, step, mine)
+    batches = recipe_batches(recipe, pack_path, step, mine, cache)
     with (
         _stop_signal() as stopping,
         contextlib.closing(batches),
@@ -142,7 +147,7 @@ def train(
             for piece in mine:
                 number, batch = next(batches)
                 generator = torch.Generator().manual_seed(recipe.seed * 10_000_000 * recipe.pieces + number)
-                batch = _to(device, augment(drop_bands(batch, recipe.band_dropout, generator), generator))
+                batch = _to(device, _vary(batch, recipe, generator))
                 with ranks.alone(loss) if piece != mine[-1] else contextlib.nullcontext():
                     total, parts = loss(batch, generator)
                     (total * (ranks.size / recipe.pieces)).backward()  # gradients are averaged over ranks
@@ -191,15 +196,26 @@ def _where(recipe, step):
     return f"Simulator.batch({recipe.batch}, {_batch_seed(recipe.seed, simulated)})"
 
 
+def _vary(batch, recipe, generator):
+    """What a batch is at this visit: size, bands and orientation of its images, and how much its fibres count."""
+    locality = recipe.locality
+    if locality.zoom > 1:
+        batch = enlarge(batch, locality.zoom, recipe.model.aperture, recipe.model.pixel_scale, generator)
+    if locality.off_centre_weight != 1:
+        batch = weigh(batch, locality.off_centre_weight)
+    return augment(drop_bands(batch, recipe.band_dropout, generator), generator)
+
+
 class _Loss(nn.Module):
     """The loss of a piece of a batch, as a module that can run on many ranks: ``total`` and the values of its parts."""
 
     def __init__(self, model, recipe):
         super().__init__()
-        self.model, self.weights = model, (recipe.image_weight, recipe.redshift_weight)
+        self.model = model
+        self.settings = recipe.image_weight, recipe.redshift_weight, recipe.locality.hide, recipe.encoder_parts
 
     def forward(self, batch, generator):
-        losses = self.model(batch, generator, *self.weights)
+        losses = self.model(batch, generator, *self.settings)
         return losses.total, torch.stack([getattr(losses, name).detach().float() for name in PARTS])
 
 
