@@ -238,7 +238,7 @@ def _limits(report):
         "galaxy in each step, so networks on cubes see more spectra than those on fibres, and a step costs more.",
         "Cubes have no calibration errors and no covariance of spaxels: they are somewhat better than real ones. "
         "Fibres have seeing of their own, misplacement, sky residuals and calibration as DESI's.",
-        "Errors are those of the training: `fiberifu calibrate` was not applied to any arm.",
+        "Errors are those of the training: <code>fiberifu calibrate</code> was not applied to any arm.",
     ]
     if meta["galaxies"] < 500:
         items.insert(0, f"<b>{meta['galaxies']} galaxies</b>: intervals need 500, claims about coverage 2000.")
