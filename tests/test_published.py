@@ -23,6 +23,7 @@ from make_published_reference import CONFIG, MASKS, REFERENCE, filled, inputs
 
 from fiberifu import Flag, VirtualIFU
 from fiberifu.cli import main
+from fiberifu.commands.arguments import arguments_as_options
 from fiberifu.commands.observe import _line_in_words
 from fiberifu.image import PreparedImage, prepare_image
 from fiberifu.infer_job import _model_files
@@ -551,6 +552,95 @@ def test_the_command_line_speaks_of_its_options(folder, tmp_path, capsys):
     words = flags_in_words(far.flags)
     assert any("a band that the model relies on is missing" in text for text in words)
     assert any("errors of a fit" in text for text in words)
+
+
+def test_flux_in_bands(monkeypatch):
+    """The spectrum of the network that returns its place is flat: what photometry makes of it is known by hand."""
+    ifu, sky = looking(), CENTER.reshape(1)
+    p = ifu.predict(image(error=0.001), sky, redshift=0.03)
+    check = p.self_check
+    area = np.pi / 4 * 1.5**2 / 0.262**2
+    np.testing.assert_allclose(check["observed"].value[:4], 0.02 * area, rtol=1e-4)
+    wave, share = p.band_wavelengths[1:3], fibre_fraction(p.band_wavelengths[1:3])  # r, i; g and z reach beyond
+    wanted = 0.02 * share * (1e-17 * u.erg / u.s / u.cm**2 / u.AA).to_value(u.nmgy, u.spectral_density(wave * u.AA))
+    np.testing.assert_allclose(check["predicted"].value[1:3], wanted, rtol=0.01)
+    np.testing.assert_allclose(check["residual"][1].value, -2.5 * np.log10(0.02 * area / wanted[0]), atol=0.01)
+    sigma = 0.001 * np.sqrt(area)
+    np.testing.assert_allclose(check["pull"][1], (0.02 * area - wanted[0]) / sigma, rtol=0.02)
+    red = ifu.predict(image(), sky, redshift=0.03, ebv=0.3, deredden=True)
+    x = np.log(p.wavelength.value / 6500)
+    ratio = red.spectrum().flux.value[0] / p.spectrum().flux.value[0]
+    np.testing.assert_allclose(ratio[[0, -1]], 10 ** (0.4 * 0.3 * np.array([3.1 * 1.4, 3.1 * 0.46])), rtol=0.1)
+    # anchored to an image that is brighter, and redder
+    bands = np.log(p.band_wavelengths / 6500)
+    brighter = p.photometry["predicted"] * 10 ** (0.05 + 0.03 * bands)
+    photometry = p.photometry | {"flux": brighter, "error": brighter / 1e4}
+    anchored = dataclasses.replace(p, photometry=photometry).anchored()
+    ratio = anchored.spectrum().flux.value[0] / p.spectrum().flux.value[0]
+    np.testing.assert_allclose(ratio, 10 ** (0.05 + 0.03 * x), rtol=1e-3)
+    assert anchored.provenance.extra["FLUXCAL"] == "IMAGE"
+    np.testing.assert_array_equal(anchored.as_desi().spectrum().flux, p.as_desi().spectrum().flux)
+    weak = dataclasses.replace(p, photometry=photometry | {"error": brighter / 4}).anchored()
+    np.testing.assert_array_equal(weak.spectrum().flux, p.spectrum().flux)
+    with pytest.raises(ValueError, match="leave out as_desi"):
+        p.as_desi().anchored()
+
+
+def test_flux_below_zero_without_some_bands():
+    bands = image(bands=("g", "r", "z"))
+    for ccd in bands.values():
+        ccd.data[:] = -0.05
+    with pytest.warns(AstropyUserWarning, match="no band i"):
+        p = looking().predict(bands, CENTER, redshift=0.03)
+    assert "NEGATIVE_FLUX" in p.describe_flags()
+
+
+def test_far_from_the_middle_and_far_from_reason(monkeypatch):
+    bands = image(bands=("r",))
+    wcs = bands["r"].wcs
+    wcs.wcs.crpix = [150.5, 150.5]
+    row, column = np.indices((300, 300))
+    plane = CCDData(0.01 * column + 0.03 * row, unit=u.nmgy, wcs=wcs, uncertainty=StdDevUncertainty(0 * row + 0.01))
+    sky = CENTER.spherical_offsets_by([1.3, 20, -25, 30] * u.arcsec, [0.7, 3.3, -18, 30] * u.arcsec)
+    ifu = looking()
+    monkeypatch.setattr(sys.modules["fiberifu.published.predict"], "BATCH", {"cpu": 2, "cuda": 2})
+    right = Looks.forward
+    monkeypatch.setattr(Looks, "forward", lambda *args, **keywords: dataclasses.replace(
+        found := right(*args, **keywords), log_sigma=found.flux * 0 + 50))  # fmt: skip
+    with pytest.warns(AstropyUserWarning, match="no band"):
+        p = ifu.predict({"r": plane}, sky, redshift=0.03)
+    x, y = wcs.world_to_pixel(sky)
+    np.testing.assert_allclose(p.raw[0][:, 0], 0.01 * x + 0.03 * y, atol=0.021)  # half a pixel each way
+    np.testing.assert_allclose(p.raw[1], np.exp(10), rtol=1e-5)  # of the public likelihood
+
+
+def test_what_does_not_fit_the_aperture_or_the_network():
+    ifu = looking()
+    p = ifu.predict(image(), CENTER, redshift=0.03, aperture=3 * u.arcsec)
+    with pytest.raises(ValueError, match="aperture of 3 arcsec fibre; DESI's fibres have 1.5 arcsec"):
+        p.as_desi()
+    assert p._meta()["header"]["APERTURE"] == "3 arcsec fibre"
+    with pytest.raises(ValueError, match="line_maps.redshift=.*of the prediction, 0.03; predict at another"):
+        p.line_maps(["Ha"], redshift=0.05)
+    with pytest.raises(ValueError, match="latents: the published network has none"):
+        ifu.latents(image())
+    for ebv in (5000.0, -0.1, np.nan, "much"):
+        with pytest.raises(ValueError, match=f"ebv is {ebv}; one E.B-V. in magnitudes"):
+            ifu.predict(prepare(image(), ifu.config), CENTER, redshift=0.03, ebv=ebv)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("the folder /x/redshift=0.03 is not empty", "the folder /x/redshift=0.03 is not empty"),
+        ("source='redshift=1' is no folder", "--model 'redshift=1' is no folder"),
+        ("a-redshift=2: give redshift=, or redshift=3", "a-redshift=2: give --redshift, or --redshift 3"),
+    ],
+)
+def test_messages_of_options_leave_paths_alone(said, wanted):
+    with pytest.raises(ValueError) as caught, arguments_as_options("redshift", source="--model"):
+        raise ValueError(said)
+    assert str(caught.value) == wanted
 
 
 def test_cube(folder, tmp_path):

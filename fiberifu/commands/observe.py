@@ -118,8 +118,11 @@ def _report(options, prediction, paths):
     if prediction is None:
         print("All of it was there already.")
         return
-    residuals = [(row["band"], row["residual"].value) for row in prediction.self_check]
-    check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: nowhere measured
+    check = ", ".join(
+        f"{row['band']} {row['residual'].value:+.3f}" if row["residual"] == row["residual"]  # else of no logarithm
+        else f"{row['band']} {row['predicted'].value:.3g} nanomaggy predicted, {row['observed'].value:.3g} in the image"
+        for row in prediction.self_check if row["n"]
+    )  # fmt: skip
     print(f"Self-check in mag, + is an image fainter than the prediction: {check or 'no position to compare'}")
     if words := _line_in_words(prediction):
         print(words)

@@ -82,7 +82,7 @@ def check_pickle(program):
     if refused:
         raise ValueError(
             f"its pickle would call {', '.join(name[:200] for name in refused[:20])}, which is not allowed; nothing "
-            "was run. If you trust the file, save its state_dict and hyper_parameters alone, with the software that made it"
+            "was run. If you trust the file, save its state_dict and hyper_parameters alone, with what made it"
         )
     if unknown:
         raise ValueError(
