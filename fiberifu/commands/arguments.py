@@ -113,7 +113,7 @@ def arguments_as_options(*names, **others):
             raise
         text = re.sub(START + r"(\w+)=True(?: \(--[\w-]+\))?", lambda m: options.get(m[1], m[0]), str(error))
         text = re.sub(r"^(\w+)(?= is | = | must |:)", lambda m: options.get(m[1], m[0]), text)
-        text = re.sub(START + r"(\w+)=(?=\W|$)", lambda m: options.get(m[1], m[0]), text)  # give ebv=
+        text = re.sub(START + r"(\w+)=(?=[\s,;.)]|$)", lambda m: options.get(m[1], m[0]), text)  # give ebv=
         text = re.sub(START + r"(\w+)=", lambda m: f"{options[m[1]]} " if m[1] in options else m[0], text)
         text = re.sub(r"image\.meta\['(\w+)'\]", r"\1 in the image's header", text)
         raise ValueError(text) from error

@@ -243,8 +243,9 @@ def fibre_place(offsets, pixel_scale):
     """Place of fibres in the network's array: x to the right, y up, pixels from its middle.
 
     The array has East on the left, so x is West. Its first row, which the network calls the top, is the southern one:
-    y is South. That is how the authors scan a galaxy (both signs are negative in their evaluation against MaNGA, and
-    their notebook's picture of an array is upside down beside MaNGA's map).
+    y is South. That is inferred from how the authors scan a galaxy: both signs are negative in their evaluation against
+    MaNGA, and their notebook's picture of an array is upside down beside MaNGA's map. Their training code has the other
+    sign for the declination, of offsets mostly below a pixel, and shifts images without flipping them.
 
     Parameters
     ----------

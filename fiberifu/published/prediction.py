@@ -18,7 +18,7 @@ __all__ = ["PULL", "PublishedPrediction"]
 #: Standard deviation of pixel pulls that the authors measured on spectra, with the noise of the observation in the
 #: error (their calibration notebook; the robust one, from quantiles, is 0.83).
 PULL = 0.93
-#: dex: how far the share of a point source's light may be from that of the light there, grey and per e-fold of wavelength.
+#: dex, grey and per e-fold of wavelength: how far off the share of a point source's light may be.
 ANCHOR_PRIOR = 0.1
 DESI_FIBER = 1.5 * u.arcsec
 COHERENT = "its errors are those of single pixels, and nothing tells how they go together"
@@ -108,7 +108,7 @@ class PublishedPrediction(Prediction):
             raise ValueError("as_desi(): a cube has flux per spaxel, which DESI's calibration does not know; "
                              "predict() fibres")  # fmt: skip
         if not isinstance(self.aperture, Fiber) or abs(self.aperture.diameter - DESI_FIBER) > 1e-3 * u.arcsec:
-            raise ValueError(f"as_desi(): these are spectra of an aperture of {aperture_in_words(self.aperture)}; DESI's "
+            raise ValueError(f"as_desi(): these are spectra of a {aperture_in_words(self.aperture)}; DESI's "
                              f"fibres have {DESI_FIBER.value} arcsec: predict() without aperture=")  # fmt: skip
         return self._with(calibration="desi", anchor=None, FLUXCAL="DESI")
 
