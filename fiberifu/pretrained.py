@@ -178,7 +178,7 @@ def _folder_name(revision):
 
 
 def recorded_sha256(commit):
-    """sha256 of the published file as it was when a folder was made of the same commit before, or None."""
+    """Checksum of the published file when a folder was made of the same commit before, or None."""
     for config in sorted(_cache().glob("*/config.json")):
         passport = json.loads(config.read_text(encoding="utf-8")).get("passport", {})
         if commit is not None and passport.get("source_revision") == commit:

@@ -36,6 +36,7 @@ from fiberifu.model import (
     load_published,
     read_lightning_checkpoint,
 )
+from fiberifu.model.published_checkpoint import _fill
 from fiberifu.plot.summary import flags_in_words
 from fiberifu.published import fibre_fraction, fibre_place, network_image, prepare
 from fiberifu.published.image import stamps
@@ -254,10 +255,10 @@ def test_names_and_tables_of_older_versions(tmp_path, folder):
         right = state[f"_orig_mod.{key}"]
         worse = state | {f"_orig_mod.{key}": 0 * right if key.endswith("l_embed") else right + 3e-3}
         with pytest.raises(ValueError, match=f"tensor {key} is not the fixed table"):
-            convert_published(lightning(path, model, state_dict=worse), tmp_path / "bad")
+            _fill(model.config, worse, path)
     for worse in ({"img_channel_embed": torch.zeros(5)}, {"pos_embed": torch.zeros_like(model.pos_embed)}):
         with pytest.raises(ValueError, match=f"{next(iter(worse))} is not the fixed table"):
-            convert_published(lightning(path, model, state_dict=model.state_dict() | worse), tmp_path / "bad")
+            _fill(model.config, model.state_dict() | worse, path)
 
 
 @pytest.mark.parametrize(
