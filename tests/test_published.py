@@ -24,7 +24,7 @@ from make_published_reference import CONFIG, MASKS, REFERENCE, filled, inputs
 from fiberifu import Flag, VirtualIFU
 from fiberifu.cli import main
 from fiberifu.commands.arguments import arguments_as_options
-from fiberifu.commands.observe import _line_in_words
+from fiberifu.commands.observe import _check_in_words, _line_in_words
 from fiberifu.image import PreparedImage, prepare_image
 from fiberifu.infer_job import _model_files
 from fiberifu.model import (
@@ -596,6 +596,9 @@ def test_flux_below_zero_without_some_bands():
     with pytest.warns(AstropyUserWarning, match="no band i"):
         p = looking().predict(bands, CENTER, redshift=0.03)
     assert "NEGATIVE_FLUX" in p.describe_flags()
+    assert "r -2.68" in _check_in_words(p)  # both below zero: a ratio
+    p = dataclasses.replace(p, photometry=p.photometry | {"flux": -p.photometry["flux"]})
+    assert "r -0.108 nanomaggy predicted, 1.29 in the image" in _check_in_words(p)
 
 
 def test_far_from_the_middle_and_far_from_reason(monkeypatch):

@@ -118,16 +118,21 @@ def _report(options, prediction, paths):
     if prediction is None:
         print("All of it was there already.")
         return
+    print(f"Self-check in mag, + is an image fainter than the prediction: {_check_in_words(prediction)}")
+    if words := _line_in_words(prediction):
+        print(words)
+    print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
+    print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
+
+
+def _check_in_words(prediction):
+    """Residuals in the bands that are measured somewhere; fluxes where there is no logarithm of their ratio."""
     check = ", ".join(
         f"{row['band']} {row['residual'].value:+.3f}" if row["residual"] == row["residual"]  # else of no logarithm
         else f"{row['band']} {row['predicted'].value:.3g} nanomaggy predicted, {row['observed'].value:.3g} in the image"
         for row in prediction.self_check if row["n"]
     )  # fmt: skip
-    print(f"Self-check in mag, + is an image fainter than the prediction: {check or 'no position to compare'}")
-    if words := _line_in_words(prediction):
-        print(words)
-    print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
-    print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
+    return check or "no position to compare"
 
 
 def _line_in_words(prediction):
