@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from .pretrained import FILES, PUBLISHED, hub_file
+from .pretrained import FILES, PUBLISHED, hub_file, recorded_sha256
 
 __all__ = ["convert_checkpoint_to_folder"]
 
@@ -19,7 +19,7 @@ def convert_checkpoint_to_folder(checkpoint, folder, *, revision=None, sha256=No
     revision : str, optional
         Of the hub repository; for a file only recorded.
     sha256 : str, optional
-        What the file's must be.
+        What the file's must be; by default, of the published network on the hub, what it was when first fetched.
     overwrite : bool
 
     Returns
@@ -39,14 +39,17 @@ def convert_checkpoint_to_folder(checkpoint, folder, *, revision=None, sha256=No
 
     text = str(checkpoint)
     if text.startswith("hf://"):
-        path, revision = hub_file(text.removeprefix("hf://"), PUBLISHED[1], revision)
+        name = text.removeprefix("hf://")
+        path, revision = hub_file(name, PUBLISHED[1], revision)
+        sha256 = sha256 or (recorded_sha256(revision) if name == PUBLISHED[0] else None)
     else:
         path = Path(checkpoint)
     folder = Path(folder)
     existed = folder.is_dir()
-    folder = prepare_output_folder(
-        folder, overwrite=overwrite, settings={"checkpoint": text, "revision": revision, "software": software_version()}
-    )
+    settings = {"checkpoint": text, "revision": revision, "software": software_version()}
+    replace = existed and overwrite
+    if not replace:  # what is in the way is found before the work
+        prepare_output_folder(folder, settings=settings)
     try:
         passport = convert_published(path, folder, sha256=sha256, revision=revision)
     except BaseException:
@@ -55,4 +58,6 @@ def convert_checkpoint_to_folder(checkpoint, folder, *, revision=None, sha256=No
                 file.unlink()
             folder.rmdir()
         raise
+    if replace:  # not before: while old weights are there, their manifest is too
+        prepare_output_folder(folder, overwrite=True, settings=settings)
     return passport, [folder / name for name in FILES]

@@ -302,8 +302,14 @@ class VirtualIFU:
         Raises
         ------
         ValueError
-            Naming the argument; also for a center outside of the image.
+            Naming the argument; also for a center outside of the image, and with the published network, whose tokens
+            depend on the position of the fibre.
         """
+        if self._published:
+            raise ValueError(
+                "latents: the published network has none to give: each of its tokens knows where the fibre is; use "
+                "weights of fiberifu"
+            )
         prepared = self._prepare(image, ebv, seeing)
         offset = prepared.offsets(prepared.center if center is None else resolve_positions(center).sky)
         if len(offset) != 1 or not prepared.contains(offset)[0]:

@@ -5,8 +5,9 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
-__all__ = ["BUNDLED", "PUBLISHED", "hub_file", "published_folder", "resolve_pretrained"]
+__all__ = ["BUNDLED", "PUBLISHED", "hub_file", "published_folder", "recorded_sha256", "resolve_pretrained"]
 
 #: Folder of the weights that come with the package.
 BUNDLED = Path(__file__).parent / "weights" / "nano"
@@ -111,7 +112,8 @@ def hub_file(name, file, revision=None):
             f"Without a network: fetch it elsewhere, then 'fiberifu convert-checkpoint {file} FOLDER', and give FOLDER"
         ) from error
     parts = path.parts  # .../snapshots/<commit>/<file>
-    commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else revision
+    places = [i for i, part in enumerate(parts[:-1]) if part == "snapshots"]
+    commit = parts[places[-1] + 1] if places else revision
     return path, commit
 
 
@@ -134,23 +136,21 @@ def published_folder(revision=None):
     Raises
     ------
     ValueError
-        For a file that is not what it should be, or was another one before.
+        For a file that is not what it should be, or was another one before; for a revision that git would not take.
     OSError
         When it cannot be fetched.
     """
-    from astropy.config.paths import get_cache_dir_path
-
     from .model import convert_published, weights_sha256
 
-    cache = get_cache_dir_path("fiberifu") / "published"
-    revision = revision or PUBLISHED_REVISION
-    folder = cache / (revision or "default")
+    cache = _cache()
+    revision = PUBLISHED_REVISION if revision is None else revision
+    folder = cache / _folder_name(revision)
     if (folder / RECORD).is_file():
         if weights_sha256(folder) != (folder / RECORD).read_text(encoding="ascii").strip():
             raise ValueError(f"{folder}: model.safetensors is not what was written there; remove the folder")
         return folder
     path, commit = hub_file(*PUBLISHED, revision)
-    known = _recorded_sha256(cache, commit)
+    known = recorded_sha256(commit)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as half:
         made = Path(half) / "model"
@@ -162,9 +162,24 @@ def published_folder(revision=None):
     return folder
 
 
-def _recorded_sha256(cache, commit):
-    """sha256 of the file from which a folder of the same commit was made before, or None."""
-    for config in sorted(cache.glob("*/config.json")):
+def _cache():
+    from astropy.config.paths import get_cache_dir_path
+
+    return get_cache_dir_path("fiberifu") / "published"
+
+
+def _folder_name(revision):
+    """Name of a revision's folder, one for each: no part of it, such as .., leads elsewhere."""
+    if revision is None:
+        return "default"
+    if not isinstance(revision, str) or revision.strip(". ") == "" or len(revision) > 150:
+        raise ValueError(f"revision={str(revision)[:150]!r}: give a commit, tag or branch of the hub's repository")
+    return "at-" + quote(revision, safe="")
+
+
+def recorded_sha256(commit):
+    """Checksum of the published file when a folder was made of the same commit before, or None."""
+    for config in sorted(_cache().glob("*/config.json")):
         passport = json.loads(config.read_text(encoding="utf-8")).get("passport", {})
         if commit is not None and passport.get("source_revision") == commit:
             return passport.get("source_sha256")

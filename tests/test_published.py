@@ -5,8 +5,10 @@ import collections
 import dataclasses
 import os
 import pickle
+import shutil
 import sys
 import types
+import warnings
 import zipfile
 
 import astropy.units as u
@@ -22,7 +24,8 @@ from make_published_reference import CONFIG, MASKS, REFERENCE, filled, inputs
 
 from fiberifu import Flag, VirtualIFU
 from fiberifu.cli import main
-from fiberifu.commands.observe import _line_in_words
+from fiberifu.commands.arguments import arguments_as_options
+from fiberifu.commands.observe import _check_in_words, _line_in_words
 from fiberifu.image import PreparedImage, prepare_image
 from fiberifu.infer_job import _model_files
 from fiberifu.model import (
@@ -34,6 +37,7 @@ from fiberifu.model import (
     load_published,
     read_lightning_checkpoint,
 )
+from fiberifu.model.published_checkpoint import _fill
 from fiberifu.plot.summary import flags_in_words
 from fiberifu.published import fibre_fraction, fibre_place, network_image, prepare
 from fiberifu.published.image import stamps
@@ -136,6 +140,14 @@ def test_conversion(checkpoint, folder, capsys, tmp_path):
     assert main(["convert-checkpoint", str(checkpoint), str(tmp_path / "bad"), "--sha256", "00"]) == 2
     assert "its sha256 is" in capsys.readouterr().err
     assert not (tmp_path / "bad").exists()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert {"manifest.json", "model.safetensors"} <= set(before)
+    torch.save({"state_dict": {}, "hyper_parameters": {"embed_dim": 7}}, tmp_path / "bad.ckpt")
+    assert main(["convert-checkpoint", str(tmp_path / "bad.ckpt"), str(tmp_path / "out"), "--overwrite"]) == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    shutil.copy(checkpoint, tmp_path / "same.ckpt")
+    assert main(["convert-checkpoint", str(tmp_path / "same.ckpt"), str(tmp_path / "out"), "--overwrite"]) == 0
+    assert "same.ckpt" in (tmp_path / "out" / "manifest.json").read_text()
     with pytest.raises(ValueError, match="fiberifu convert-checkpoint"):
         VirtualIFU.from_pretrained(checkpoint)
 
@@ -156,6 +168,117 @@ def test_hostile_pickles_are_refused_by_name(call, tmp_path, folder):
     with pytest.raises(ValueError, match=rf"would call .*{call.__name__}.*nothing was run"):
         read_lightning_checkpoint(path)
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("call", [os.mkdir, None])
+def test_other_protocols_are_refused_and_say_what_they_would_call(call, tmp_path, folder):
+    trap, bad = tmp_path / "trap", tmp_path / "bad.ckpt"
+    torch.save({"state_dict": {}, "extra": Hostile(call, str(trap)) if call else 1}, bad, pickle_protocol=4)
+    with pytest.raises(ValueError, match=r"would call \w+\.mkdir" if call else "protocol 4 .*only protocol 2"):
+        read_lightning_checkpoint(bad)
+    assert not trap.exists()
+
+
+def nested(kind, depth):
+    value = kind(["lol"])
+    for _ in range(depth):
+        value = kind([value, value])
+    return value
+
+
+def archive(path, *parts):
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        warnings.simplefilter("ignore")  # a name twice
+        for name, content in parts:
+            file.writestr(name, content)
+
+
+def test_small_files_do_not_grow(tmp_path, folder, monkeypatch):
+    bad, model, empty = tmp_path / "bad.ckpt", load_published(folder)[0], pickle.dumps({}, 2)
+    torch.save({"state_dict": {}, "extra": Hostile(bytearray, 1 << 30)}, bad)
+    with pytest.raises(ValueError, match=r"would call (__builtin__|builtins)\.bytearray"):
+        read_lightning_checkpoint(bad)
+    torch.save({"state_dict": {"x": torch.ones(1).to_sparse()}}, bad)
+    with pytest.raises(ValueError, match=r"would call .*_rebuild_sparse_tensor"):
+        read_lightning_checkpoint(bad)
+    key = b"\x80\x02}X\x01\x00\x00\x00a\x85q\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(40)) + b"K\x01s."
+    archive(bad, ("archive/data.pkl", key))
+    with pytest.raises(ValueError, match=r"unfold to .*e\+1"):
+        read_lightning_checkpoint(bad)
+    for name in ("norm_layer", "spec_dim"):  # what a message says of them is short
+        lightning(bad, model, hyper_parameters={name: nested(list, 40)})
+        with pytest.raises(ValueError, match=name) as caught:
+            convert_published(bad, tmp_path / "out")
+        assert len(str(caught.value)) < 1000
+    lightning(bad, model, hyper_parameters={(1, 2): 3})
+    with pytest.raises(ValueError, match="a dictionary of names"):
+        convert_published(bad, tmp_path / "out")
+    archive(bad, ("archive/data.pkl", empty), ("archive/data.pkl", empty))
+    with pytest.raises(ValueError, match="several parts of the same name"):
+        read_lightning_checkpoint(bad)
+    archive(bad, ("archive/data.pkl", empty + bytes(4 * 2**20)))
+    with pytest.raises(ValueError, match="no single data.pkl of at most 4 MiB"):
+        read_lightning_checkpoint(bad)
+    monkeypatch.setattr("fiberifu.model.published_checkpoint.LARGEST", 2**16)
+    archive(bad, ("archive/data.pkl", empty), ("archive/more", bytes(2**16)))
+    assert bad.stat().st_size < 2**12
+    with pytest.raises(ValueError, match="holds .* GiB; more than 2 GiB"):
+        read_lightning_checkpoint(bad)
+
+
+def test_a_small_file_cannot_make_a_large_network(tmp_path, folder, monkeypatch):
+    made, model = [], load_published(folder)[0]
+    monkeypatch.setattr("fiberifu.model.published._wavelength_table", lambda size: made.append(size))
+    large = TINY | {"mlp_ratio": 4.0, "embed_dim": 2048, "s_depth": 32}
+    lightning(tmp_path / "bad.ckpt", model, state_dict={"x": torch.ones(1)}, hyper_parameters=large)
+    with pytest.raises(ValueError, match=r"extra \['x'\]"):
+        convert_published(tmp_path / "bad.ckpt", tmp_path / "out")
+    assert not made
+    for name, value in (("embed_dim", 4096), ("s_depth", 33), ("decoder_MLP_coefficient", 9)):
+        with pytest.raises(ValueError, match=f"{name} is {value}; a whole number between"):
+            PublishedConfig(**{name: value})
+
+
+TABLES = {"img_spatial_pos_embed": ("image_place", 1), "img_channel_embed": ("image_band", 64),
+          "decoder_img_spatial_pos_embed": ("decoder_image_place", 1),
+          "decoder_img_channel_embed": ("decoder_image_band", 64)}  # fmt: skip
+
+
+def test_names_and_tables_of_older_versions(tmp_path, folder):
+    model, path = load_published(folder)[0], tmp_path / "old.ckpt"
+    old = {key: getattr(model, own)[::step][: 64 if step == 1 else 6].clone() for key, (own, step) in TABLES.items()}
+    old["img_spatial_pos_embed"] = old["img_spatial_pos_embed"][None]  # some have a first axis
+    state = {f"_orig_mod.{key}": value for key, value in (old | model.state_dict()).items()}
+    convert_published(lightning(path, model, state_dict=state), tmp_path / "out")
+    assert all(torch.equal(value, model.state_dict()[key])
+               for key, value in load_published(tmp_path / "out")[0].state_dict().items())  # fmt: skip
+    for key in (*TABLES, "pos_embed", "decoder_pos_embed"):
+        right = state[f"_orig_mod.{key}"]
+        worse = state | {f"_orig_mod.{key}": 0 * right if key.endswith("l_embed") else right + 3e-3}
+        with pytest.raises(ValueError, match=f"tensor {key} is not the fixed table"):
+            _fill(model.config, worse, path)
+    for worse in ({"img_channel_embed": torch.zeros(5)}, {"pos_embed": torch.zeros_like(model.pos_embed)}):
+        with pytest.raises(ValueError, match=f"{next(iter(worse))} is not the fixed table"):
+            _fill(model.config, model.state_dict() | worse, path)
+
+
+@pytest.mark.parametrize(
+    ("state", "parameters", "message"),
+    [
+        ({"cls_token": torch.zeros(1, 1, 1).expand(1, 1, 8)}, {}, r"\['cls_token'\] are sparse, empty or views"),
+        ({"cls_token": torch.zeros(1, 1, 9)}, {}, r"cls_token \(1, 1, 9\) instead of \(1, 1, 8\)"),
+        ({}, {"norm_pix_loss": True}, "norm_pix_loss is True; this network is another one"),
+        ({}, {"norm_layer": "batch"}, "norm_layer is 'batch'; this network is another one"),
+        ({}, {"s_depth": None}, "hyper-parameters without s_depth; this network is another one"),
+    ],
+)
+def test_other_networks_are_refused(state, parameters, message, tmp_path, folder):
+    model = load_published(folder)[0]
+    given = {k: getattr(model.config, k) for k in CONFIG} | {"mlp_ratio": 4.0} | parameters
+    given = {key: value for key, value in given.items() if value is not None}
+    path = lightning(tmp_path / "x.ckpt", model, state_dict=model.state_dict() | state, hyper_parameters=given)
+    with pytest.raises(ValueError, match=message):
+        convert_published(path, tmp_path / "out")
 
 
 def test_other_files_are_refused(tmp_path, folder, monkeypatch):
@@ -180,6 +303,9 @@ def test_other_files_are_refused(tmp_path, folder, monkeypatch):
     lightning(bad, model, state_dict=state | {"cls_token": torch.full_like(state["cls_token"], np.nan)})
     with pytest.raises(ValueError, match="no finite numbers: cls_token"):
         convert_published(bad, tmp_path / "out")
+    lightning(bad, model, hyper_parameters={})
+    with pytest.warns(UserWarning, match="no hyper-parameters in it"), pytest.raises(ValueError, match="wrong shape"):
+        convert_published(bad, tmp_path / "out")
     lightning(bad, model, hyper_parameters={"embed_dim": 7})
     with pytest.raises(ValueError, match="hyper-parameters"):
         convert_published(bad, tmp_path / "out")
@@ -188,15 +314,15 @@ def test_other_files_are_refused(tmp_path, folder, monkeypatch):
         read_lightning_checkpoint(bad)
 
 
-def test_from_the_hub(checkpoint, tmp_path, monkeypatch):
-    place = tmp_path / "snapshots" / "0123abc" / "pretrained.ckpt"
+def test_from_the_hub(checkpoint, tmp_path, monkeypatch, capsys):
+    place = tmp_path / "snapshots" / "hub" / "snapshots" / "0123abc" / "pretrained.ckpt"
     place.parent.mkdir(parents=True)
     place.write_bytes(checkpoint.read_bytes())
     calls = []
 
     def download(repo_id, filename, revision):
         calls.append((repo_id, filename, revision))
-        if len(calls) > 1:
+        if revision == "other":
             raise ConnectionError("no route")
         return str(place)
 
@@ -210,7 +336,22 @@ def test_from_the_hub(checkpoint, tmp_path, monkeypatch):
     assert calls == [("pengzehao/MultimodalHF", "pretrained.ckpt", None)]
     with pytest.raises(OSError, match=r"no route.*convert-checkpoint"):
         VirtualIFU.from_pretrained("pengzehao/MultimodalHF", revision="other")
-    with (tmp_path / "cache" / "published" / "default" / "model.safetensors").open("ab") as file:
+    cache = tmp_path / "cache" / "published"
+    (tmp_path / "cache" / "precious").touch()
+    for wrong in ("..", ".", "", "x" * 200):
+        with pytest.raises(ValueError, match="revision=.*give a commit, tag or branch"):
+            VirtualIFU.from_pretrained("pengzehao/MultimodalHF", revision=wrong)
+    for name in ("refs/pr/1", "../..", "default"):
+        VirtualIFU.from_pretrained("pengzehao/MultimodalHF", revision=name)
+    assert (tmp_path / "cache" / "precious").exists()
+    assert sorted(path.name for path in cache.iterdir()) == ["at-..%2F..", "at-default", "at-refs%2Fpr%2F1", "default"]
+    with place.open("ab") as file:  # of the same commit, another file
+        file.write(b"x")
+    with pytest.raises(ValueError, match="its sha256 is"):
+        VirtualIFU.from_pretrained("pengzehao/MultimodalHF", revision="again")
+    assert main(["convert-checkpoint", "hf://pengzehao/MultimodalHF", str(tmp_path / "bad")]) == 2
+    assert "its sha256 is" in capsys.readouterr().err
+    with (cache / "default" / "model.safetensors").open("ab") as file:
         file.write(b"x")
     with pytest.raises(ValueError, match="not what was written there"):
         VirtualIFU.from_pretrained("pengzehao/MultimodalHF")
@@ -413,6 +554,100 @@ def test_the_command_line_speaks_of_its_options(folder, tmp_path, capsys):
     words = flags_in_words(far.flags)
     assert any("a band that the model relies on is missing" in text for text in words)
     assert any("errors of a fit" in text for text in words)
+
+
+def test_flux_in_bands():
+    """The spectrum of the network that returns its place is flat: what photometry makes of it is known by hand."""
+    ifu, sky = looking(), CENTER.reshape(1)
+    p = ifu.predict(image(error=0.001), sky, redshift=0.03)
+    check = p.self_check
+    area = np.pi / 4 * 1.5**2 / 0.262**2
+    np.testing.assert_allclose(check["observed"].value[:4], 0.02 * area, rtol=1e-4)
+    wave, share = p.band_wavelengths[1:3], fibre_fraction(p.band_wavelengths[1:3])  # r, i; g and z reach beyond
+    wanted = (
+        0.02 / 3.631e-6 * share * (1e-17 * u.erg / u.s / u.cm**2 / u.AA).to_value(u.Jy, u.spectral_density(wave * u.AA))
+    )
+    np.testing.assert_allclose(check["predicted"].value[1:3], wanted, rtol=0.02)  # of one wavelength
+    np.testing.assert_allclose(check["residual"][1].value, -2.5 * np.log10(0.02 * area / wanted[0]), atol=0.02)
+    sigma = 0.001 * np.sqrt(area)
+    np.testing.assert_allclose(check["pull"][1], (0.02 * area - wanted[0]) / sigma, rtol=0.02)
+    red = ifu.predict(image(), sky, redshift=0.03, ebv=0.3, deredden=True)
+    x = np.log(p.wavelength.value / 6500)
+    ratio = red.spectrum().flux.value[0] / p.spectrum().flux.value[0]
+    np.testing.assert_allclose(ratio[[0, -1]], 10 ** (0.4 * 0.3 * np.array([3.1 * 1.4, 3.1 * 0.46])), rtol=0.1)
+    # anchored to an image that is brighter, and redder
+    bands = np.log(p.band_wavelengths / 6500)
+    brighter = p.photometry["predicted"] * 10 ** (0.05 + 0.03 * bands)
+    photometry = p.photometry | {"flux": brighter, "error": brighter / 1e4}
+    anchored = dataclasses.replace(p, photometry=photometry).anchored()
+    ratio = anchored.spectrum().flux.value[0] / p.spectrum().flux.value[0]
+    np.testing.assert_allclose(ratio, 10 ** (0.05 + 0.03 * x), rtol=1e-3)
+    assert anchored.provenance.extra["FLUXCAL"] == "IMAGE"
+    np.testing.assert_array_equal(anchored.as_desi().spectrum().flux, p.as_desi().spectrum().flux)
+    weak = dataclasses.replace(p, photometry=photometry | {"error": brighter / 4}).anchored()
+    np.testing.assert_array_equal(weak.spectrum().flux, p.spectrum().flux)
+    with pytest.raises(ValueError, match="leave out as_desi"):
+        p.as_desi().anchored()
+
+
+def test_flux_below_zero_without_some_bands():
+    bands = image(bands=("g", "r", "z"))
+    for ccd in bands.values():
+        ccd.data[:] = -0.05
+    with pytest.warns(AstropyUserWarning, match="no band i"):
+        p = looking().predict(bands, CENTER, redshift=0.03)
+    assert "NEGATIVE_FLUX" in p.describe_flags()
+    assert "r -2.68" in _check_in_words(p)  # both below zero: a ratio
+    p = dataclasses.replace(p, photometry=p.photometry | {"flux": -p.photometry["flux"]})
+    assert "r -0.108 nanomaggy predicted, 1.29 in the image" in _check_in_words(p)
+
+
+def test_far_from_the_middle_and_far_from_reason(monkeypatch):
+    bands = image(bands=("r",))
+    wcs = bands["r"].wcs
+    wcs.wcs.crpix = [150.5, 150.5]
+    row, column = np.indices((300, 300))
+    plane = CCDData(0.01 * column + 0.03 * row, unit=u.nmgy, wcs=wcs, uncertainty=StdDevUncertainty(0 * row + 0.01))
+    sky = CENTER.spherical_offsets_by([1.3, 20, -25, 30] * u.arcsec, [0.7, 3.3, -18, 30] * u.arcsec)
+    ifu = looking()
+    monkeypatch.setattr(sys.modules["fiberifu.published.predict"], "BATCH", {"cpu": 2, "cuda": 2})
+    right = Looks.forward
+    monkeypatch.setattr(Looks, "forward", lambda *args, **keywords: dataclasses.replace(
+        found := right(*args, **keywords), log_sigma=found.flux * 0 + 50))  # fmt: skip
+    with pytest.warns(AstropyUserWarning, match="no band"):
+        p = ifu.predict({"r": plane}, sky, redshift=0.03)
+    x, y = wcs.world_to_pixel(sky)
+    np.testing.assert_allclose(p.raw[0][:, 0], 0.01 * x + 0.03 * y, atol=0.021)  # half a pixel each way
+    np.testing.assert_allclose(p.raw[1], np.exp(10), rtol=1e-5)  # of the public likelihood
+
+
+def test_what_does_not_fit_the_aperture_or_the_network():
+    ifu = looking()
+    p = ifu.predict(image(), CENTER, redshift=0.03, aperture=3 * u.arcsec)
+    with pytest.raises(ValueError, match="of a 3 arcsec fibre; DESI's fibres have 1.5 arcsec"):
+        p.as_desi()
+    assert p._meta()["header"]["APERTURE"] == "3 arcsec fibre"
+    with pytest.raises(ValueError, match="line_maps.redshift=.*of the prediction, 0.03; predict at another"):
+        p.line_maps(["Ha"], redshift=0.05)
+    with pytest.raises(ValueError, match="latents: the published network has none"):
+        ifu.latents(image())
+    for ebv in (5000.0, -0.1, np.nan, "much"):
+        with pytest.raises(ValueError, match=f"ebv is {ebv}; one E.B-V. in magnitudes"):
+            ifu.predict(prepare(image(), ifu.config), CENTER, redshift=0.03, ebv=ebv)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("the folder /x/redshift=0.03 is not empty", "the folder /x/redshift=0.03 is not empty"),
+        ("source='redshift=1' is no folder", "--model 'redshift=1' is no folder"),
+        ("a-redshift=2: give redshift=, or redshift=3", "a-redshift=2: give --redshift, or --redshift 3"),
+    ],
+)
+def test_messages_of_options_leave_paths_alone(said, wanted):
+    with pytest.raises(ValueError) as caught, arguments_as_options("redshift", source="--model"):
+        raise ValueError(said)
+    assert str(caught.value) == wanted
 
 
 def test_cube(folder, tmp_path):

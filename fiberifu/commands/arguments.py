@@ -19,6 +19,9 @@ __all__ = [
     "sky",
 ]
 
+#: Where a name may begin: not within a path, a quotation or another word.
+START = r"(?<![\w/\\'\"=.-])"
+
 
 def add_output(parser, *, page_only=False):
     """Options of every command that writes a folder; the group of those that say what becomes of an old one."""
@@ -125,9 +128,9 @@ def arguments_as_options(*names, **others):
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.strerror:  # of the system, not of the library
             raise
-        text = re.sub(r"(\w+)=True(?: \(--[\w-]+\))?", lambda m: options.get(m[1], m[0]), str(error))
+        text = re.sub(START + r"(\w+)=True(?: \(--[\w-]+\))?", lambda m: options.get(m[1], m[0]), str(error))
         text = re.sub(r"^(\w+)(?= is | = | must |:)", lambda m: options.get(m[1], m[0]), text)
-        text = re.sub(r"\b(\w+)=(?=\W|$)", lambda m: options.get(m[1], m[0]), text)  # give ebv=
-        text = re.sub(r"\b(\w+)=", lambda m: f"{options[m[1]]} " if m[1] in options else m[0], text)
+        text = re.sub(START + r"(\w+)=(?=[\s,;.)]|$)", lambda m: options.get(m[1], m[0]), text)  # give ebv=
+        text = re.sub(START + r"(\w+)=", lambda m: f"{options[m[1]]} " if m[1] in options else m[0], text)
         text = re.sub(r"image\.meta\['(\w+)'\]", r"\1 in the image's header", text)
         raise ValueError(text) from error

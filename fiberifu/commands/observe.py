@@ -153,10 +153,9 @@ def _report(options, prediction, paths):
     if prediction is None:
         print("All of it was there already.")
         return
-    residuals = [(row["band"], row["residual"].value) for row in prediction.self_check]
-    check = ", ".join(f"{band} {value:+.3f}" for band, value in residuals if value == value)  # nan: nowhere measured
-    print(f"Self-check in mag, + is an image fainter than the prediction: {check or 'no position to compare'}")
-    if off := [band for band, value in residuals if abs(value) > FAR_OFF]:
+    print(f"Self-check in mag, + is an image fainter than the prediction: {_check_in_words(prediction)}")
+    off = [row["band"] for row in prediction.self_check if abs(row["residual"].value) > FAR_OFF]
+    if off:
         print(
             f"  {', '.join(off)} off by more than {FAR_OFF} mag: check the image's unit and zero point, and the model"
         )
@@ -168,6 +167,16 @@ def _report(options, prediction, paths):
         print(f"Of the model's training images {share:.1f} % are less odd than this one, whose oddest is {look}")
     print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
     print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
+
+
+def _check_in_words(prediction):
+    """Residuals in the bands that are measured somewhere; fluxes where there is no logarithm of their ratio."""
+    check = ", ".join(
+        f"{row['band']} {row['residual'].value:+.3f}" if row["residual"] == row["residual"]  # else of no logarithm
+        else f"{row['band']} {row['predicted'].value:.3g} nanomaggy predicted, {row['observed'].value:.3g} in the image"
+        for row in prediction.self_check if row["n"]
+    )  # fmt: skip
+    return check or "no position to compare"
 
 
 def _line_in_words(prediction):

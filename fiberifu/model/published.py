@@ -12,6 +12,7 @@ D width. Masks are True = shown.
 
 import dataclasses
 import json
+import reprlib
 import typing
 
 import numpy as np
@@ -24,6 +25,8 @@ __all__ = ["PublishedConfig", "PublishedMAE", "PublishedOutput"]
 TABLE = 10_000  # entries of the table of rest wavelengths, 1 Angstrom each
 IMAGE_PATCH = 16  # pixels
 REFINER = 32  # channels
+#: Largest values of a configuration, by the ends of names: several times those of the released network.
+LIMITS = {"depth": 32, "heads": 64, "_patches": 64, "embed_dim": 2048, "MLP_coefficient": 8, "patch_size": 1024}
 GRID = {"wave_start": 3600.0, "wave_step": 0.8}  # of the spectrograph, Angstrom
 
 
@@ -65,13 +68,15 @@ class PublishedConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            most = 64 if field.name.endswith(("depth", "heads", "_patches")) else 20_000
+            most = next((most for end, most in LIMITS.items() if field.name.endswith(end)), 20_000)
             if field.type is int and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most):
-                raise ValueError(f"{field.name} is {value!r}; a whole number between 0 and {most:,} is needed")
+                raise ValueError(
+                    f"{field.name} is {reprlib.repr(value)}; a whole number between 0 and {most:,} is needed"
+                )
         if min(self.spec_dim, self.patch_size, self.embed_dim, self.decoder_embed_dim) < 1:
             raise ValueError("spec_dim, patch_size, embed_dim and decoder_embed_dim must be above zero")
         if not isinstance(self.mlp_ratio, int | float) or not 0 < self.mlp_ratio <= 16:
-            raise ValueError(f"mlp_ratio is {self.mlp_ratio!r}; a number between 0 and 16 is needed")
+            raise ValueError(f"mlp_ratio is {reprlib.repr(self.mlp_ratio)}; a number between 0 and 16 is needed")
         if self.spec_dim % self.patch_size:
             raise ValueError(f"patch_size={self.patch_size} must divide spec_dim={self.spec_dim}")
         for width, heads in (
@@ -227,8 +232,10 @@ class PublishedMAE(nn.Module):
         for name in ("spec_mask_token", "img_mask_token", "decoder_img_modality_embed"):
             self.register_parameter(name, nn.Parameter(torch.zeros(1, 1, wide)))
         # sin-cos tables of rest wavelengths, in the state dict although they are fixed; the first entry is the CLS's
-        self.pos_embed = nn.Parameter(_wavelength_table(width), requires_grad=False)
-        self.decoder_pos_embed = nn.Parameter(_wavelength_table(wide), requires_grad=False)
+        for name, size in (("pos_embed", width), ("decoder_pos_embed", wide)):
+            table = torch.empty(1, 1 + TABLE, size)
+            table = table if table.is_meta else _wavelength_table(size)  # on the meta device only shapes are wanted
+            self.register_parameter(name, nn.Parameter(table, requires_grad=False))
         for name, depth, heads in (("s", c.s_depth, c.s_num_heads), ("e", c.e_depth, c.e_num_heads),
                                    ("img", c.s_depth, c.s_num_heads), ("img_e", c.e_depth, c.e_num_heads)):  # fmt: skip
             blocks = nn.ModuleList(_Block(width, heads, c.mlp_ratio) for _ in range(depth))

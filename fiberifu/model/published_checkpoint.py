@@ -6,6 +6,7 @@
 import dataclasses
 import hashlib
 import json
+import reprlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,11 +16,12 @@ from safetensors.torch import load_file
 
 from .checkpoint import save_checkpoint, whole_folder
 from .published import PublishedConfig, PublishedMAE
+from .safe_pickle import ALLOWED, LayerNormName, check_pickle
 
 __all__ = ["convert_published", "file_sha256", "is_published", "load_published", "read_lightning_checkpoint"]
 
 LARGEST = 2 * 2**30  # bytes; the released file, optimiser included, cannot be much above 3 x 4 x 54 million
-LARGEST_PICKLE = 16 * 2**20  # of the part that is a program
+LARGEST_PICKLE = 4 * 2**20  # of the part that is a program; with an optimiser, the released shape needs 0.14 MiB
 CITATION = "Peng, Dey, Maddison & Speagle 2026, arXiv:2606.10197"
 
 CARD = """\
@@ -39,37 +41,6 @@ The masked autoencoder of {citation}, "Integral Field Unit Spectroscopy with One
 * Spectra are in DESI's calibration, to the total flux of a point source; fiberifu converts them to flux in the fibre.
 """
 
-
-class _Inert:
-    """Stands for what a checkpoint may name and nobody needs: takes anything, does nothing."""
-
-    def __init__(self, *args, **keywords):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
-class _LayerNorm(_Inert):
-    """Stands for the class `torch.nn.LayerNorm`, the default of a constructor argument; never made."""
-
-
-#: What Lightning puts into a checkpoint beside tensors and plain values; each becomes something harmless.
-ALLOWED = [
-    (dict, "pytorch_lightning.utilities.parsing.AttributeDict"),
-    (dict, "lightning.pytorch.utilities.parsing.AttributeDict"),
-    (dict, "lightning_fabric.utilities.data.AttributeDict"),
-    (dict, "lightning.fabric.utilities.data.AttributeDict"),
-    (_LayerNorm, "torch.nn.modules.normalization.LayerNorm"),
-    # NumPy numbers, of the schedule of learning rates
-    (_Inert, "numpy.core.multiarray.scalar"),
-    (_Inert, "numpy._core.multiarray.scalar"),
-    (_Inert, "numpy.dtype"),
-    (_Inert, "numpy.dtypes.Float64DType"),
-    (_Inert, "numpy.dtypes.Float32DType"),
-    (_Inert, "numpy.dtypes.Int64DType"),
-    (_Inert, "_codecs.encode"),
-]
 # Tables that older versions of the public code kept in the state dict, and newer ones compute.
 TABLES = {
     "img_spatial_pos_embed": "image_place",
@@ -113,17 +84,11 @@ def read_lightning_checkpoint(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a checkpoint such as pretrained.ckpt")
-    _check_archive(path)
-    with torch.serialization.safe_globals(ALLOWED):
-        try:
-            unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        except Exception as error:  # of whatever a broken pickle does to its reader
-            raise ValueError(f"{path}: its pickle cannot be read: {_first_line(error)}") from error
-        if unsafe:
-            raise ValueError(
-                f"{path}: its pickle would call {', '.join(unsafe)}, which is not allowed; nothing was run. If you "
-                "trust the file, save its state_dict and hyper_parameters alone with the software it comes from"
-            )
+    try:
+        check_pickle(_pickle_of(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    with torch.serialization.safe_globals(ALLOWED):  # torch refuses by its own list as well
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:
@@ -134,23 +99,28 @@ def read_lightning_checkpoint(path):
     ):
         raise ValueError(f"{path}: no state_dict of tensors in it; give a Lightning checkpoint")
     parameters = stored.get("hyper_parameters") or {}
-    if not isinstance(parameters, dict):
-        raise ValueError(f"{path}: its hyper_parameters are a {type(parameters).__name__}, not a dictionary")
+    if not isinstance(parameters, dict) or not all(isinstance(key, str) for key in parameters):
+        raise ValueError(f"{path}: its hyper_parameters are a {type(parameters).__name__}, not a dictionary of names")
     return dict(state), dict(parameters)
 
 
-def _check_archive(path):
+def _pickle_of(path):
+    """The pickle in a file of torch.save, after a look at the archive around it."""
     if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path}: {path.stat().st_size / 2**30:.1f} GiB; more than 2 GiB is no file of this network")
+        raise ValueError(f"{path.stat().st_size / 2**30:.1f} GiB; more than 2 GiB is no file of this network")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not a file of torch.save (which is a zip archive); older formats are refused")
+        raise ValueError("not a file of torch.save (which is a zip archive); older formats are refused")
     with zipfile.ZipFile(path) as archive:
-        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    if sum(sizes.values()) > LARGEST:
-        raise ValueError(f"{path}: holds {sum(sizes.values()) / 2**30:.1f} GiB; more than 2 GiB is refused")
-    program = [size for name, size in sizes.items() if name.endswith("data.pkl")]
-    if not program or max(program) > LARGEST_PICKLE:
-        raise ValueError(f"{path}: no data.pkl of at most 16 MiB in it; give a Lightning checkpoint")
+        entries = archive.infolist()
+        names, size = [entry.filename for entry in entries], sum(entry.file_size for entry in entries)
+        if size > LARGEST:
+            raise ValueError(f"holds {size / 2**30:.1f} GiB; more than 2 GiB is refused")
+        if len(set(names)) < len(names):
+            raise ValueError("an archive with several parts of the same name, which different readers take differently")
+        program = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+        if len(program) != 1 or program[0].file_size > LARGEST_PICKLE:
+            raise ValueError("no single data.pkl of at most 4 MiB in it; give a Lightning checkpoint")
+        return archive.read(program[0])
 
 
 def _first_line(error):
@@ -163,9 +133,11 @@ def _configuration(path, parameters):
     names = {field.name for field in dataclasses.fields(PublishedConfig)} - {"name"}
     if not parameters:
         warnings.warn(f"{path}: no hyper-parameters in it; those of the released network are tried", stacklevel=3)
-    for name, wanted in (("norm_layer", _LayerNorm), ("norm_pix_loss", False)):
+    for name, wanted in (("norm_layer", LayerNormName), ("norm_pix_loss", False)):
         if name in parameters and parameters[name] is not wanted:
-            raise ValueError(f"{path}: hyper-parameter {name} is {parameters[name]!r}; this network is another one")
+            raise ValueError(
+                f"{path}: hyper-parameter {name} is {reprlib.repr(parameters[name])}; this network is another one"
+            )
     try:
         config = PublishedConfig(**{key: value for key, value in parameters.items() if key in names})
     except ValueError as error:
@@ -184,29 +156,38 @@ def _configuration(path, parameters):
     return config, rest
 
 
-def _fill(model, state, path):
-    """Load a state dict strictly, after taking off what compiled models and older versions add."""
+def _fill(config, state, path):
+    """A model with a state dict loaded strictly, after taking off what compiled models and older versions add."""
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
     odd = [key for key, x in state.items() if x.layout != torch.strided or x.is_meta or not x.is_contiguous()]
     if odd:  # a view may be larger than the file
         raise ValueError(f"{path}: tensors {odd[:5]} are sparse, empty or views; this network has plain ones")
-    for key, own in TABLES.items():
-        if key in state:
-            stored, computed = state.pop(key).double().squeeze(0), getattr(model, own).double()
-            spread = computed[:: 64 if own.endswith("band") else 1][: len(stored)]
-            if stored.shape != spread.shape or not torch.allclose(stored, spread, rtol=0, atol=1e-5):
-                raise ValueError(f"{path}: tensor {key} is not the fixed table of this network")
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    with torch.device("meta"):  # shapes alone: a small file cannot ask for a large network
+        expected = {key: tuple(value.shape) for key, value in PublishedMAE(config).state_dict().items()}
+    old = {key: state.pop(key) for key in TABLES if key in state}
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     wrong = [f"{key} {tuple(state[key].shape)} instead of {expected[key]}" for key in sorted(set(expected) & set(state))
              if expected[key] != tuple(state[key].shape)]  # fmt: skip
     if missing or extra or wrong:
         raise ValueError(f"{path}: missing tensors {missing}, extra {extra}, wrong shape {wrong}")
+    if 4 * sum(value.numel() for value in state.values()) > LARGEST:  # of tensors that share their numbers
+        raise ValueError(f"{path}: a network of more than 2 GiB is refused")
     bad = sorted(key for key, value in state.items() if not value.is_floating_point() or not value.isfinite().all())
     if bad:
         raise ValueError(f"{path}: tensors that are no finite numbers: {', '.join(bad)}")
+    model = PublishedMAE(config)
+    for key, stored in old.items():
+        table = getattr(model, TABLES[key])[:: 64 if key.endswith("channel_embed") else 1]
+        _check_table(path, key, stored.squeeze(0), table[: len(stored.squeeze(0))] if stored.ndim > 1 else table, 1e-5)
+    for key in ("pos_embed", "decoder_pos_embed"):  # angles up to 10,000: in single precision 1e-3 off
+        _check_table(path, key, state[key], getattr(model, key), 2e-3)
     model.load_state_dict({key: value.float() for key, value in state.items()})
     return model.eval()
+
+
+def _check_table(path, key, stored, table, within):
+    if stored.shape != table.shape or not torch.allclose(stored.double(), table.double(), rtol=0, atol=within):
+        raise ValueError(f"{path}: tensor {key} is not the fixed table of this network")
 
 
 def convert_published(path, folder, *, sha256=None, revision=None):
@@ -239,7 +220,7 @@ def convert_published(path, folder, *, sha256=None, revision=None):
         raise ValueError(f"{path}: its sha256 is {found}, not {sha256}; fetch the file again")
     state, parameters = read_lightning_checkpoint(path)
     config, rest = _configuration(path, parameters)
-    model = _fill(PublishedMAE(config), state, path)
+    model = _fill(config, state, path)
     passport = {
         "bands": list(config.bands),
         "image_unit": "nanomaggy per pixel of 0.262 arcsec, not corrected for extinction, PSFs as they are",
@@ -291,4 +272,4 @@ def load_published(folder):
         state = load_file(weights)
     except Exception as error:  # safetensors raises its own type, which is not public in all versions
         raise ValueError(f"{weights} cannot be read as safetensors: {error}") from error
-    return _fill(PublishedMAE(PublishedConfig.from_dict(stored["model"])), state, weights), stored.get("passport", {})
+    return _fill(PublishedConfig.from_dict(stored["model"]), state, weights), stored.get("passport", {})

@@ -17,7 +17,7 @@ from ..prepared import PreparedImage
 from ..provenance import is_predicted
 from ..resample import canonical_grid, pixel_map, resample, same_wcs
 
-__all__ = ["PublishedImage", "fibre_place", "network_image", "prepare", "stamps"]
+__all__ = ["PublishedImage", "fibre_place", "network_image", "prepare", "reddening", "stamps"]
 
 LARGEST, LEAST = 100.0, 1e-5  # nanomaggies and inverse variance: beyond these a pixel is bad, as in the training
 PATCH = 16  # pixels
@@ -96,9 +96,8 @@ def prepare(image, config=None, *, ebv=None, seeing=None):
     reference = "r" if "r" in found else next(iter(found))
     shared = {key: band.meta[key] for band in found.values() for key in ("REDSHIFT", "EBV")
               if band.meta.get(key) is not None}  # fmt: skip
-    meta = {**shared, **found[reference].meta} | ({} if ebv is None else {"EBV": float(ebv)})
-    if not 0 <= float(meta.get("EBV") or 0) < 10:
-        raise ValueError(f"ebv is {meta['EBV']}; one E(B-V) in magnitudes (0 to 10) is needed")
+    meta = {**shared, **found[reference].meta} | ({} if ebv is None else {"EBV": reddening({}, ebv)})
+    reddening(meta)
 
     grid = canonical_grid(found, reference, config.pixel_scale)
     shape, maps = (len(bands), *grid.shape), []
@@ -136,6 +135,18 @@ def prepare(image, config=None, *, ebv=None, seeing=None):
         meta=meta,
         notes=notes,
     )
+
+
+def reddening(meta, ebv=None):
+    """Galactic E(B-V) as given, or of the image; None if neither tells it. ValueError unless it is from 0 to 10."""
+    value = meta.get("EBV") if ebv is None else ebv
+    try:
+        found = None if value is None else float(value)
+    except (TypeError, ValueError):
+        found = np.nan
+    if found is not None and not 0 <= found < 10:
+        raise ValueError(f"ebv is {value}; one E(B-V) in magnitudes (0 to 10) is needed")
+    return found
 
 
 def _flags(found, bands, unused):
@@ -239,8 +250,9 @@ def fibre_place(offsets, pixel_scale):
     """Place of fibres in the network's array: x to the right, y up, pixels from its middle.
 
     The array has East on the left, so x is West. Its first row, which the network calls the top, is the southern one:
-    y is South. That is how the authors scan a galaxy (both signs are negative in their evaluation against MaNGA, and
-    their notebook's picture of an array is upside down beside MaNGA's map).
+    y is South. That is inferred from how the authors scan a galaxy: both signs are negative in their evaluation against
+    MaNGA, and their notebook's picture of an array is upside down beside MaNGA's map. Their training code has the other
+    sign for the declination, of offsets mostly below a pixel, and shifts images without flipping them.
 
     Parameters
     ----------

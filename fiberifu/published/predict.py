@@ -21,7 +21,7 @@ from ..pointing import Spaxel, resolve_aperture
 from ..pretrained import BUNDLED
 from ..provenance import Provenance
 from ..redshift import resolve_redshift
-from .image import fibre_place, network_image, stamps
+from .image import fibre_place, network_image, reddening, stamps
 from .prediction import PublishedPrediction
 
 __all__ = ["fibre_fraction", "predict"]
@@ -102,7 +102,7 @@ def predict(
         raise ValueError(
             "redshift: the published network takes one, known to 300 km/s (0.001); it cannot average over a range"
         )
-    ebv = prepared.meta.get("EBV") if ebv is None else float(ebv)
+    ebv = reddening(prepared.meta, ebv)
     if deredden and ebv is None:
         raise ValueError("deredden=True needs the Galactic E(B-V): give ebv= or image.meta['EBV']")
     aperture = resolve_aperture(aperture)
@@ -122,7 +122,7 @@ def predict(
     photometry = _aperture_photometry(prepared, offsets, points, config.aperture)
     photometry["predicted"] = synthetic
     photometry["error"][:, [band not in "griz" for band in prepared.bands]] = np.nan  # no spectrum reaches there
-    flags |= np.where((photometry["flux"][:, :4].sum(1) < 0) & usable, int(Flag.NEGATIVE_FLUX), 0)
+    flags |= np.where((np.nansum(photometry["flux"][:, :4], 1) < 0) & usable, int(Flag.NEGATIVE_FLUX), 0)
     photometry = {name: scale * value for name, value in photometry.items()}
     provenance = Provenance(
         model_id=config.name,
@@ -158,6 +158,7 @@ def predict(
         fraction=fibre_fraction(config.wavelength, config.aperture),
         scale=scale,
         dereddening=ebv if deredden else 0.0,
+        band_wavelengths=_band_wavelengths(config),
     )
 
 
@@ -239,6 +240,12 @@ def _band_weights(config):
         if inside > COVERED * (curve / grid).sum() * 5:
             weights[:, i] = through * wave * fibre_fraction(wave) / (AB_NANOMAGGY * (through / wave).sum())
     return weights
+
+
+def _band_wavelengths(config):
+    """Mean wavelengths of the bands by their weights (C,), Angstrom; NaN for bands not covered."""
+    weights = _band_weights(config)
+    return config.extended_wavelength @ weights / weights.sum(0)
 
 
 def _aperture_photometry(prepared, offsets, points, diameter):

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 
 from ..extinction import mw_transmission
+from ..pointing import Fiber
 from ..prediction import Prediction
 
 __all__ = ["PULL", "PublishedPrediction"]
@@ -17,7 +18,16 @@ __all__ = ["PULL", "PublishedPrediction"]
 #: Standard deviation of pixel pulls that the authors measured on spectra, with the noise of the observation in the
 #: error (their calibration notebook; the robust one, from quantiles, is 0.83).
 PULL = 0.93
+#: dex, grey and per e-fold of wavelength: how far off the share of a point source's light may be.
+ANCHOR_PRIOR = 0.1
+DESI_FIBER = 1.5 * u.arcsec
 COHERENT = "its errors are those of single pixels, and nothing tells how they go together"
+
+
+def aperture_in_words(aperture):
+    """An aperture as headers and messages have it, such as "1.5 arcsec fibre"."""
+    kind = {"Fiber": "fibre", "Spaxel": "square spaxel", "Gaussian": "FWHM Gaussian"}[type(aperture).__name__]
+    return f"{getattr(aperture, dataclasses.fields(aperture)[0].name).to_value(u.arcsec):.4g} arcsec {kind}"
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -43,6 +53,10 @@ class PublishedPrediction(Prediction):
         By which the network's errors are multiplied.
     calibration : {"fiber", "desi"}
         Flux in the aperture, or as DESI's spectra are.
+    band_wavelengths : ndarray (C,)
+        Of the image's bands, Angstrom; NaN for those beyond the spectrum.
+    anchor : ndarray (N, 2) or None
+        Of `anchored`: grey factor [dex] and tilt [dex per e-fold of wavelength, 0 at 6500 Angstrom].
     """
 
     raw: tuple = dataclasses.field(default=(), repr=False)
@@ -51,13 +65,20 @@ class PublishedPrediction(Prediction):
     dereddening: float = 0.0
     error_scale: float = 1.0
     calibration: str = "fiber"
+    band_wavelengths: np.ndarray = dataclasses.field(default=None, repr=False)
+    anchor: np.ndarray = dataclasses.field(default=None, repr=False)
 
     # --- pixels ---------------------------------------------------------------------------------------------------
     @property
     def _factor(self):
-        """From the network's flux to that of this prediction, (n_wave,)."""
+        """From the network's flux to that of this prediction, (n_wave,), or (N, n_wave) if anchored."""
         factor = self.scale * self.fraction if self.calibration == "fiber" else np.ones(len(self.wavelength))
-        return factor / mw_transmission(self.wavelength.value, self.dereddening) if self.dereddening else factor
+        if self.dereddening:
+            factor = factor / mw_transmission(self.wavelength.value, self.dereddening)
+        if self.anchor is not None:
+            grey, tilt = self.anchor.T[..., None]
+            factor = factor * 10 ** (grey + tilt * np.log(self.wavelength.value / 6500))
+        return factor
 
     @functools.cached_property
     def _rendered(self):
@@ -81,12 +102,49 @@ class PublishedPrediction(Prediction):
         Raises
         ------
         ValueError
-            For a cube: of a spaxel there is no such thing.
+            For a cube, or an aperture that is no fibre of 1.5 arcsec: of those there is no such thing.
         """
         if self.wcs is not None:
             raise ValueError("as_desi(): a cube has flux per spaxel, which DESI's calibration does not know; "
                              "predict() fibres")  # fmt: skip
-        return self._with(calibration="desi", FLUXCAL="DESI")
+        if not isinstance(self.aperture, Fiber) or abs(self.aperture.diameter - DESI_FIBER) > 1e-3 * u.arcsec:
+            raise ValueError(f"as_desi(): these are spectra of a {aperture_in_words(self.aperture)}; DESI's "
+                             f"fibres have {DESI_FIBER.value} arcsec: predict() without aperture=")  # fmt: skip
+        return self._with(calibration="desi", anchor=None, FLUXCAL="DESI")
+
+    def anchored(self):
+        """The same with the flux of each position brought to that of the image in the aperture.
+
+        The share of a point source's light in the fibre, by which the network's flux is multiplied, is that of one
+        seeing: it may be wrong by 0.1 dex, which is in no error. Here a grey factor and a tilt with the logarithm of
+        wavelength are fitted to the image's flux in g, r, i and z over that of the spectrum (`self_check` compares
+        them), with a prior of 0 +- 0.1 dex on both; bands with a flux below five times its error have no say, and a
+        position without others stays as it is. Errors grow with the flux; those of the photometry are not added. The
+        image's PSF and DESI's seeing are taken as alike.
+
+        Returns
+        -------
+        PublishedPrediction
+            With `anchor` set, ``FLUXCAL`` recorded as ``IMAGE``; `self_check` is still that before the correction.
+
+        Raises
+        ------
+        ValueError
+            After `as_desi`: that is not flux in an aperture.
+        """
+        if self.calibration != "fiber":
+            raise ValueError(
+                "anchored(): spectra in DESI's calibration are not flux in an aperture; leave out as_desi()"
+            )
+        flux, error, predicted = (self.photometry[name] for name in ("flux", "error", "predicted"))
+        good = (flux > 5 * error) & (predicted > 0)  # not where any is NaN
+        ratio = np.log10(np.where(good, flux, 1) / np.where(good, predicted, 1))
+        weight = np.where(good, (np.log(10) * np.where(good, flux / error, 0)) ** 2, 0)
+        x = np.nan_to_num(np.log(self.band_wavelengths / 6500))
+        basis = np.stack([np.ones_like(x), x], 1)
+        normal = np.einsum("nc,ci,cj->nij", weight, basis, basis) + np.eye(2) / ANCHOR_PRIOR**2
+        fit = np.linalg.solve(normal, ((weight * ratio) @ basis)[..., None])[..., 0]
+        return self._with(anchor=fit, FLUXCAL="IMAGE")
 
     def recalibrated(self, factor=PULL):
         """The same with the errors of the network multiplied by a factor, which is recorded (``ERRSCALE``).
@@ -132,6 +190,9 @@ class PublishedPrediction(Prediction):
         """
         from .. import lines as line_tools
 
+        if "redshift" in keywords:
+            raise ValueError(f"line_maps(redshift=...): lines are fitted at the redshift of the prediction, "
+                             f"{self.redshift:.5g}; predict at another one")  # fmt: skip
         spectra = self.cube() if self.wcs is not None else self.spectrum()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "cube: predicted pixels are correlated", AstropyUserWarning)
@@ -174,7 +235,7 @@ class PublishedPrediction(Prediction):
         """Metadata of every product: provenance and flags; there are no error factors."""
         header = {
             "BEAM": (float(self.beam.to_value(u.arcsec)), "[arcsec] effective FWHM of PSF and aperture"),
-            "APERTURE": str(self.aperture) if self.calibration == "fiber" else "point source, in total",
+            "APERTURE": aperture_in_words(self.aperture) if self.calibration == "fiber" else "point source, in total",
             "PSFFWHM": (round(float(self.image.psf_fwhm), 4), "[arcsec] FWHM of the image's PSF"),
             "LSFSIGMA": (round(float(self._lsf()[len(self.wavelength) // 2]), 4), "[Angstrom] at the middle pixel"),
             "FRAME": ("barycentric, vacuum", "wavelengths"),
