@@ -12,7 +12,7 @@ __all__ = ["Oddity", "calibration_flags", "coverage_flags", "image_oddity", "odd
 #: The looks of fiberifu.model.oddity, in words.
 IN_WORDS = {
     "latents": "what the network makes of it",
-    "pulls": "patches that the others do not foretell",
+    "pulls": "hidden patches, unlike what the others let expect",
     "likelihood": "how much structure it has",
     "brightness": "brightness and colours",
     "redshift": "the redshift given",

@@ -164,7 +164,7 @@ def _report(options, prediction, paths):
     worst = prediction.oddity.worst if prediction.oddity is not None else None
     if worst is not None:
         share, look = 100 * worst[1], IN_WORDS[worst[2]]
-        print(f"Of the model's training images {share:.1f} % are less odd than this one, whose oddest is {look}")
+        print(f"Oddity: {share:.1f} % of the training images are less odd (flagged above 99 %); oddest is {look}")
     print("Flags:", *(flags_in_words(prediction.flags) or ["none"]), sep="\n  ")
     print(f"Predicted from an image by the model {prediction.provenance.model_id}: not an observation.")
 
