@@ -244,7 +244,11 @@ def _draw_notes(ax, p):
         if not row["n"]:  # no position is measured in this band
             continue
         residual, scatter = (u.Quantity(row[name], u.mag).value for name in ("residual", "scatter"))
-        check.append(f"{row['band']:<4}  {residual:+8.3f}  {f'{scatter:8.3f}' if scatter == scatter else '       –'}")
+        cells = (
+            f"{value:{form}}" if value == value else "       –"
+            for value, form in ((residual, "+8.3f"), (scatter, "8.3f"))
+        )
+        check.append(f"{row['band']:<4}  {'  '.join(cells)}")
     text = [textwrap.fill(words, 42, initial_indent="• ", subsequent_indent="   ") for words in flags_in_words(p.flags)]
     blocks = (
         (0, "self-check: image / prediction", "bold", 9),
