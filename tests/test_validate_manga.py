@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The MaNGA harness: a network that is exactly right must come out with residual 0, whatever the conventions."""
 
+import dataclasses
 import json
 import shutil
 import warnings
@@ -24,6 +25,7 @@ from fiberifu.model import LINES
 from fiberifu.simulate.files.legacysurvey import write_cutout
 from fiberifu.simulate.products import BandImages
 from fiberifu.surveys import DRPQuality
+from fiberifu.validate import measure_calibration, measure_scores
 from fiberifu.validate.manga import (
     Ellipse,
     GalaxyFiles,
@@ -39,6 +41,8 @@ from fiberifu.validate.manga import (
     validate_manga_to_folder,
 )
 from fiberifu.validate.manga import galaxy as galaxy_module
+from fiberifu.validate.manga.compare import known_errors, mean_of
+from fiberifu.validate.manga.store import write_comparison
 
 CENTER = SkyCoord(150.0, 2.0, unit="deg")
 Z, EBV, SIDE, SPAXEL, PSF, BEAM = 0.03, 0.3, 20, 0.5, 2.5, 1.8
@@ -162,6 +166,35 @@ def test_exact_network_against_maps(tmp_path, angle, parity):
     if angle == 0:
         middle = np.argmin(np.hypot(made.truth.east, made.truth.north))
         assert made.truth.column[brightest] > made.truth.column[middle]
+
+
+def test_bins_are_no_cells_of_a_sum(tmp_path):
+    write_maps(tmp_path / "manga-1-1-MAPS-HYB10.fits")
+    single = read_maps(tmp_path / "manga-1-1-MAPS-HYB10.fits")
+    single = single.within(np.hypot(*(np.indices((SIDE, SIDE)) - SIDE / 2)) < 7)
+    wanted = single.group >= 0
+    seen = predict_spaxels(ExactIFU(), {}, single.wcs, wanted, redshift=Z, ebv=EBV, psf_fwhm=PSF, spaxel=SPAXEL)
+    y, x = np.indices((SIDE, SIDE))
+    blocks = np.where(wanted, np.unique((y // 4 * SIDE + x // 2)[wanted], return_inverse=True)[1][single.group], -1)
+    members = blocks[wanted]
+    names = ("flux", "flux_sigma", "continuum", "ew", "ew_sigma")
+    parts = {name: mean_of(getattr(single, name), members) for name in names}
+    n = members.max() + 1
+    binned = dataclasses.replace(
+        single, group=blocks, bad=np.zeros((n, len(LINES)), bool), velocity=np.zeros(n), **parts
+    )
+    ellipse = Ellipse(CENTER, 2.8, 0.8, 40.0, "test")
+    made = [compare(name, one, seen, wanted, ellipse) for name, one in (("one", single), ("bins", binned))]
+    assert len(made[1].truth) == n < len(made[0].truth) / 4 and binned.binned and not single.binned
+    answers = {"model": [one.answers["model"] for one in made]}
+    truths, keywords = [one.truth for one in made], known_errors(made) | {"draws": 0}
+    for rows in (measure_scores(answers, truths, **keywords), measure_calibration(answers, truths, **keywords)[0]):
+        galaxies = {row["region"]: row["galaxies"] for row in rows if row["quantity"] == "Ha"}
+        assert galaxies["sum"] == 1 and galaxies["whole"] == 2
+    rows = measure_scores({"model": answers["model"][1:]}, truths[1:], masks=[made[1].mask], draws=0)
+    assert not any(row["region"] == "sum" for row in rows)  # bins alone
+    write_comparison(tmp_path / "bins_predicted.npz", made[1], {})
+    assert np.isnan(read_comparison(tmp_path / "bins_predicted.npz")[0].truth.spaxel)
 
 
 def test_exact_network_against_a_fit(tmp_path):

@@ -81,6 +81,8 @@ def _compare(ifu, files, options, folder):
                                    psf_fwhm=seen_by.psf_fwhm, spaxel=seen_by.spaxel)  # fmt: skip
     made = compare(files.name, seen_by, seen, wanted, ellipse)
     seen.notes.extend(_seed_note(seen_by))
+    if seen_by.binned:
+        seen.notes.append("binned: not in sums within 1 Re")
     about = {"truth": seen_by.kind, "image": f"{image[1]} ({seen.bands})", "redshift": seen_by.redshift,
              "ebv": seen_by.ebv, "psf_fwhm": seen_by.psf_fwhm, "beam": seen.beam, "spaxels": int(wanted.sum()),
              "positions": len(made.truth), "r50": ellipse.r50, "r50 from": ellipse.source,

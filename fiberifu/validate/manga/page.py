@@ -214,6 +214,8 @@ def _limits(good, simulated, own):
     ]
     if len(good) < 500:
         items.insert(0, f"<b>{len(good)} galaxies are too few</b> for verdicts: intervals need 500, coverage 2000.")
+    if binned := sum(row["positions"] < row["spaxels"] for row in good):
+        items.append(f"Positions of {binned} of the galaxies are bins of unlike size: sums in 1 Re leave these out.")
     if simulated:
         items.append("Simulated galaxies are of the universe that the bundled weights were trained in.")
     if own:
