@@ -3,12 +3,14 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import warnings
 from types import SimpleNamespace
 
 import astropy.units as u
 import numpy as np
+import PIL.Image
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
@@ -42,6 +44,7 @@ from fiberifu.validate.manga import (
 )
 from fiberifu.validate.manga import galaxy as galaxy_module
 from fiberifu.validate.manga.compare import known_errors, mean_of
+from fiberifu.validate.manga.job import _done
 from fiberifu.validate.manga.store import write_comparison
 
 CENTER = SkyCoord(150.0, 2.0, unit="deg")
@@ -336,8 +339,39 @@ def test_job_goes_on_where_it_was_killed(survey, tmp_path, monkeypatch):
     assert "galaxies compared: 2, skipped: 3" in list(summary_lines(out))
     made, about = read_comparison(out / "galaxies" / "8000-0_predicted.npz")
     assert made.truth.name == "8000-0" and about["truth"] == "MAPS HYB10-TEST" and about["group"].shape == (SIDE, SIDE)
+    row = json.loads((out / "galaxies" / "8000-0_predicted.json").read_text())
+    for cards in (
+        row["provenance"],
+        about["provenance"],
+        PIL.Image.open(out / "galaxies" / "8000-1_predicted.png").text,
+    ):
+        assert (cards["DATATYPE"], cards["ORIGIN"], str(cards["SEED"])) == ("PREDICTED", "fiberifu", "0")
+        assert {"MODELID", "TRAINSET", "FIBIFUV", "IMGSHA", "REDSHIFT", "ZSRC"} <= set(cards) and len(
+            cards["WSHA256"]
+        ) == 64
+    assert all("predicted" in path.name for path in (out / "galaxies").iterdir())
     with pytest.raises(ValueError, match="radius"):
         validate_manga_to_folder(out, [survey], resume=True, radius=1.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"redshift": 0.031}, {"r50": 3.0}, {"axis_ratio": 0.5}, {"position_angle": 30.0}, {"critical": True},
+     {"position": SkyCoord(150.001, 2.0, unit="deg")}, {"image": ("r=g.fits", "g=r.fits")}, {}],
+)  # fmt: skip
+def test_result_is_kept_for_the_same_files_and_catalogue_alone(tmp_path, change):
+    (tmp_path / "maps.fits").touch()
+    files = GalaxyFiles("8000-1", maps=tmp_path / "maps.fits", image=("g=g.fits", "r=r.fits"), redshift=Z,
+                        position=CENTER, r50=2.8, axis_ratio=0.8, position_angle=40.0)  # fmt: skip
+    (tmp_path / "galaxies").mkdir()
+    row = json.dumps({"name": "8000-1", "reason": "", "files": galaxy_module.stamp(files)})
+    for end, text in (("json", row), ("npz", ""), ("png", "")):  # its files
+        (tmp_path / "galaxies" / f"8000-1_predicted.{end}").write_text(text)
+    kept = _done(tmp_path, dataclasses.replace(files, **change))
+    assert (kept is None) == bool(change)
+    later = (tmp_path / "maps.fits").stat().st_mtime + 5
+    os.utime(tmp_path / "maps.fits", (later, later))
+    assert _done(tmp_path, files) is None
 
 
 def test_no_galaxy_and_wrong_arguments(tmp_path):

@@ -35,7 +35,7 @@ def draw_galaxy(comparison, observed, image, model, path, about):
     path : `~pathlib.Path`
         PNG.
     about : dict
-        truth, image: where they are from, in words.
+        truth, image: where they are from, in words; and provenance, cards of headers.
     """
     from ...model import LINES
 
@@ -58,8 +58,14 @@ def draw_galaxy(comparison, observed, image, model, path, about):
             x=0.008, ha="left", fontsize=10,
         )  # fmt: skip
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=100, metadata={"Title": "fiberifu: predicted from image"})
+            figure.savefig(temporary, dpi=100, metadata=_text(about))
         plt.close(figure)
+
+
+def _text(about):
+    """Of the PNG."""
+    cards = {key: str(value) for key, value in about["provenance"].items()}
+    return {"Title": "fiberifu: predicted from image", **cards}
 
 
 def _chosen(truth, i, key):

@@ -63,6 +63,14 @@ class GalaxyFiles:
         files = [*self.cube, self.maps, *(re.sub(r"^\w+=", "", item) for item in self.image), self.psf]
         return [Path(file) for file in files if file is not None]
 
+    @property
+    def catalogue(self):
+        """What is known but the contents of files: values of a catalogue, and which file serves as what."""
+        out = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        place = None if self.position is None else self.position.icrs
+        out["position"] = None if place is None else [place.ra.deg, place.dec.deg]
+        return out | {"cube": list(map(str, self.cube)), "maps": str(self.maps), "psf": str(self.psf)}
+
     def local(self):
         """The same with what is on the net fetched, or taken from astropy's cache of downloads.
 

@@ -20,6 +20,7 @@ __all__ = ["make_page", "pooled_report", "write_galaxy_table"]
 SHOWN = 24  # figures inside the page: of more galaxies the others are linked
 TABLE = ("Ha", "N2", "O3", "Hb")  # lines of the table of galaxies
 COLUMNS = ("bias log flux [dex]", "MAE log flux [dex]", "R2 log flux", "R2 log flux, light")
+HIDDEN = ("files", "provenance")  # of a row, not in the table
 KEPT = ("reason", "redshift", "truth", "image", "spaxels", "positions", "r50", "psf_fwhm", "beam", "ebv", "notes")
 
 
@@ -49,7 +50,7 @@ def pooled_report(comparisons, rows, meta):
 
 def write_galaxy_table(path, rows, meta):
     """One row for each galaxy, ECSV; returns the path."""
-    names = dict.fromkeys(["name", *KEPT, *(key for row in rows for key in row if key != "files")])
+    names = dict.fromkeys(["name", *KEPT, *(key for row in rows for key in row if key not in HIDDEN)])
     table = Table(meta={key: value for key, value in meta.items() if key != "predictors"})
     for name in names:
         values = [row.get(name) for row in rows]
