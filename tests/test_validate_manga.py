@@ -6,6 +6,9 @@ import json
 import os
 import shutil
 import warnings
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import astropy.units as u
@@ -374,6 +377,18 @@ def test_result_is_kept_for_the_same_files_and_catalogue_alone(tmp_path, change)
     assert _done(tmp_path, files) is None
 
 
+def test_killed_worker_is_told_in_words(survey, tmp_path, monkeypatch):
+    class Broken:
+        def submit(self, *args):
+            future = Future()
+            future.set_exception(BrokenProcessPool("A process in the process pool was terminated abruptly"))
+            return future
+
+    monkeypatch.setattr("fiberifu.validate.manga.job.open_executor", lambda *args: nullcontext(Broken()))
+    with pytest.raises(OSError, match="a worker process has ended.*--resume"):
+        validate_manga_to_folder(tmp_path / "out", [survey], workers=2)
+
+
 def test_no_galaxy_and_wrong_arguments(tmp_path):
     write_maps(tmp_path / "manga-8000-1-MAPS-HYB10-TEST.fits")
     with pytest.raises(ValueError, match="no galaxy could be compared: 8000-1: no image"):
@@ -405,6 +420,11 @@ def test_files_that_belong_together(tmp_path):
     assert found["sim900005-000040"].psf.name == "copsf_sim-5-000040.fits"
     assert [path.name[-11:] for path in found["41144_A"].cube] == ["lue.fits.gz", "red.fits.gz"]
     assert not found["41144_A"].image
+    (tmp_path / "manga-8000-1-LINCUBE.fits.gz").touch()
+    (tmp_path / "manga-8000-12-LINCUBE.fits.gz").touch()
+    found = {one.name: one for one in find_galaxies([tmp_path, tmp_path / "manga-8000-1-LOGCUBE.fits.gz"])}
+    assert [path.name for path in found["8000-1"].cube] == ["manga-8000-1-LOGCUBE.fits.gz"]
+    assert [path.name for path in found["8000-12"].cube] == ["manga-8000-12-LINCUBE.fits.gz"]
     assert find_galaxies([tmp_path], daptype="SPX")[1].maps.name == "manga-8000-1-MAPS-SPX-A.fits.gz"
     table = tmp_path / "table.csv"
     table.write_text("name,cube,maps,image,redshift,ra,dec\na,a.fits,,g=g.fits r=r.fits,0.03,150,2\nb,,b.fits,,,,\n")
@@ -417,6 +437,14 @@ def test_files_that_belong_together(tmp_path):
     table.write_text("name,cube\na/b,a.fits\n")
     with pytest.raises(ValueError, match="name 'a/b'"):
         find_galaxies([table])
+    for name, what in (("manga-8000-1-LOGCUBE.fits", "LOGCUBE"), ("manga-8000-1-MAPS-SPX-A.fits", "MAPS SPX-A"),
+                       ("41144_A_sectors_red.fits", "cube sectors, arm red")):  # fmt: skip
+        (tmp_path / name).touch()
+        with pytest.raises(
+            ValueError, match=f"^(8000-1|41144_A): both .*{name} and .*{name}.gz could be its {what}; give"
+        ):
+            find_galaxies([tmp_path])
+        (tmp_path / name).unlink()
     table.write_text("name,spectrum\na,a.fits\n")
     with pytest.raises(ValueError, match="columns name, spectrum"):
         find_galaxies([table])

@@ -8,7 +8,7 @@ import datetime
 import importlib.metadata
 import json
 import logging
-from concurrent.futures import as_completed
+from concurrent.futures import BrokenExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,8 @@ def validate_manga_to_folder(
     Raises
     ------
     ValueError, OSError
-        For what is wrong with an argument, the folder or the model, or if no galaxy could be compared. What is wrong
+        For what is wrong with an argument, the folder or the model, if no galaxy could be compared, or if a worker was
+        killed. What is wrong
         with a galaxy is in its row.
     """
     for name, value, allowed in (("truth", truth, TRUTHS), ("image", image, IMAGES)):
@@ -161,9 +162,14 @@ def _map(pool, job, todo):
     if pool is None:
         yield from (run_galaxy(job, one) for one in todo)
         return
-    waiting = [pool.submit(_one_thread, job, one) for one in todo]
-    for future in as_completed(waiting):
-        yield future.result()
+    try:
+        for future in as_completed([pool.submit(_one_thread, job, one) for one in todo]):
+            yield future.result()
+    except BrokenExecutor as error:
+        raise OSError(
+            "a worker process has ended, killed or for want of memory: what was done is kept; go on with "
+            "resume=True (--resume), perhaps with fewer workers"
+        ) from error
 
 
 def _one_thread(job, files):
