@@ -1,13 +1,19 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The MaNGA harness: a network that is exactly right must come out with residual 0, whatever the conventions."""
 
+import dataclasses
 import json
+import os
 import shutil
 import warnings
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import astropy.units as u
 import numpy as np
+import PIL.Image
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
@@ -24,6 +30,7 @@ from fiberifu.model import LINES
 from fiberifu.simulate.files.legacysurvey import write_cutout
 from fiberifu.simulate.products import BandImages
 from fiberifu.surveys import DRPQuality
+from fiberifu.validate import measure_calibration, measure_scores
 from fiberifu.validate.manga import (
     Ellipse,
     GalaxyFiles,
@@ -39,6 +46,9 @@ from fiberifu.validate.manga import (
     validate_manga_to_folder,
 )
 from fiberifu.validate.manga import galaxy as galaxy_module
+from fiberifu.validate.manga.compare import known_errors, mean_of
+from fiberifu.validate.manga.job import _done
+from fiberifu.validate.manga.store import write_comparison
 
 CENTER = SkyCoord(150.0, 2.0, unit="deg")
 Z, EBV, SIDE, SPAXEL, PSF, BEAM = 0.03, 0.3, 20, 0.5, 2.5, 1.8
@@ -162,6 +172,35 @@ def test_exact_network_against_maps(tmp_path, angle, parity):
     if angle == 0:
         middle = np.argmin(np.hypot(made.truth.east, made.truth.north))
         assert made.truth.column[brightest] > made.truth.column[middle]
+
+
+def test_bins_are_no_cells_of_a_sum(tmp_path):
+    write_maps(tmp_path / "manga-1-1-MAPS-HYB10.fits")
+    single = read_maps(tmp_path / "manga-1-1-MAPS-HYB10.fits")
+    single = single.within(np.hypot(*(np.indices((SIDE, SIDE)) - SIDE / 2)) < 7)
+    wanted = single.group >= 0
+    seen = predict_spaxels(ExactIFU(), {}, single.wcs, wanted, redshift=Z, ebv=EBV, psf_fwhm=PSF, spaxel=SPAXEL)
+    y, x = np.indices((SIDE, SIDE))
+    blocks = np.where(wanted, np.unique((y // 4 * SIDE + x // 2)[wanted], return_inverse=True)[1][single.group], -1)
+    members = blocks[wanted]
+    names = ("flux", "flux_sigma", "continuum", "ew", "ew_sigma")
+    parts = {name: mean_of(getattr(single, name), members) for name in names}
+    n = members.max() + 1
+    binned = dataclasses.replace(
+        single, group=blocks, bad=np.zeros((n, len(LINES)), bool), velocity=np.zeros(n), **parts
+    )
+    ellipse = Ellipse(CENTER, 2.8, 0.8, 40.0, "test")
+    made = [compare(name, one, seen, wanted, ellipse) for name, one in (("one", single), ("bins", binned))]
+    assert len(made[1].truth) == n < len(made[0].truth) / 4 and binned.binned and not single.binned
+    answers = {"model": [one.answers["model"] for one in made]}
+    truths, keywords = [one.truth for one in made], known_errors(made) | {"draws": 0}
+    for rows in (measure_scores(answers, truths, **keywords), measure_calibration(answers, truths, **keywords)[0]):
+        galaxies = {row["region"]: row["galaxies"] for row in rows if row["quantity"] == "Ha"}
+        assert galaxies["sum"] == 1 and galaxies["whole"] == 2
+    rows = measure_scores({"model": answers["model"][1:]}, truths[1:], masks=[made[1].mask], draws=0)
+    assert not any(row["region"] == "sum" for row in rows)  # bins alone
+    write_comparison(tmp_path / "bins_predicted.npz", made[1], {})
+    assert np.isnan(read_comparison(tmp_path / "bins_predicted.npz")[0].truth.spaxel)
 
 
 def test_exact_network_against_a_fit(tmp_path):
@@ -303,8 +342,51 @@ def test_job_goes_on_where_it_was_killed(survey, tmp_path, monkeypatch):
     assert "galaxies compared: 2, skipped: 3" in list(summary_lines(out))
     made, about = read_comparison(out / "galaxies" / "8000-0_predicted.npz")
     assert made.truth.name == "8000-0" and about["truth"] == "MAPS HYB10-TEST" and about["group"].shape == (SIDE, SIDE)
+    row = json.loads((out / "galaxies" / "8000-0_predicted.json").read_text())
+    for cards in (
+        row["provenance"],
+        about["provenance"],
+        PIL.Image.open(out / "galaxies" / "8000-1_predicted.png").text,
+    ):
+        assert (cards["DATATYPE"], cards["ORIGIN"], str(cards["SEED"])) == ("PREDICTED", "fiberifu", "0")
+        assert {"MODELID", "TRAINSET", "FIBIFUV", "IMGSHA", "REDSHIFT", "ZSRC"} <= set(cards) and len(
+            cards["WSHA256"]
+        ) == 64
+    assert all("predicted" in path.name for path in (out / "galaxies").iterdir())
     with pytest.raises(ValueError, match="radius"):
         validate_manga_to_folder(out, [survey], resume=True, radius=1.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"redshift": 0.031}, {"r50": 3.0}, {"axis_ratio": 0.5}, {"position_angle": 30.0}, {"critical": True},
+     {"position": SkyCoord(150.001, 2.0, unit="deg")}, {"image": ("r=g.fits", "g=r.fits")}, {}],
+)  # fmt: skip
+def test_result_is_kept_for_the_same_files_and_catalogue_alone(tmp_path, change):
+    (tmp_path / "maps.fits").touch()
+    files = GalaxyFiles("8000-1", maps=tmp_path / "maps.fits", image=("g=g.fits", "r=r.fits"), redshift=Z,
+                        position=CENTER, r50=2.8, axis_ratio=0.8, position_angle=40.0)  # fmt: skip
+    (tmp_path / "galaxies").mkdir()
+    row = json.dumps({"name": "8000-1", "reason": "", "files": galaxy_module.stamp(files)})
+    for end, text in (("json", row), ("npz", ""), ("png", "")):  # its files
+        (tmp_path / "galaxies" / f"8000-1_predicted.{end}").write_text(text)
+    kept = _done(tmp_path, dataclasses.replace(files, **change))
+    assert (kept is None) == bool(change)
+    later = (tmp_path / "maps.fits").stat().st_mtime + 5
+    os.utime(tmp_path / "maps.fits", (later, later))
+    assert _done(tmp_path, files) is None
+
+
+def test_killed_worker_is_told_in_words(survey, tmp_path, monkeypatch):
+    class Broken:
+        def submit(self, *args):
+            future = Future()
+            future.set_exception(BrokenProcessPool("A process in the process pool was terminated abruptly"))
+            return future
+
+    monkeypatch.setattr("fiberifu.validate.manga.job.open_executor", lambda *args: nullcontext(Broken()))
+    with pytest.raises(OSError, match="a worker process has ended.*--resume"):
+        validate_manga_to_folder(tmp_path / "out", [survey], workers=2)
 
 
 def test_no_galaxy_and_wrong_arguments(tmp_path):
@@ -338,6 +420,11 @@ def test_files_that_belong_together(tmp_path):
     assert found["sim900005-000040"].psf.name == "copsf_sim-5-000040.fits"
     assert [path.name[-11:] for path in found["41144_A"].cube] == ["lue.fits.gz", "red.fits.gz"]
     assert not found["41144_A"].image
+    (tmp_path / "manga-8000-1-LINCUBE.fits.gz").touch()
+    (tmp_path / "manga-8000-12-LINCUBE.fits.gz").touch()
+    found = {one.name: one for one in find_galaxies([tmp_path, tmp_path / "manga-8000-1-LOGCUBE.fits.gz"])}
+    assert [path.name for path in found["8000-1"].cube] == ["manga-8000-1-LOGCUBE.fits.gz"]
+    assert [path.name for path in found["8000-12"].cube] == ["manga-8000-12-LINCUBE.fits.gz"]
     assert find_galaxies([tmp_path], daptype="SPX")[1].maps.name == "manga-8000-1-MAPS-SPX-A.fits.gz"
     table = tmp_path / "table.csv"
     table.write_text("name,cube,maps,image,redshift,ra,dec\na,a.fits,,g=g.fits r=r.fits,0.03,150,2\nb,,b.fits,,,,\n")
@@ -350,6 +437,14 @@ def test_files_that_belong_together(tmp_path):
     table.write_text("name,cube\na/b,a.fits\n")
     with pytest.raises(ValueError, match="name 'a/b'"):
         find_galaxies([table])
+    for name, what in (("manga-8000-1-LOGCUBE.fits", "LOGCUBE"), ("manga-8000-1-MAPS-SPX-A.fits", "MAPS SPX-A"),
+                       ("41144_A_sectors_red.fits", "cube sectors, arm red")):  # fmt: skip
+        (tmp_path / name).touch()
+        with pytest.raises(
+            ValueError, match=f"^(8000-1|41144_A): both .*{name} and .*{name}.gz could be its {what}; give"
+        ):
+            find_galaxies([tmp_path])
+        (tmp_path / name).unlink()
     table.write_text("name,spectrum\na,a.fits\n")
     with pytest.raises(ValueError, match="columns name, spectrum"):
         find_galaxies([table])

@@ -43,7 +43,7 @@ class TruthMaps:
     redshift : float
         Systemic; what methods are given.
     spaxel : float
-        Step of the grid of positions, arcsec.
+        Step of the grid of positions, arcsec; NaN where they are bins of unlike size, of which no sums are made.
     row, column : ndarray (n,) of int
         Place of each position in the grid; columns grow to the East.
     east, north : ndarray (n,)

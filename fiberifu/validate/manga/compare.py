@@ -108,6 +108,8 @@ def compare(name, observed, seen, wanted, ellipse, *, model="model"):
     The reference is the light of the image in r (or its only band) times one EW, told the truth's mean: its flux is the
     light scaled to the mean of the true log flux over the spaxels that count. It is no rival, since it has seen the
     truth; whoever knows more than the light does better.
+
+    Where positions are bins, of unlike size, the truth has no ``spaxel``: nobody can add them up as cells of a grid.
     """
     group = observed.group[wanted]
     lines, continuum, band = merge_bins(seen, group)
@@ -128,7 +130,8 @@ def compare(name, observed, seen, wanted, ellipse, *, model="model"):
     column = np.rint(x.max() - x if flipped else x - x.min()).astype(int)
     light = np.where(np.isfinite(band), band, np.nanmean(np.where(np.isfinite(band), band, np.nan), 1)[:, None])
     truth = TruthMaps(
-        name=name, seed=0, index=0, redshift=observed.redshift, spaxel=observed.spaxel,
+        name=name, seed=0, index=0, redshift=observed.redshift,
+        spaxel=np.nan if observed.binned else observed.spaxel,
         row=np.rint(y - y.min()).astype(int), column=column, east=east, north=north, radius=radius,
         flux=np.where(mask, np.nan, flux), ew=np.where(mask, np.nan, observed.ew), depth=depth, band=light,
         velocity=observed.velocity, peak_distance=np.full(len(flux), np.nan), strata={},

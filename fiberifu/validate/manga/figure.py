@@ -35,12 +35,13 @@ def draw_galaxy(comparison, observed, image, model, path, about):
     path : `~pathlib.Path`
         PNG.
     about : dict
-        truth, image: where they are from, in words.
+        truth, image: where they are from, in words; and provenance, cards of headers.
     """
     from ...model import LINES
 
     truth, maps = comparison.truth, comparison.answers["model"]
     lines = {key: label for key, label in DRAWN.items() if np.isfinite(truth.flux[:, LINES.index(key)]).any()}
+    datatype = "simulated" if observed.simulated else "observed"
     with style():
         figure = plt.figure(figsize=(13, 3.15 * max(len(lines), 1) + 0.4), layout="constrained")
         rows = max(len(lines), 1)
@@ -50,16 +51,21 @@ def draw_galaxy(comparison, observed, image, model, path, about):
             flux, predicted = truth.flux[:, i] / APERTURE_AREA, maps.flux[:, i] / APERTURE_AREA
             chosen = _chosen(truth, i, key)
             if row:
-                _draw_points(figure.add_subplot(rows, 4, 4 * row + 1), flux, predicted, chosen, label)
-            _draw_maps(figure, rows, row, observed, label, flux, predicted, chosen)
-        datatype = "simulated" if observed.simulated else "observed"
+                _draw_points(figure.add_subplot(rows, 4, 4 * row + 1), flux, predicted, chosen, f"{datatype} {label}")
+            _draw_maps(figure, rows, row, observed, label, flux, predicted, chosen, datatype)
         figure.suptitle(
             f"{truth.name}   z = {truth.redshift:.4f}   {datatype}: {about['truth']}   predicted from image by {model}",
             x=0.008, ha="left", fontsize=10,
         )  # fmt: skip
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=100, metadata={"Title": "fiberifu: predicted from image"})
+            figure.savefig(temporary, dpi=100, metadata=_text(about))
         plt.close(figure)
+
+
+def _text(about):
+    """Of the PNG."""
+    cards = {key: str(value) for key, value in about["provenance"].items()}
+    return {"Title": "fiberifu: predicted from image", **cards}
 
 
 def _chosen(truth, i, key):
@@ -78,7 +84,7 @@ def _draw_image(figure, rows, image, observed, about):
 
 
 def _draw_points(ax, flux, predicted, chosen, label):
-    """Predicted against observed surface brightness where the line counts."""
+    """Predicted against true surface brightness where the line counts; ``label``: of the truth."""
     chosen = chosen & np.isfinite(predicted)
     x, y = flux[chosen], np.maximum(predicted[chosen], 1e-3)
     if not chosen.any():
@@ -90,7 +96,7 @@ def _draw_points(ax, flux, predicted, chosen, label):
     ends = np.percentile(np.concatenate([x, y]), (0.5, 99.5)) * (0.8, 1.25)
     ax.loglog(x, y, ".", ms=2.5, alpha=0.5, color="#0072B2", rasterized=True)
     ax.loglog(ends, ends, "--", lw=0.8, color="0.3")
-    ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"observed {label}", ylabel="predicted")
+    ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=label, ylabel="predicted")
     ticks = [m * 10.0**k for k in range(-3, 5) for m in (1, 2, 5) if ends[0] <= m * 10.0**k <= ends[1]]
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(FixedLocator(ticks))
@@ -99,8 +105,8 @@ def _draw_points(ax, flux, predicted, chosen, label):
     ax.set_title("surface brightness, same unit", fontsize=8)
 
 
-def _draw_maps(figure, rows, row, observed, label, flux, predicted, chosen):
-    """Predicted, observed, residual, the first two with one colour scale."""
+def _draw_maps(figure, rows, row, observed, label, flux, predicted, chosen, datatype):
+    """Predicted, observed or simulated, residual, the first two with one colour scale."""
     shown = flux[np.isfinite(flux)]
     limits = tuple(np.percentile(shown, (1, 99.5))) if shown.size else (0.0, 1.0)
     limits = limits if limits[1] > limits[0] else (limits[0] - 0.5, limits[0] + 0.5)
@@ -108,8 +114,8 @@ def _draw_maps(figure, rows, row, observed, label, flux, predicted, chosen):
         residual = np.where(chosen, np.log10(np.maximum(predicted, 1e-4) / flux), np.nan)
     panels = (
         (predicted, f"predicted: {label}", "flux", limits, UNIT, True),
-        (flux, f"{'simulated' if observed.simulated else 'observed'}: {label}", "flux", limits, UNIT, False),
-        (residual, "log predicted / observed", "velocity", (-REACH, REACH), u.dimensionless_unscaled, True),
+        (flux, f"{datatype}: {label}", "flux", limits, UNIT, False),
+        (residual, f"log predicted / {datatype}", "velocity", (-REACH, REACH), u.dimensionless_unscaled, True),
     )
     for i, (values, title, kind, scale, unit, is_predicted) in enumerate(panels):
         grid = observed.grid(values)

@@ -13,7 +13,7 @@ from ...surveys import read_drpall
 
 __all__ = ["GalaxyFiles", "find_galaxies"]
 
-CUBE = re.compile(r"manga-(?P<name>.+)-L(?:OG|IN)CUBE\.fits(\.gz)?$")
+CUBE = re.compile(r"manga-(?P<name>.+)-(?P<kind>LOG|LIN)CUBE\.fits(\.gz)?$")
 MAPS = re.compile(r"manga-(?P<name>[^-]+-[^-]+)-MAPS-(?P<kind>.+)\.fits(\.gz)?$")
 ARM = re.compile(r"(?P<name>\d+_[A-Z])_(?P<kind>\w+)_(?P<arm>blue|red)\.fits(\.gz)?$")
 SIMULATED = re.compile(r"sim9(?P<seed>\d{5})-(?P<galaxy>\d+)$")  # of `fiberifu simulate --survey manga`
@@ -30,7 +30,7 @@ class GalaxyFiles:
     name : str
         Plate and IFU, "7815-3702".
     cube : tuple of `~pathlib.Path`
-        LOGCUBE, or both arms of SAMI; empty if there is none.
+        LOGCUBE (LINCUBE where there is none), or both arms of SAMI; empty if there is none.
     maps : `~pathlib.Path` or None
         MAPS of the analysis pipeline.
     image : tuple of str
@@ -62,6 +62,14 @@ class GalaxyFiles:
         """All files, for a hash of what a result depends on."""
         files = [*self.cube, self.maps, *(re.sub(r"^\w+=", "", item) for item in self.image), self.psf]
         return [Path(file) for file in files if file is not None]
+
+    @property
+    def catalogue(self):
+        """What is known but the contents of files: values of a catalogue, and which file serves as what."""
+        out = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        place = None if self.position is None else self.position.icrs
+        out["position"] = None if place is None else [place.ra.deg, place.dec.deg]
+        return out | {"cube": list(map(str, self.cube)), "maps": str(self.maps), "psf": str(self.psf)}
 
     def local(self):
         """The same with what is on the net fetched, or taken from astropy's cache of downloads.
@@ -99,7 +107,7 @@ def find_galaxies(sources, *, daptype=None, base=None):
     Raises
     ------
     FileNotFoundError, ValueError
-        If a source is not there, or nothing of a galaxy is found.
+        If a source is not there, nothing of a galaxy is found, or two files could be the same part of one.
     """
     sources = [Path(source) for source in sources]
     for source in sources:
@@ -109,7 +117,8 @@ def find_galaxies(sources, *, daptype=None, base=None):
         return _from_table(sources[0], base)
     if base is not None:
         raise ValueError(f"base is {base!r}, and goes with a table; give one as the only source")
-    files = sorted({file for source in sources for file in (source.rglob("*.fit*") if source.is_dir() else [source])})
+    files = [file for source in sources for file in (source.rglob("*.fit*") if source.is_dir() else [source])]
+    files = sorted({file.resolve(): file for file in files}.values())  # a file may be in two sources
     found = _by_name([file for file in files if not file.name.startswith(".")], daptype)
     if not found:
         raise ValueError(
@@ -132,23 +141,37 @@ def _by_name(files, daptype):
         if match is None:
             images.append(file)
             continue
-        one = found.setdefault(match["name"], {"name": match["name"]})
-        if match.re is MAPS:
-            one.setdefault("all_maps", []).append((match["kind"], file))
-        elif match.re is ARM and one.get("kind", match["kind"]) != match["kind"]:
-            continue  # another binning of the same galaxy: the first in the order of names is taken
-        else:
-            one["cube"] = (*one.get("cube", ()), file)
-            one |= {"kind": match["kind"]} if match.re is ARM else {}
+        parts = found.setdefault(match["name"], {})  # by what they are: survey's file, kind, arm
+        part = (match.re, match["kind"], match["arm"] if match.re is ARM else "")
+        if part in parts:
+            raise ValueError(
+                f"{match['name']}: both {parts[part]} and {file} could be its {_WHAT[match.re].format(*part[1:])}; "
+                "give one of them, or a table of files (columns name, cube, maps, image)"
+            )
+        parts[part] = file
     catalogue = _catalogue([file for file in images if re.match(r"drpall-.*\.fits$", file.name)])
-    for name, one in found.items():
-        wanted = [(kind, file) for kind, file in one.pop("all_maps", []) if daptype is None or daptype in kind]
+    out = {}
+    for name, parts in found.items():
+        one = out[name] = {"name": name, "cube": _cube(parts)}
+        wanted = [kind for form, kind, _ in parts if form is MAPS and (daptype is None or daptype in kind)]
         if wanted:
-            one["maps"] = min(wanted, key=lambda item: (item[0] == "FIT", item[0]))[1]
-        if not one.pop("kind", None):  # beside SAMI's cubes are maps of like names
+            one["maps"] = parts[MAPS, min(wanted, key=lambda kind: (kind == "FIT", kind)), ""]
+        if not any(form is ARM for form, *_ in parts):  # beside SAMI's cubes are maps of like names
             one |= _image(name, images)
         one |= catalogue.get(name, {})
-    return {name: one for name, one in found.items() if one.get("cube") or one.get("maps")}
+    return {name: one for name, one in out.items() if one.get("cube") or one.get("maps")}
+
+
+_WHAT = {CUBE: "{}CUBE", MAPS: "MAPS {}", ARM: "cube {}, arm {}"}
+
+
+def _cube(parts):
+    """The cube, LOGCUBE before LINCUBE; or the arms of one binning, the first in the order of names."""
+    for kind in ("LOG", "LIN"):
+        if (CUBE, kind, "") in parts:
+            return (parts[CUBE, kind, ""],)
+    kinds = sorted(kind for form, kind, _ in parts if form is ARM)
+    return tuple(parts[ARM, kinds[0], arm] for arm in ("blue", "red") if (ARM, kinds[0], arm) in parts) if kinds else ()
 
 
 def _image(name, files):

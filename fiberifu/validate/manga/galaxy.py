@@ -11,6 +11,7 @@ from astropy.coordinates import SkyCoord
 from ...image import prepare_image
 from ...line_job import read_cube_files
 from ...output import atomic_path
+from ...provenance import Provenance
 from ..held_out import check_seed
 from .compare import Ellipse, compare, galaxy_row
 from .cube_fit import fit_cube
@@ -29,7 +30,7 @@ def run_galaxy(job, files):
     Parameters
     ----------
     job : dict
-        model, folder, options.
+        model, folder, options, provenance (model_id, weights_sha256, training_data, seed).
     files : `~fiberifu.validate.manga.find.GalaxyFiles`
 
     Returns
@@ -38,21 +39,27 @@ def run_galaxy(job, files):
         Its row: ``reason`` says why it was skipped, or is "".
     """
     folder = Path(job["folder"])
-    row = {"name": files.name, "reason": "", "files": stamp(files)}
+    row = {"name": files.name, "reason": "", "files": stamp(files), "provenance": _cards(job["provenance"])}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of one galaxy among many: what matters is in its notes
-            row |= _compare(_load(job["model"]), files.local(), job["options"], folder)
+            row |= _compare(_load(job["model"]), files.local(), job, folder)
     except Exception as error:  # one bad galaxy does not stop the others
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         row["reason"] = f"{kind}{error}" or type(error).__name__
-    with atomic_path(folder / f"{files.name}.json") as temporary:
+    with atomic_path(folder / f"{files.name}_predicted.json") as temporary:
         temporary.write_text(json.dumps(plain(row), indent=1, allow_nan=False), encoding="utf-8")
     return row
 
 
-def _compare(ifu, files, options, folder):
+def _cards(known, **more):
+    """What keeps a file from passing as an observation, as in the headers of predicted FITS files."""
+    return dict(Provenance(datatype="PREDICTED", **known, **more).to_header())
+
+
+def _compare(ifu, files, job, folder):
     """Row of a galaxy; its arrays and its figure are written on the way."""
+    options = job["options"]
     if files.critical:
         raise Unusable("DRP3QUAL is CRITICAL in drpall: must not be used")
     truth_from = options["truth"]
@@ -81,11 +88,17 @@ def _compare(ifu, files, options, folder):
                                    psf_fwhm=seen_by.psf_fwhm, spaxel=seen_by.spaxel)  # fmt: skip
     made = compare(files.name, seen_by, seen, wanted, ellipse)
     seen.notes.extend(_seed_note(seen_by))
+    if seen_by.binned:
+        seen.notes.append("binned: not in sums within 1 Re")
     about = {"truth": seen_by.kind, "image": f"{image[1]} ({seen.bands})", "redshift": seen_by.redshift,
              "ebv": seen_by.ebv, "psf_fwhm": seen_by.psf_fwhm, "beam": seen.beam, "spaxels": int(wanted.sum()),
              "positions": len(made.truth), "r50": ellipse.r50, "r50 from": ellipse.source,
              "notes": "; ".join(seen.notes), "simulated": bool(seen_by.simulated),
              "image_sha256": seen.image_sha256}  # fmt: skip
+    about["provenance"] = _cards(
+        job["provenance"], image_sha256=seen.image_sha256, redshift=seen_by.redshift, ebv=seen_by.ebv,
+        redshift_source="truth" if files.redshift is None else "catalogue", extinction_corrected=True,
+    )  # fmt: skip
     row = about | galaxy_row(made)
     write_comparison(folder / f"{files.name}_predicted.npz", made, about | {"group": seen_by.group})
     draw_galaxy(made, seen_by, image[0], ifu.config.name, folder / f"{files.name}_predicted.png", about)
@@ -145,8 +158,9 @@ def _ellipse(files, header, center, image):
 
 
 def stamp(files):
-    """Names, sizes and times of the files, so that a result is not kept for others."""
-    return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files.paths if path.is_file()}
+    """Names, sizes and times of the files, and what a catalogue says, so that a result is not kept for others."""
+    out = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files.paths if path.is_file()}
+    return out | {"catalogue": plain(files.catalogue)}
 
 
 @functools.lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ import datetime
 import importlib.metadata
 import json
 import logging
-from concurrent.futures import as_completed
+from concurrent.futures import BrokenExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +94,13 @@ def validate_manga_to_folder(
     -------
     list of `~pathlib.Path`
         ``scores.json``, ``scores.ecsv``, ``galaxies.ecsv``, ``manga.html``. In ``galaxies/`` each galaxy has
-        ``NAME_predicted.npz``, ``NAME_predicted.png`` and ``NAME.json``, its row.
+        ``NAME_predicted.npz``, ``NAME_predicted.png`` and ``NAME_predicted.json``, its row.
 
     Raises
     ------
     ValueError, OSError
-        For what is wrong with an argument, the folder or the model, or if no galaxy could be compared. What is wrong
+        For what is wrong with an argument, the folder or the model, if no galaxy could be compared, or if a worker was
+        killed. What is wrong
         with a galaxy is in its row.
     """
     for name, value, allowed in (("truth", truth, TRUTHS), ("image", image, IMAGES)):
@@ -115,7 +116,11 @@ def validate_manga_to_folder(
     settings = {"weights": weights, "software": software_version(), **options}  # files may be added: see _done
     folder = _prepare(Path(folder), settings, overwrite, resume)
     (folder / "galaxies").mkdir(exist_ok=True)
-    job = {"model": str(source.absolute()), "folder": str((folder / "galaxies").absolute()), "options": options}
+    stored = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    known = {"model_id": stored.get("model", {}).get("name", "model"), "weights_sha256": weights, "seed": 0,
+             "training_data": str(stored.get("passport", {}).get("training_data", "unknown"))}  # fmt: skip
+    job = {"model": str(source.absolute()), "folder": str((folder / "galaxies").absolute()), "options": options,
+           "provenance": known}  # fmt: skip
     rows = {one.name: row for one in galaxies if (row := _done(folder, one)) is not None}
     todo = [one for one in galaxies if one.name not in rows]
     with open_executor("process" if workers > 1 else "none", workers) as pool, _quiet("fiberifu.decode"):
@@ -125,7 +130,7 @@ def validate_manga_to_folder(
             if row["reason"]:
                 log.warning("%s skipped: %s", row["name"], row["reason"])
     rows = [rows[one.name] for one in galaxies]
-    return _summarize(folder, rows, source, weights, {"command": command, "draws": draws, **options})
+    return _summarize(folder, rows, known, {"command": command, "draws": draws, **options})
 
 
 def summary_lines(folder):
@@ -157,9 +162,14 @@ def _map(pool, job, todo):
     if pool is None:
         yield from (run_galaxy(job, one) for one in todo)
         return
-    waiting = [pool.submit(_one_thread, job, one) for one in todo]
-    for future in as_completed(waiting):
-        yield future.result()
+    try:
+        for future in as_completed([pool.submit(_one_thread, job, one) for one in todo]):
+            yield future.result()
+    except BrokenExecutor as error:
+        raise OSError(
+            "a worker process has ended, killed or for want of memory: what was done is kept; go on with "
+            "resume=True (--resume), perhaps with fewer workers"
+        ) from error
 
 
 def _one_thread(job, files):
@@ -179,10 +189,10 @@ def _check_continuum(continuum, needed):
 
 def _done(folder, files):
     """The row of a galaxy that is there, made of the same files; None if it has to be made (again)."""
-    path = folder / "galaxies" / f"{files.name}.json"
+    path = folder / "galaxies" / f"{files.name}_predicted.json"
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-        parts = [path.with_name(f"{files.name}_predicted.{end}") for end in ("npz", "png")]
+        parts = [path.with_name(f"{path.stem}.{end}") for end in ("npz", "png")]
         same = row["files"] == stamp(files) and all(part.is_file() for part in parts)
         return row if same and not row["reason"] else None
     except (OSError, ValueError, KeyError):
@@ -192,36 +202,35 @@ def _done(folder, files):
 def _prepare(folder, settings, overwrite, resume):
     if overwrite and folder.is_dir():
         (folder / MANIFEST).unlink(missing_ok=True)  # a run killed meanwhile cannot be resumed
-        for path in (*folder.glob("galaxies/*_predicted.*"), *folder.glob("galaxies/*.json")):
+        for path in folder.glob("galaxies/*_predicted.*"):
             path.unlink()
     return prepare_output_folder(folder, overwrite=overwrite, resume=resume, settings=settings)
 
 
-def _summarize(folder, rows, source, weights, about):
+def _summarize(folder, rows, known, about):
     """Scores of all galaxies together, tables and the page."""
     made = [read_comparison(folder / "galaxies" / f"{row['name']}_predicted.npz") for row in rows if not row["reason"]]
     if not made:
         reasons = "; ".join(f"{row['name']}: {row['reason']}" for row in rows[:5])
         raise ValueError(f"no galaxy could be compared: {reasons}")
-    stored = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    passport = stored.get("passport", {})
+    model = known["model_id"]
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "astropy", "torch")}
-    name = stored.get("model", {}).get("name", "model")
     meta = {
         **about,
         "datatype": "PREDICTED",
+        "origin": "fiberifu",
         "software": "fiberifu",
         "version": software_version(),
         "versions": versions,
-        "model": name,
-        "weights_sha256": weights,
-        "training_data": passport.get("training_data"),
+        "model": model,
+        "weights_sha256": known["weights_sha256"],
+        "training_data": known["training_data"],
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "seed": 0,
+        "seed": known["seed"],
         "galaxies": len(made),
         "positions": sum(len(one.truth) for one, _ in made),
         "predictors": [
-            {"name": "model", "kind": "judged", "role": "", "about": f"the model {name}, from the image alone"},
+            {"name": "model", "kind": "judged", "role": "", "about": f"the model {model}, from the image alone"},
             {"name": LIGHT, "kind": "reference", "role": "light only",
              "about": "light of the image times one EW, both told the mean of the galaxy's truth: no rival, it has "
                       "seen the answer"},

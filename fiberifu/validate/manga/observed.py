@@ -92,6 +92,11 @@ class Observed:
         """Side of a spaxel, arcsec."""
         return float(np.sqrt(proj_plane_pixel_area(self.wcs.celestial))) * 3600
 
+    @property
+    def binned(self):
+        """Whether some positions are of more than one spaxel."""
+        return bool((np.bincount(self.group[self.group >= 0]) > 1).any())
+
     def within(self, inside):
         """The same of positions that have more than half of their spaxels in ``inside`` (ny, nx) of bool.
 

@@ -20,6 +20,7 @@ __all__ = ["make_page", "pooled_report", "write_galaxy_table"]
 SHOWN = 24  # figures inside the page: of more galaxies the others are linked
 TABLE = ("Ha", "N2", "O3", "Hb")  # lines of the table of galaxies
 COLUMNS = ("bias log flux [dex]", "MAE log flux [dex]", "R2 log flux", "R2 log flux, light")
+HIDDEN = ("files", "provenance")  # of a row, not in the table
 KEPT = ("reason", "redshift", "truth", "image", "spaxels", "positions", "r50", "psf_fwhm", "beam", "ebv", "notes")
 
 
@@ -49,7 +50,7 @@ def pooled_report(comparisons, rows, meta):
 
 def write_galaxy_table(path, rows, meta):
     """One row for each galaxy, ECSV; returns the path."""
-    names = dict.fromkeys(["name", *KEPT, *(key for row in rows for key in row if key != "files")])
+    names = dict.fromkeys(["name", *KEPT, *(key for row in rows for key in row if key not in HIDDEN)])
     table = Table(meta={key: value for key, value in meta.items() if key != "predictors"})
     for name in names:
         values = [row.get(name) for row in rows]
@@ -82,11 +83,12 @@ def make_page(report, folder):
     own = sum("own" in row["image"] for row in good)
     cards = {"DATATYPE": "PREDICTED", "ORIGIN": "fiberifu", "MODELID": meta["model"], "WSHA256": meta["weights_sha256"],
              "FIBIFUV": meta["version"]}  # fmt: skip
+    kind = "simulated" if simulated == len(good) else "observed" if not simulated else "observed and simulated"
     sections = [
         ("judged", "What was compared", _facts(meta, good, simulated, own)),
         ("galaxies", "Galaxy by galaxy", _galaxy_table(good)),
         ("skipped", "Skipped", _skipped(skipped)),
-        ("scores", "All together: Hα", f"<p>{_NOTE}</p>{_score_tables(report, 'Ha')}"),
+        ("scores", "All together: Hα", f"<p>{_NOTE.format(kind)}</p>{_score_tables(report, 'Ha')}"),
         ("others", "All together: other lines and ratios", _others(report)),
         ("maps", "Maps", _figures(good, folder)),
         ("meaning", "What each score means", _explanations(report)),
@@ -94,9 +96,8 @@ def make_page(report, folder):
     ]
     sections = [section for section in sections if section[2]]
     contents = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in sections)
-    kind = "simulated" if simulated == len(good) else "observed" if not simulated else "observed and simulated"
     return "\n".join([
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Predicted and observed maps</title>',
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>' f'Predicted and {kind} maps</title>',
         *(f'<meta name="{key}" content="{escape(str(value))}">' for key, value in cards.items()),
         f"<style>{_STYLE}{_WIDE}</style></head><body><h1>Predicted and {kind} maps of lines</h1>",
         f"<p>Compared: {len(good)}, at {meta['positions']:,} positions. Skipped: {len(skipped)}.</p>",
@@ -111,8 +112,8 @@ def make_page(report, folder):
 _WIDE = ".wide { overflow-x: auto; } .wide td, .wide th { padding: 2px 6px; } .wide table { font-size: 12px; }"
 _NOTE = (
     "Absolute flux, corrected for Galactic extinction on both sides, at the PSF of the cubes; spaxels are chosen on "
-    "what was observed alone (EW above 1 Å, 0.5 Å for Hβ; flux above three times the median error). Grey: the light of "
-    "the image times one EW, told the mean of the observed map: what the pattern of the light alone is worth. Below "
+    "the truth, {}, alone (EW above 1 Å, 0.5 Å for Hβ; flux above three times the median error). Grey: the light of "
+    "the image times one EW, told the mean of the true map: what the pattern of the light alone is worth. Below "
     "each number: its 16 to 84 % interval from a bootstrap over galaxies (of five or more)."
 )
 
@@ -120,7 +121,7 @@ _NOTE = (
 def _facts(meta, good, simulated, own):
     facts = {
         "model": f"{meta['model']}, weights {meta['weights_sha256'][:16]}, trained on {meta['training_data']}",
-        "observed": "; ".join(sorted({row["truth"] for row in good})),
+        "truth": "; ".join(sorted({row["truth"] for row in good})),
         "simulated": f"{simulated} of {len(good)} galaxies" if simulated else "",
         "images": "; ".join(sorted({row["image"] for row in good})),
         "redshifts": "{:.3f} to {:.3f}".format(*np.percentile([row["redshift"] for row in good], (0, 100))),
@@ -162,7 +163,7 @@ def _galaxy_table(rows):
     text = (
         "<p>Of log flux: bias and mean absolute error in dex, R² over the chosen positions and, in brackets,"
         " R² of the light times one EW, which was told the truth's mean. <i>continuum</i>: median of log predicted "
-        "over observed continuum at Hα within 1 Re, which tells of calibration, aperture and PSF without any line.</p>"
+        "over true continuum at Hα within 1 Re, which tells of calibration, aperture and PSF without any line.</p>"
     )
     table = f"<table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>"
     return f'{text}<div class="wide">{table}</div>'
@@ -199,7 +200,7 @@ def _figures(rows, folder):
             picture = f'<a href="galaxies/{escape(file)}">maps of {name}</a>'
         parts.append(f'<figure id="{name}">{picture}<figcaption>{name}: {escape(words)}</figcaption></figure>')
     note = (
-        "Columns: the image (line: the field of the cube) and predicted against observed surface brightness; the map "
+        "Columns: the image (line: the field of the cube) and predicted against true surface brightness; the map "
         "predicted from the image; the map it is compared with, in the same colours; and the log of their ratio where "
         "the line counts. North is up, East to the left. Hatched: no value."
     )
@@ -214,6 +215,8 @@ def _limits(good, simulated, own):
     ]
     if len(good) < 500:
         items.insert(0, f"<b>{len(good)} galaxies are too few</b> for verdicts: intervals need 500, coverage 2000.")
+    if binned := sum(row["positions"] < row["spaxels"] for row in good):
+        items.append(f"Positions of {binned} of the galaxies are bins of unlike size: sums in 1 Re leave these out.")
     if simulated:
         items.append("Simulated galaxies are of the universe that the bundled weights were trained in.")
     if own:

@@ -24,7 +24,7 @@ def write_comparison(path, comparison, about):
         With ``predicted`` in its name.
     comparison : Comparison
     about : dict
-        Plain values, and arrays, which are written as they are.
+        Plain values, among them ``provenance``, cards of headers; and arrays, which are written as they are.
     """
     arrays = {key: value for key, value in about.items() if isinstance(value, np.ndarray)}
     text = {"about": {key: value for key, value in about.items() if key not in arrays}}
