@@ -22,7 +22,7 @@ from fiberifu.validate.headline.page import make_page, write_page
 from fiberifu.validate.headline.run import arm_folder, is_trained, read_cost
 from fiberifu.validate.headline.samples import sample_survey
 from fiberifu.validate.headline.score import CURVES, curve_draws, curve_rows
-from fiberifu.validate.headline.worth import crossing, worth_of
+from fiberifu.validate.headline.worth import crossing, monotone, worth_of
 
 SMALL = {"title": "test", "fibers": [20, 40], "cubes": [2, 4, 8], "positions": 2, "control": 4, "draws": 20}
 TINY = ModelConfig(name="tiny", width=16, depth=1, heads=2, local_width=16, rest_size=15309)
@@ -228,6 +228,33 @@ def test_worth_and_its_interval():
     assert "fewer than 10" in fewer.text
     edge = worth_of((10, 100, 1000), curve, np.r_[0.49, 0.49 + rng.normal(0, 0.2, 2000)] + common)
     assert edge.high is None and "more than 1,000)" in edge.text
+
+
+def test_worth_says_what_all_galaxies_say():
+    """The curve falls and rises: where a score is beyond an end, the draws do not turn the direction round."""
+    rng = np.random.default_rng(0)
+    curve = np.array([0.30, 0.25, 0.31])[:, None] + np.c_[np.zeros(3), rng.normal(0, 0.1, (3, 2000))]
+    score = np.r_[0.32, 0.32 + rng.normal(0, 0.1, 2000)]
+    found = worth_of((30, 100, 300), curve, score)
+    assert found.galaxies is None and found.beyond == (1, -1, 1) and found.fewer > 0.2
+    assert found.text.startswith("more than 300 (fewer than 30 to more than 300; so ")
+    nothing = worth_of((30, 100, 300), curve, np.full(2001, np.nan))
+    assert nothing.text == "unknown" and nothing.more == nothing.fewer == 0
+    alone = worth_of((30, 100, 300), np.array([[0.1], [0.2], [0.3]]), np.array([0.2]))
+    assert alone.text == "100 (interval unknown)"
+
+
+def test_noise_of_training_does_not_make_fibres_cheap():
+    from scipy.optimize import isotonic_regression
+
+    rng = np.random.default_rng(2)
+    noisy = np.array([0.2, 0.3, 0.4])[:, None] + rng.normal(0, 0.1, (3, 4000))
+    smooth = monotone(noisy)
+    for i in range(20):
+        assert smooth[:, i] == pytest.approx(isotonic_regression(noisy[:, i]).x)
+    assert np.isnan(monotone([0.1, np.nan, 0.2])).all()
+    first, found = (np.median(crossing((30, 100, 300), curve, np.full(4000, 0.3))) for curve in (noisy, smooth))
+    assert found == pytest.approx(100, rel=0.3) and first < found  # worth 100 in truth
 
 
 # ---------------------------------------------------------------- scores and page
