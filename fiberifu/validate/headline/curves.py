@@ -14,7 +14,8 @@ __all__ = ["FIGURE_COLORS", "draw_curves", "draw_placements", "draw_worth"]
 
 FIGURE_COLORS = {"fibres": "#0072B2", "cubes": "#D55E00", "control": "#009E73", "given": "#CC79A7"}
 FLAT = {"constant": ("0.45", "light x constant EW"), "ridge": ("#8c564b", "ridge (fibres)"),
-        "central": ("#E69F00", "central spectrum x light")}  # fmt: skip
+        "central": ("#E69F00", "central spectrum x light"), "wide-trees": ("#56B4E9", "trees, 7 x 7 patch (fibres)"),
+        "position": ("0.7", "position alone, no image (fibres)")}  # fmt: skip
 LEAST_R2 = -1.0  # end of the axis: below, it does not matter any more
 REGION_WORDS = {"whole": "whole galaxies", "off-centre": "off-centre"}
 
