@@ -91,7 +91,7 @@ def measure_doubt(held_out, predictor, folder, *, draws=200, seed=0, progress=Fa
         is no network, or weights that know nothing of odd images.
     """
     ifu = getattr(predictor, "ifu", None)
-    if ifu is None or "oddity" not in ifu.passport:
+    if "oddity" not in (getattr(ifu, "passport", None) or {}):
         return None
     scores = oddity_scores(held_out, predictor, folder, progress=progress)
     truths, answers = held_out.truths(), read_predictions(folder, predictor.name, held_out)
