@@ -18,11 +18,12 @@ from fiberifu.validate import PredictedMaps
 from fiberifu.validate.headline import SIZES, Plan, train_arms
 from fiberifu.validate.headline.job import headline_to_folder
 from fiberifu.validate.headline.judging import measure_worth
-from fiberifu.validate.headline.page import make_page, write_page
+from fiberifu.validate.headline.page import _comparable, make_page, write_page
+from fiberifu.validate.headline.plan import simulated_visits
 from fiberifu.validate.headline.run import arm_folder, is_trained, read_cost
 from fiberifu.validate.headline.samples import sample_survey
 from fiberifu.validate.headline.score import CURVES, curve_draws, curve_rows
-from fiberifu.validate.headline.worth import crossing, worth_of
+from fiberifu.validate.headline.worth import crossing, monotone, worth_of
 
 SMALL = {"title": "test", "fibers": [20, 40], "cubes": [2, 4, 8], "positions": 2, "control": 4, "draws": 20}
 TINY = ModelConfig(name="tiny", width=16, depth=1, heads=2, local_width=16, rest_size=15309)
@@ -58,8 +59,7 @@ def test_arms_differ_in_the_survey_alone(plan):
 def test_packaged_plans(size):
     plan = Plan.read(size)
     arms = plan.arms()
-    visits = arms[0].recipe.steps * arms[0].recipe.batch / arms[0].recipe.passes
-    assert visits >= plan.fibers[-1] or size == "smoke"  # every fibre is seen
+    assert simulated_visits(arms[0].recipe) >= plan.fibers[-1]  # every fibre is seen
     assert plan.analytic == (size == "smoke")
     assert size != "cpu" or {30, 100, 300} <= set(plan.cubes)
 
@@ -70,6 +70,8 @@ def test_packaged_plans(size):
         ({"fibers": [40, 20]}, "fibers"),
         ({"cubes": []}, "cubes"),
         ({"placements": {"odd": 1.5}}, "placements"),
+        ({"placements": {"DESI-like": 0.1, "DESI like": 0.2}}, "'DESI-like' and 'DESI like'"),
+        ({"training": {"steps": 10, "batch": 4, "passes": 2, "shelf": 4}}, "got 40, .* visits 24"),
         ({"positions": 0}, "positions"),
         ({"training": {"model": 1}}, "training"),
         ({"training": {"stepz": 1}}, "stepz"),
@@ -179,11 +181,30 @@ def test_job_stops_and_refuses_other_plans(plan, pack, tmp_path, monkeypatch):
         headline_to_folder(folder, **settings)
     with pytest.raises(ValueError, match="galaxies"):
         headline_to_folder(folder, resume=True, galaxies=7, **settings)
+    whole = path.read_text()
+    path.write_text("draws = 7\n" + whole)
+    with pytest.raises(ValueError, match="draws"):
+        headline_to_folder(folder, resume=True, **settings)
+    path.write_text(whole)
     assert headline_to_folder(folder, resume=True, stop_after=0.0, **settings) == []
     (folder / "mine.txt").write_text("of the user")
     path.write_text(path.read_text().replace("20", "30"))
     assert headline_to_folder(folder, overwrite=True, **settings) == []
     assert (folder / "mine.txt").is_file() and (folder / "runs" / "10-fibres-desi-like" / "steps").read_text() == "10"
+
+
+def test_held_out_galaxies_of_another_universe(pack, tmp_path):
+    from fiberifu.simulate.identifiers import pack_sha256
+    from fiberifu.validate.headline.job import _same_universe
+    from fiberifu.validate.held_out import HeldOutSet
+
+    truth, own = HeldOutSet(tmp_path / "truth", Simulator(pack), 2), pack_sha256(pack)
+    _same_universe(truth, own)
+    with pytest.raises(ValueError, match="other templates"):
+        _same_universe(truth, "0" * 64)
+    truth.settings = truth.settings | {"simulator": "0" * 64}
+    with pytest.raises(ValueError, match="other simulator"):
+        _same_universe(truth, own)
 
 
 def test_samples_are_the_survey(pack):
@@ -230,6 +251,33 @@ def test_worth_and_its_interval():
     assert edge.high is None and "more than 1,000)" in edge.text
 
 
+def test_worth_says_what_all_galaxies_say():
+    """The curve falls and rises: where a score is beyond an end, the draws do not turn the direction round."""
+    rng = np.random.default_rng(0)
+    curve = np.array([0.30, 0.25, 0.31])[:, None] + np.c_[np.zeros(3), rng.normal(0, 0.1, (3, 2000))]
+    score = np.r_[0.32, 0.32 + rng.normal(0, 0.1, 2000)]
+    found = worth_of((30, 100, 300), curve, score)
+    assert found.galaxies is None and found.beyond == (1, -1, 1) and found.fewer > 0.2
+    assert found.text.startswith("more than 300 (fewer than 30 to more than 300; so ")
+    nothing = worth_of((30, 100, 300), curve, np.full(2001, np.nan))
+    assert nothing.text == "unknown" and nothing.more == nothing.fewer == 0
+    alone = worth_of((30, 100, 300), np.array([[0.1], [0.2], [0.3]]), np.array([0.2]))
+    assert alone.text == "100 (interval unknown)"
+
+
+def test_noise_of_training_does_not_make_fibres_cheap():
+    from scipy.optimize import isotonic_regression
+
+    rng = np.random.default_rng(2)
+    noisy = np.array([0.2, 0.3, 0.4])[:, None] + rng.normal(0, 0.1, (3, 4000))
+    smooth = monotone(noisy)
+    for i in range(20):
+        assert smooth[:, i] == pytest.approx(isotonic_regression(noisy[:, i]).x)
+    assert np.isnan(monotone([0.1, np.nan, 0.2])).all()
+    first, found = (np.median(crossing((30, 100, 300), curve, np.full(4000, 0.3))) for curve in (noisy, smooth))
+    assert found == pytest.approx(100, rel=0.3) and first < found  # worth 100 in truth
+
+
 # ---------------------------------------------------------------- scores and page
 @pytest.fixture(scope="module")
 def judged(plan):
@@ -266,6 +314,15 @@ def test_curve_scores_are_those_of_the_page_of_maps(judged):
         if row["stratum"] == "all" and key in wanted:
             assert wanted.pop(key)["value"] == pytest.approx(row["value"], abs=1e-6)
     assert not [key for key in wanted if key[0] == name]
+
+
+def test_nothing_beyond_light_is_asked_of_light_alone(judged):
+    _, _, _, draws, about = judged
+    rows = curve_rows(draws, about | {"4 cubes": {"method": "central"}})
+    kept = {(row["predictor"], row["score"]) for row in rows}
+    assert ("4 cubes", "r after r-band") not in kept and ("4 cubes", "R2 log EW") in kept
+    scores = [{"predictor": name, "score": "r after r-band"} for name in ("2 cubes", "4 cubes")]
+    assert [row["predictor"] for row in _comparable({"curves": rows, "scores": scores})] == ["2 cubes"]
 
 
 def test_worth_of_arms(plan, judged):

@@ -16,9 +16,11 @@ from PIL import Image
 from fiberifu import VirtualIFU, cli
 from fiberifu.simulate import Simulator, analytic_template_pack
 from fiberifu.validate import HeldOutSet, LineSample, NetworkPredictor, PredictedMaps, TruthMaps
+from fiberifu.validate.doubt import doubt_table, draw_doubt
 from fiberifu.validate.examples import map_panels, review, unseen_scatter
 from fiberifu.validate.maps_job import training_recipes, validate_maps_to_folder
 from fiberifu.validate.methods import BASELINES, COSTLY, make_baselines, parse_baselines
+from fiberifu.validate.ood import ood_roc
 from fiberifu.validate.report import make_page
 from fiberifu.validate.report_figures import (
     draw_maps,
@@ -420,9 +422,27 @@ def test_job(judged, held_out):
     value = {(r["predictor"], r["score"]): r["value"] for r in report["scores"] if r["stratum"] == "all"
              and (r["quantity"], r["region"]) == ("Ha", "whole")}  # fmt: skip
     assert value["repeat observation (MaNGA)", "MAE log flux [dex]"] < value["network", "MAE log flux [dex]"]
+    assert [row["name"] for row in report["doubt"]["rows"][:2]] == ["error", "pull"]
+    (scores,) = map(np.load, (judged / "predictions" / "network-oddity").glob("*.npy"))
+    assert len(scores) == 2 and np.isfinite(scores).all()
     page = Page((judged / "maps.html").read_text(encoding="utf-8"))
     assert meta["weights_sha256"] in " ".join(page.words) and "a <b>" in " ".join(page.words)
     assert sum("true and predicted, and pull" in alt for alt in page.alts) == len(report["examples"])
+
+
+def test_page_says_whether_it_knows_when_it_fails(report):
+    truths = [galaxy(i) for i in range(12)]
+    answers = [answer(truth) for truth in truths]
+    odd = np.arange(12.0)
+    for truth, one in zip(truths[8:], answers[8:], strict=True):
+        one.flux[:] = truth.flux * 10  # those that look oddest fail
+    rows = ood_roc(odd, truths, answers, worst=0.3, draws=10)
+    doubt = {"rows": rows, "curves": [{"name": "error", "false": [0, 0, 1], "found": [0, 1, 1]}]}
+    figure = draw_doubt(doubt)
+    assert rows[0]["auc"] == 1 and "area 1.00" in figure.legends[0].get_texts()[1].get_text()
+    page = make_page(report | {"doubt": doubt}, [("doubt", "roc", "", figure)])
+    assert "Does it know when it fails?" in page and "1.00" in doubt_table(doubt)
+    assert "Does it know when it fails?" not in make_page(report, [])
 
 
 @pytest.fixture

@@ -141,12 +141,17 @@ def judge_to_page(held_out, predictors, folder, *, draws=DRAWS, progress=False, 
     list of `~pathlib.Path`
         Scores, table, page.
     """
+    from .doubt import measure_doubt
     from .judge import judge
 
-    folder = Path(folder)
+    folder, predictors = Path(folder), list(predictors)
     with _quiet("fiberifu.decode"):
         report = judge(held_out, predictors, folder, draws=draws, progress=progress, meta=meta)
     report |= _review(held_out, folder, report, progress)
+    first = next(p for p in predictors if p.name == judged_in(report))
+    with _quiet("fiberifu.decode"):
+        if doubt := measure_doubt(held_out, first, folder, draws=draws, progress=progress):
+            report["doubt"] = doubt
     return [*write_scores(folder, report), write_page(folder, held_out=held_out.folder)]
 
 

@@ -65,14 +65,14 @@ def make_page(report, figures):
     report : dict
         Of `read_scores`.
     figures : sequence of (str, str, str, `~matplotlib.figure.Figure`)
-        Section ("errors", "examples", "strata", "profiles"), alternative text, caption, and the figure.
+        Section ("errors", "doubt", "examples", "strata", "profiles"), alternative text, caption, and the figure.
 
     Returns
     -------
     str
     """
     meta = report["meta"]
-    pictures = {section: "" for section in ("errors", "examples", "strata", "profiles")}
+    pictures = {section: "" for section in ("errors", "doubt", "examples", "strata", "profiles")}
     for section, alt, caption, figure in figures:
         pictures[section] += _picture(alt, caption, figure)
     sections = [
@@ -81,6 +81,7 @@ def make_page(report, figures):
         ("halpha", "Scores: Hα", _BOLD + _score_tables(report, "Ha")),
         ("others", "Scores: other lines, ratios and spectra", _other_scores(report)),
         ("errors", "Are the errors right?", f"<p>{_ERRORS}</p>{_calibration_table(report)}{pictures['errors']}"),
+        ("doubt", "Does it know when it fails?", _doubt(report) + pictures["doubt"]),
         ("examples", "Examples", f"<p>{_EXAMPLES}</p>{pictures['examples']}"),
         ("strata", "Kinds of galaxies", f"<p>{_STRATA}</p>{pictures['strata']}"),
         ("profiles", "Radial profiles", f"<p>{_PROFILES}</p>{pictures['profiles']}"),
@@ -304,6 +305,12 @@ def _other_scores(report):
         for name, table in tables.items()
         if table
     )
+
+
+def _doubt(report):
+    from .doubt import doubt_table
+
+    return doubt_table(report["doubt"]) if report.get("doubt") else ""
 
 
 def _score_tables(report, quantity):

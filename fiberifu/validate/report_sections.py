@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Which figures the page has, and what is said below each."""
 
+from .doubt import draw_doubt
 from .examples import map_panels
 from .report_figures import (
     draw_maps,
@@ -59,6 +60,11 @@ def draw_sections(report, examples):
         curves = [c for c in curves if c["quantity"] in quantities and c["predictor"] in few]
         if curves:
             yield "errors", f"Reliability diagrams, {caption}", caption, draw_reliability(curves, few, quantities)
+    if report.get("doubt", {}).get("curves"):  # two galaxies have none
+        caption = (
+            "ROC curves of the oddity of images: failures that it finds, against false alarms, at every threshold."
+        )
+        yield "doubt", "Does the oddity of images find failures?", caption, draw_doubt(report["doubt"])
     for example in report.get("examples", ()):
         if example["position"] in examples:
             yield _example(example, judged_in(report), *examples[example["position"]])

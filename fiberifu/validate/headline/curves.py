@@ -14,7 +14,8 @@ __all__ = ["FIGURE_COLORS", "draw_curves", "draw_placements", "draw_worth"]
 
 FIGURE_COLORS = {"fibres": "#0072B2", "cubes": "#D55E00", "control": "#009E73", "given": "#CC79A7"}
 FLAT = {"constant": ("0.45", "light x constant EW"), "ridge": ("#8c564b", "ridge (fibres)"),
-        "central": ("#E69F00", "central spectrum x light")}  # fmt: skip
+        "central": ("#E69F00", "central spectrum x light"), "wide-trees": ("#56B4E9", "trees, 7 x 7 patch (fibres)"),
+        "position": ("0.7", "position alone, no image (fibres)")}  # fmt: skip
 LEAST_R2 = -1.0  # end of the axis: below, it does not matter any more
 REGION_WORDS = {"whole": "whole galaxies", "off-centre": "off-centre"}
 
@@ -157,12 +158,14 @@ def draw_worth(report, quantity="Ha"):
 
 
 def _draw_one(ax, one, y, color):
-    ends = one["smallest"] / 1.4, one["largest"] * 1.4
-    if one["galaxies"] is None:
-        beyond = one["more"] >= one["fewer"]
-        ax.plot(ends[int(beyond)], y, marker=">" if beyond else "<", color=color, ms=6, ls="")
+    """A point or an arrow where all galaxies have it, a bar over the draws; nothing where nothing is known."""
+    ends = {-1: one["smallest"] / 1.4, 1: one["largest"] * 1.4}
+    side, *sides = one["beyond"]
+    if side is None:
         return
-    low = ends[0] if one["low"] is None else one["low"]
-    high = ends[1] if one["high"] is None else one["high"]
-    ax.plot([low, high], [y, y], color=color, lw=1.4)
-    ax.plot(one["galaxies"], y, marker="o", color=color, ms=5)
+    if None not in sides:
+        bar = [ends.get(where, one[name]) for name, where in zip(("low", "high"), sides, strict=True)]
+        ax.plot(bar, [y, y], color=color, lw=1.4)
+    ax.plot(
+        ends.get(side, one["galaxies"]), y, marker={-1: "<", 0: "o", 1: ">"}[side], color=color, ms=6 if side else 5
+    )

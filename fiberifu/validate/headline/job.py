@@ -104,7 +104,12 @@ def headline_to_folder(
     folder = Path(folder)
     settings = {"plan": plan.title, "arms": {arm.name: arm.recipe.sha256() for arm in arms}, "analytic": analytic,
                 "galaxies": wanted, "model": None if model is None else str(model),
-                "held_out": None if held_out is None else str(held_out), "pack": _pack_hash(pack)}  # fmt: skip
+                "held_out": None if held_out is None else str(held_out), "pack": _pack_hash(pack),
+                "control_galaxies": plan.control_galaxies, "spaxels": plan.spaxels, "draws": plan.draws}  # fmt: skip
+    if len(plan.cubes) < 2:
+        log.warning("one number of cubes: what fibres are worth is not asked; give two or more")
+    if held_out is not None:  # before the trainings, not after
+        _same_universe(_held_out(Path(folder), held_out, wanted, _seed(), False, pack), settings["pack"])
     folder = _prepare(folder, settings, overwrite, resume, folders=FOLDERS, files=FILES)
     if not (folder / PACK).is_file():
         with atomic_path(folder / PACK) as temporary:
@@ -131,6 +136,20 @@ def _seed():
     from ..held_out import SEED
 
     return SEED
+
+
+def _same_universe(truth, pack_sha256):
+    """Refuse held-out galaxies from other templates, or of another simulator, than those that the arms learn from."""
+    from ..realism.origin import simulator_hash
+
+    wanted = {"templates": pack_sha256, "simulator": simulator_hash()}
+    for name, value in wanted.items():
+        if truth.settings[name] != value:
+            raise ValueError(
+                f"held_out: the galaxies in {truth.folder} are of other {name} ({truth.settings[name][:12]}) than the "
+                f"trainings ({value[:12]}), which would be judged in a universe that they do not know; leave it out, "
+                "or give galaxies of the same"
+            )
 
 
 def _pack_hash(pack):

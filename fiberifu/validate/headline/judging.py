@@ -11,6 +11,7 @@ import logging
 
 from ..judge import judge
 from ..methods import BASELINES
+from .plan import simulated_visits
 from .run import arm_folder, is_trained, read_cost
 from .score import CURVES, LinePredictor, curve_draws, curve_rows
 from .worth import worth_of
@@ -108,14 +109,17 @@ def _networks(plan, arms, folder, model):
     if model is not None:
         ifu = VirtualIFU.from_pretrained(model)
         out.append(NetworkPredictor(ifu, name=f"{ifu.config.name}, as given"))
-        out[-1].kind, out[-1].about = "reference", "weights that were given, trained elsewhere on more"
+        out[-1].kind, out[-1].about = "reference", "weights that were given, trained elsewhere"
+        stages = ", in the last stage of its training alone" if ifu.passport.get("started_from_sha256") else ""
+        if seen := ifu.passport.get("training_galaxies"):
+            out[-1].about += f"; {seen:,} galaxies{stages}"
         given = {"training_galaxies": ifu.passport.get("training_galaxies") or 0, "placement": "", "method": "network"}
         about[out[-1].name] = {"kind": "given"} | given
     return out, about
 
 
 def _baselines(plan, arms, pack, folder, about):
-    """Constant EW, ridge and trees on the fibres, trees on cubes, the central spectrum; all numbers of galaxies."""
+    """The methods of the page of maps on the largest number of fibres; trees at all numbers of fibres and of cubes."""
     from .. import baselines
     from .samples import sample_survey
 
@@ -129,14 +133,16 @@ def _baselines(plan, arms, pack, folder, about):
     simple = {
         "constant": baselines.LightTimesEW(fibers),
         "ridge": baselines.PatchRidge(fibers),
+        "wide-trees": baselines.PatchTrees(fibers),
         "central": baselines.CentralTimesLight(fibers),
+        "position": baselines.PositionOnly(fibers),
     }
     out = []
     for name, one in simple.items():
-        if name == "ridge" and not _learns(one):
+        if name in ("ridge", "wide-trees", "position") and not _learns(one):
             continue
         one.kind, one.about = BASELINES[name].kind, BASELINES[name].about
-        about[one.name] = most | {"method": name} | ({"kind": "reference"} if name == "central" else {})
+        about[one.name] = most | {"method": name} | ({"kind": "reference"} if one.kind == "reference" else {})
         out.append(one)
     for n in plan.fibers:
         out += _trees(baselines.FiberTrees, fibers[:n], f"trees, {n} fibres", n == plan.fibers[-1], about,
@@ -245,7 +251,7 @@ def _cards(arms, folder):
         out.append({
             "name": arm.name, "kind": arm.kind, "galaxies": arm.galaxies, "off_centre": survey.off_centre,
             "steps": arm.recipe.steps, "batch": arm.recipe.batch, "spectra": seen * survey.positions,
-            "simulated_visits": -(-seen // arm.recipe.passes), "seed": arm.recipe.seed,
+            "simulated_visits": simulated_visits(arm.recipe), "seed": arm.recipe.seed,
             "seconds": round(cost["seconds"], 1), "cpu_seconds": round(cost["cpu_seconds"], 1),
             "device": cost.get("device", ""), "recipe_sha256": passport["recipe_sha256"],
             "weights_sha256": weights_sha256(place / "model"),

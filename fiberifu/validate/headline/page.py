@@ -22,6 +22,7 @@ from ..report import (
     _score_tables,
 )
 from .curves import draw_curves, draw_placements, draw_worth
+from .score import ONLY_LIGHT
 from .tables import arms_table, coverage_table, curve_tables, methods_table
 
 __all__ = ["PAGE", "make_page", "write_page"]
@@ -94,6 +95,7 @@ def make_page(report, figures, extra=()):
     for section, alt, caption, figure in figures:
         pictures[section] = pictures.get(section, "") + _picture(alt, caption, figure)
     shown = escape(str(meta.get("model")))
+    report = report | {"scores": _comparable(report)}
     sections = [
         ("curves", "Score against data", _curves(report)),
         ("worth", "How many cubes are the fibres worth?", _worth(report)),
@@ -132,6 +134,13 @@ def make_page(report, figures, extra=()):
     return "\n".join([*parts, "</body></html>", ""])
 
 
+def _comparable(report):
+    """Scores without those that are none by construction, see `fiberifu.validate.headline.score.ONLY_LIGHT`."""
+    light = {row["predictor"] for row in report["curves"] if row.get("method") in ONLY_LIGHT}
+    return [row for row in report["scores"]
+            if row["predictor"] not in light or not row["score"].startswith("r after r-band")]  # fmt: skip
+
+
 def _lead(report):
     meta = report["meta"]
     arms = [arm for arm in meta["arms"] if arm["kind"] != "control"]
@@ -152,7 +161,7 @@ def _lead(report):
         text += f"<b>Not trained yet: {escape(', '.join(meta['untrained']))}.</b> "
     if steps < FEW_STEPS:
         text += (
-            f"<b>{steps:,} steps are few</b> (the bundled network has taken some 14,000 in four stages of other sizes):"
+            f"<b>{steps:,} steps are few</b> (the bundled network has taken 15,000 in four stages of other sizes):"
             " the networks are far from what more training makes of them, and with so few steps the trees may be the "
             "better judges of what the data are worth."
         )
@@ -168,8 +177,9 @@ def _curves(report):
     caption = (
         "Hα. Against the number of galaxies that were trained on, one fibre or one cube each; shaded: 16 to 84 % over "
         "held-out galaxies (what another training would give is not in it). Dashed: methods that were trained on the "
-        "largest number of fibres; central spectrum x light has seen a spectrum of each galaxy. The control has other "
-        "galaxies, without noise and unseen scatter."
+        "largest number of fibres; central spectrum x light has seen a spectrum of each galaxy, position alone no "
+        "image. Light x constant EW and the central spectrum have nothing but the light's shape, and are left out of r "
+        "after r-band. The control has other galaxies, without noise and unseen scatter."
     )
     return _figure(draw_curves, report, "Scores of Hα against the number of galaxies", caption)
 
@@ -177,9 +187,9 @@ def _curves(report):
 def _worth(report):
     """The figure, and the sentence of each number."""
     caption = (
-        "Where the curve of cubes reaches the score of the fibres, linear in the logarithm of the number of galaxies; "
-        "grey: numbers that were trained. Bars: 16 to 84 % of the bootstrap over held-out galaxies, both curves on the "
-        "same samples."
+        "Where the curve of cubes, made monotone (isotonic regression), reaches the score of the fibres, linear in the "
+        "logarithm of the number of galaxies; grey: numbers that were trained. Points and arrows: of all held-out "
+        "galaxies; bars: 16 to 84 % of the bootstrap over them, all curves on the same samples."
     )
     rows = []
     for one in report["worth"]:

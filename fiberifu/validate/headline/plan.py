@@ -9,7 +9,7 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
-__all__ = ["SIZES", "Arm", "Plan", "packaged_recipe"]
+__all__ = ["SIZES", "Arm", "Plan", "packaged_recipe", "simulated_visits"]
 
 SIZES = ("smoke", "cpu", "full")
 KINDS = ("fibres", "cubes", "control")
@@ -21,6 +21,21 @@ def packaged_recipe(name):
 
     with resources.as_file(resources.files("fiberifu.train") / "recipes" / f"{name}.toml") as path:
         return Recipe.read(path)
+
+
+def simulated_visits(recipe):
+    """Visits of galaxies that a training simulates: batches on a shelf are seen ``passes`` times.
+
+    Parameters
+    ----------
+    recipe : `~fiberifu.train.Recipe`
+
+    Returns
+    -------
+    int
+    """
+    whole, rest = divmod(recipe.steps, recipe.passes * recipe.shelf) if recipe.passes > 1 else (0, recipe.steps)
+    return (whole * recipe.shelf + (min(rest, recipe.shelf) if recipe.passes > 1 else rest)) * recipe.batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +121,23 @@ class Plan:
                 raise ValueError(f"{name}: got {list(numbers)}; give rising numbers of galaxies")
         if not self.placements or not all(0 <= share <= 1 for share in self.placements.values()):
             raise ValueError(f"placements: got {self.placements}; give shares off the centre, between 0 and 1")
-        for name in ("positions", "galaxies", "spaxels", "draws"):
+        for name in ("positions", "galaxies", "control_galaxies", "spaxels", "draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; one or more are needed")
-        self.arms()  # refuses what a recipe refuses
+        arms = self.arms()  # refuses what a recipe refuses
+        folders = {}
+        for arm in arms:
+            if (other := folders.setdefault(arm.folder, arm)) is not arm:
+                raise ValueError(
+                    f"placements: got {other.placement!r} and {arm.placement!r}, which are one name, {arm.folder}, "
+                    "of a folder; give names that differ in letters or figures"
+                )
+            if arm.galaxies > (visits := simulated_visits(arm.recipe)):
+                name = {"fibres": "fibers"}.get(arm.kind, arm.kind)
+                raise ValueError(
+                    f"{name}: got {arm.galaxies}, and a training of {arm.recipe.steps} steps of {arm.recipe.batch}, "
+                    f"passes {arm.recipe.passes}, visits {visits}; give fewer, or more steps"
+                )
 
     @classmethod
     def read(cls, size):

@@ -13,10 +13,12 @@ from ..pooling import pool_predictions, pool_truths
 from ..predictors import NetworkPredictor, observed_image, sky_positions
 from ..spaxels import QUANTITIES, complete
 
-__all__ = ["CURVES", "LinePredictor", "curve_draws", "curve_rows"]
+__all__ = ["CURVES", "ONLY_LIGHT", "LinePredictor", "curve_draws", "curve_rows"]
 
 #: Scores of the curves, and whether more is better.
 CURVES = {"R2 log EW": True, "MAE log EW [dex]": False, "r after r-band": True}
+#: Methods without a word on lines beyond light: "r after r-band" is not set beside theirs, being none by construction.
+ONLY_LIGHT = ("constant", "central")
 REGIONS = ("whole", "off-centre")
 
 
@@ -121,10 +123,13 @@ def curve_rows(draws, about):
     Returns
     -------
     list of dict
-        predictor, quantity, region, stratum ("all"), score, value, low, high (16 and 84 %), galaxies, spaxels.
+        predictor, quantity, region, stratum ("all"), score, value, low, high (16 and 84 %), galaxies, spaxels. No
+        "r after r-band" of methods that are `ONLY_LIGHT`.
     """
     rows = []
     for (name, quantity, region, score), (values, galaxies, spaxels) in draws.items():
+        if score == "r after r-band" and about.get(name, {}).get("method") in ONLY_LIGHT:
+            continue
         value, low, high = interval(values, galaxies)
         rows.append({"predictor": name, "quantity": quantity, "region": region, "stratum": "all", "score": score,
                      "value": value, "low": low, "high": high, "galaxies": galaxies, "spaxels": spaxels,

@@ -46,8 +46,8 @@ def arms_table(arms):
         texts = (f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in cells)
         lines.append("<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
     return (
-        "<p>Seconds by the clock and of the processor. Visits of a galaxy are simulated once and used for several "
-        "steps, in other orientations and behind other masks.</p>"
+        "<p>Seconds by the clock and of all processors, those of the processes that simulate included. Visits of a "
+        "galaxy are simulated once and used for several steps, in other orientations and behind other masks.</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     )
 
