@@ -27,6 +27,7 @@ from ..simulate.recipe import Draws
 from ..simulate.streams import stream
 from .cube_noise import aperture_noise
 from .foreseeable import ForeseeableSimulator
+from .tables import from_table
 
 __all__ = ["FiniteSurvey", "Survey"]
 
@@ -96,17 +97,7 @@ class Survey:
         ValueError
             For an unknown name, a value of the wrong type or out of range.
         """
-        defaults = {f.name: f.default for f in dataclasses.fields(cls)}
-        if not isinstance(values, dict):
-            raise ValueError(f"survey: got {values!r}; a table [survey] is needed")
-        if extra := sorted(set(values) - set(defaults)):
-            raise ValueError(f"survey: unknown names {extra}; known: {sorted(defaults)}")
-        for name, value in values.items():
-            kind = type(defaults[name])
-            fits = isinstance(value, (int, float) if kind is float else kind)
-            if isinstance(value, bool) != (kind is bool) or not fits:  # bool is int, to Python
-                raise ValueError(f"survey.{name}: got {value!r}; a {kind.__name__} is needed")
-        return cls(**values)
+        return from_table(cls, "survey", values)
 
 
 class FiniteSurvey:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..model.masking import HIDING
 from ..simulate.observe import aperture_photometry
+from .tables import from_table
 
 __all__ = ["Locality", "enlarge", "start_context", "weigh"]
 
@@ -62,16 +63,7 @@ class Locality:
         ValueError
             For an unknown name, a value of the wrong type or out of range.
         """
-        defaults = {f.name: f.default for f in dataclasses.fields(cls)}
-        if not isinstance(values, dict):
-            raise ValueError(f"locality: got {values!r}; a table [locality] is needed")
-        if extra := sorted(set(values) - set(defaults)):
-            raise ValueError(f"locality: unknown names {extra}; known: {sorted(defaults)}")
-        for name, value in values.items():
-            kind = type(defaults[name])
-            if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-                raise ValueError(f"locality.{name}: got {value!r}; a {kind.__name__} is needed")
-        return cls(**values)
+        return from_table(cls, "locality", values)
 
 
 def start_context(model, scale):

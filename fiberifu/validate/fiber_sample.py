@@ -228,6 +228,27 @@ class _Maker:
         components, _, _ = principal_components(self.pack, r.model.n_continuum, n_mixtures=r.mixtures, seed=r.seed)
         return components.astype(np.float32)
 
+    @functools.cached_property
+    def fitter(self):
+        from .line_fit import LineFitter
+
+        return LineFitter(self.recipe.model, self.continuum)
+
+    def measured(self, batch, galaxy, config):
+        """Arrays (by names of `ROWS`) of the fibres of a batch, of the galaxies with these numbers (F,)."""
+        owner, truth = batch["fiber_galaxy"], batch["truth"]
+        flux, error, patch = view_image(config, batch["image"], batch["sigma"], owner, batch["fiber_offset"])
+        lines = self.fitter.fit(batch["flux"], batch["ivar"], batch["fiber_redshift"])
+        east, north = (batch["fiber_offset"][:, i] - truth[name][owner] for i, name in enumerate(("east", "north")))
+        return {
+            "flux": flux, "error": error, "patch": patch,
+            "redshift": batch["fiber_redshift"].numpy(), "psf_fwhm": batch["psf_fwhm"][owner].numpy(),
+            "distance": np.hypot(east.numpy(), north.numpy()),
+            "line_flux": lines.flux, "line_flux_sigma": lines.flux_sigma, "ew": lines.ew, "ew_sigma": lines.ew_sigma,
+            "true_flux": truth["line_flux"].numpy(), "true_ew": truth["line_ew"].numpy(),
+            "radius": truth["fiber_radius"].numpy(), "galaxy": galaxy,
+        }  # fmt: skip
+
 
 class _FiberMaker(_Maker):
     kind = "fibres"
@@ -235,12 +256,6 @@ class _FiberMaker(_Maker):
     def __init__(self, recipe, pack, steps):
         super().__init__(recipe, pack)
         self.steps = steps
-
-    @functools.cached_property
-    def fitter(self):
-        from .line_fit import LineFitter
-
-        return LineFitter(self.recipe.model, self.continuum)
 
     def part(self, number):
         """Arrays (by names of `ROWS`) of the fibres of one step of training; None after the last."""
@@ -253,18 +268,7 @@ class _FiberMaker(_Maker):
         if seed == HELD_OUT_SEED:
             raise ValueError(f"recipes: step {step} of seed {recipe.seed} is the held-out set; take another seed")
         batch = self.simulator(recipe.simulator).batch(recipe.batch, seed)
-        owner, truth = batch["fiber_galaxy"], batch["truth"]
-        flux, error, patch = view_image(recipe.model, batch["image"], batch["sigma"], owner, batch["fiber_offset"])
-        lines = self.fitter.fit(batch["flux"], batch["ivar"], batch["fiber_redshift"])
-        east, north = (batch["fiber_offset"][:, i] - truth[name][owner] for i, name in enumerate(("east", "north")))
-        return {
-            "flux": flux, "error": error, "patch": patch,
-            "redshift": batch["fiber_redshift"].numpy(), "psf_fwhm": batch["psf_fwhm"][owner].numpy(),
-            "distance": np.hypot(east.numpy(), north.numpy()),
-            "line_flux": lines.flux, "line_flux_sigma": lines.flux_sigma, "ew": lines.ew, "ew_sigma": lines.ew_sigma,
-            "true_flux": truth["line_flux"].numpy(), "true_ew": truth["line_ew"].numpy(),
-            "radius": truth["fiber_radius"].numpy(), "galaxy": seed * recipe.batch + owner.numpy(),
-        }  # fmt: skip
+        return self.measured(batch, seed * recipe.batch + batch["fiber_galaxy"].numpy(), recipe.model)
 
 
 class _SpaxelMaker(_Maker):

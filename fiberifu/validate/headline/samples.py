@@ -9,7 +9,6 @@ import numpy as np
 
 from ...output import settings_hash
 from ..fiber_sample import _grow, _Maker, _sampling_sha256, simulator_sha256
-from ..image_view import view_image
 
 __all__ = ["sample_survey"]
 
@@ -61,14 +60,12 @@ class _SurveyMaker(_Maker):
 
         from ...train import FiniteSurvey
         from ...train.batches import _batch_seed
-        from ..line_fit import LineFitter
 
         super().__init__(recipe, pack)
         self.kind = "fibres" if recipe.survey.instrument == "desi" else "spaxels"
         survey = dataclasses.replace(recipe.survey, positions=per_galaxy)
         self.survey = FiniteSurvey(self.simulator(recipe.simulator), survey, _batch_seed(recipe.seed, 0))
         self.survey.visits = self._in_order
-        self.fitter = LineFitter(recipe.model, self.continuum)
 
     def _in_order(self, step, n):
         """In place of `FiniteSurvey.visits`: everything once."""
@@ -81,15 +78,4 @@ class _SurveyMaker(_Maker):
         if left <= 0:
             return None
         batch = self.survey.batch(number, min(left, BATCH))
-        owner, truth = batch["fiber_galaxy"], batch["truth"]
-        flux, error, patch = view_image(self.recipe.model, batch["image"], batch["sigma"], owner, batch["fiber_offset"])
-        lines = self.fitter.fit(batch["flux"], batch["ivar"], batch["fiber_redshift"])
-        east, north = (batch["fiber_offset"][:, i] - truth[name][owner] for i, name in enumerate(("east", "north")))
-        return {
-            "flux": flux, "error": error, "patch": patch,
-            "redshift": batch["fiber_redshift"].numpy(), "psf_fwhm": batch["psf_fwhm"][owner].numpy(),
-            "distance": np.hypot(east.numpy(), north.numpy()),
-            "line_flux": lines.flux, "line_flux_sigma": lines.flux_sigma, "ew": lines.ew, "ew_sigma": lines.ew_sigma,
-            "true_flux": truth["line_flux"].numpy(), "true_ew": truth["line_ew"].numpy(),
-            "radius": truth["fiber_radius"].numpy(), "galaxy": batch["galaxy"][owner].numpy(),
-        }  # fmt: skip
+        return self.measured(batch, batch["galaxy"][batch["fiber_galaxy"]].numpy(), self.recipe.model)
